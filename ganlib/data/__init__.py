@@ -1,0 +1,1 @@
+"""Images from their sources to memory-mapped Arrow, and from Arrow to training shards."""

@@ -1,0 +1,1 @@
+"""The workflow around ganlib: DVC stages, Ray Train, MLflow, job submission."""
