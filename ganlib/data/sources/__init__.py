@@ -1,7 +1,33 @@
-"""Data sources; a new one is a file here with a class registered in `SOURCES`."""
+"""Data sources; a new one is a file here with a class registered in `SOURCES`.
 
-from typing import Any
+A source only brings bytes: it writes IDX files (`ganlib.data.idx`) or a pack of encoded files (`ganlib.data.pack`) into an empty folder
+and says which. Everything after that is the same for all of them.
+"""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ganlib.config import DataConfig
+from ganlib.data.raw import Fetched, SourceInfo, write_source
 from ganlib.registry import Registry
 
-SOURCES: Registry[Any] = Registry("data source", package="ganlib.data.sources")
+
+class Source(Protocol):
+    """Where images come from."""
+
+    def fetch(self, config: DataConfig, raw: Path) -> Fetched:
+        """Write the images into the empty folder `raw`, the same bytes for the same input.
+
+        Raises:
+            ValueError, OSError: nothing to fetch, or damaged input; the message says what to do.
+        """
+
+
+SOURCES: Registry[Callable[[], Source]] = Registry("data source", package="ganlib.data.sources")
+
+
+def fetch_raw(config: DataConfig, raw: Path) -> SourceInfo:
+    """Fetch `config.source` into the empty folder `raw` and describe it in `source.json`."""
+    source = SOURCES.get(config.source, key="data.source")()
+    return write_source(raw, config.source, source.fetch(config, raw))

@@ -1,0 +1,168 @@
+"""The IDX format of MNIST: a big-endian header (two zero bytes, element type, number of dimensions, the dimensions), then the values.
+
+Description: the foot of http://yann.lecun.com/exdb/mnist/
+"""
+
+import gzip
+import math
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganlib.data.raw import RawRecord
+
+DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(">u1"), 0x09: np.dtype(">i1"), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4")}
+IMAGES = re.compile(r"(?P<stem>.*)images(?P<dot>[-.])idx[34]-ubyte(?:\.gz)?")
+LABELS = re.compile(r"(?P<stem>.*)labels(?P<dot>[-.])idx1-ubyte(?:\.gz)?")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Memory-map an uncompressed IDX file.
+
+    Raises:
+        ValueError: not IDX, an element type other than 8-, 16- or 32-bit integers, or another number of bytes than its header promises.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or not 1 <= head[3] <= 4:
+            raise ValueError(
+                f"{path} is not an IDX file of integers: it begins with {head.hex(' ') or 'nothing'}, expected 00 00 08 and 1..4"
+            )
+        dims_bytes = file.read(4 * head[3])
+    offset = 4 + 4 * head[3]
+    dtype = DTYPES[head[2]]
+    shape = struct.unpack(f">{head[3]}I", dims_bytes) if len(dims_bytes) == 4 * head[3] else (0,)
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if size_bytes != expected or len(dims_bytes) != 4 * head[3]:
+        raise ValueError(f"{path} has {size_bytes:,} bytes, its header {list(shape)} promises {expected:,}: it is truncated or damaged")
+    if math.prod(shape) == 0:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape).view(np.ndarray)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """Write uint8 `values` of one to four dimensions as an uncompressed IDX file."""
+    assert values.dtype == np.uint8, values.dtype
+    assert 1 <= values.ndim <= 4, values.shape
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes())
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path | None]]:
+    """(images, labels) files of `folder` by their usual names, sorted; labels are None where no pair has any.
+
+    Raises:
+        ValueError: a file lies there both plain and as .gz, or only some pairs have labels.
+    """
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for pattern, found in ((IMAGES, images), (LABELS, labels)):
+            match = pattern.fullmatch(path.name)
+            if match and path.is_file():
+                if match["stem"] in found:
+                    raise ValueError(f"{found[match['stem']]} and {path.name} are the same part twice; remove one of them")
+                found[match["stem"]] = path
+    orphans = sorted(images.keys() ^ labels.keys())
+    if labels and orphans:
+        path = images.get(orphans[0]) or labels[orphans[0]]
+        raise ValueError(f"{path} has no partner: every *images-idx3-ubyte needs its *labels-idx1-ubyte, or none may have one")
+    return [(images[stem], labels.get(stem)) for stem in sorted(images)]
+
+
+def copy_uncompressed(source: Path, folder: Path) -> Path:
+    """Copy `source` into `folder`, decompressed where it ends in .gz, so that the copy is the same however the file came.
+
+    Raises:
+        ValueError: a damaged or truncated .gz.
+    """
+    target = folder / source.name.removesuffix(".gz")
+    opener = gzip.open if source.suffix == ".gz" else open
+    with target.open("wb") as written:
+        try:
+            with opener(source, "rb") as file:
+                shutil.copyfileobj(file, written, 1 << 20)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{source} is damaged or truncated: {error}") from None
+    return target
+
+
+@dataclass(frozen=True)
+class IdxImages:
+    """Rows of the IDX pairs in `folder`, in the order of their file names."""
+
+    folder: Path
+    class_names: tuple[str, ...] | None
+    stamp: int = 0  # of this fetch: the same folder fetched again is opened again
+    is_encoded: bool = False
+
+    def __len__(self) -> int:
+        return sum(len(part.images) for part in _open(self.folder, self.stamp))
+
+    def sizes_bytes(self) -> np.ndarray:
+        parts = _open(self.folder, self.stamp)
+        return np.concatenate([np.full(len(part.images), math.prod(part.images.shape[1:]), np.int64) for part in parts])
+
+    def name(self, row: int) -> str:
+        for part in _open(self.folder, self.stamp):
+            if row < len(part.images):
+                return f"{part.name}#{row}"
+            row -= len(part.images)
+        raise IndexError(row)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRecord]:
+        first = 0
+        for part in _open(self.folder, self.stamp):
+            for row in range(max(start - first, 0), min(stop - first, len(part.images))):
+                label = None if part.labels is None else int(part.labels[row])
+                yield RawRecord(name=f"{part.name}#{row}", image=part.images[row], label=label)
+            first += len(part.images)
+
+
+def check_pairs(pairs: Sequence[tuple[Path, Path | None]]) -> np.ndarray | None:
+    """All labels of uncompressed IDX pairs, [n] int64, or None; the images are checked against their labels.
+
+    Raises:
+        ValueError: element types, dimensions or counts that do not fit.
+    """
+    parts = [_part(images, labels) for images, labels in pairs]
+    return None if any(part.labels is None for part in parts) else np.concatenate([part.labels for part in parts])
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    images: np.ndarray  # [n, H, W] or [n, H, W, C] uint8
+    labels: np.ndarray | None  # [n] int64
+
+
+@lru_cache(maxsize=2)
+def _open(folder: Path, stamp: int) -> tuple[_Part, ...]:
+    return tuple(_part(images, labels) for images, labels in find_pairs(folder))
+
+
+def _part(images_path: Path, labels_path: Path | None) -> _Part:
+    images = read_idx(images_path)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise ValueError(
+            f"{images_path} holds {images.dtype.name} {list(images.shape)}, expected unsigned bytes [n, height, width(, channels)]"
+        )
+    if images.ndim == 4:
+        if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
+            images = images.transpose(0, 2, 3, 1)  # channels first, as torch saves them
+        if images.shape[3] not in (1, 3, 4):
+            raise ValueError(f"{images_path} holds {list(images.shape)}, expected 1, 3 or 4 channels last (or first)")
+    if labels_path is None:
+        return _Part(images_path.name, images, None)
+    labels = read_idx(labels_path)
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise ValueError(f"{labels_path} holds {list(labels.shape)} labels for the {len(images):,} images of {images_path.name}")
+    return _Part(images_path.name, images, labels.astype(np.int64))
