@@ -1,0 +1,179 @@
+"""The data contract: what was found while preparing, whether it is good enough, and the report that says so."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ganlib.data.arrow import SPLITS
+from ganlib.data.raw import SourceInfo
+
+SHOWN = 20  # offenders named in a message or report
+SHOWN_DUPLICATES = 5
+MIN_SPLIT_IMAGES = 2
+TINY_CLASS_IMAGES = 10
+IMBALANCE_WARNING = 0.1  # smallest class / largest class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A range of source rows after conversion; n of them were usable."""
+
+    images: np.ndarray  # [n, C, H, W] uint8
+    labels: np.ndarray  # [n] int64, -1 without labels
+    rows: np.ndarray  # [n] int64, number in the source
+    digests: np.ndarray  # [n, 2] uint64: the first 16 bytes of the content digest
+    sizes: np.ndarray  # [n, 2] int64: original height, width
+    broken: tuple[tuple[str, str], ...]  # (name, reason) of the others
+
+
+class Contract:
+    """Gathers counts over the converted ranges; about 50 bytes an image are kept, no pixels.
+
+    Args:
+        size: wanted (height, width).
+        on_error: `fail` makes `check` refuse broken images.
+    """
+
+    def __init__(self, *, class_names: tuple[str, ...] | None, size: tuple[int, int], on_error: Literal["fail", "skip"]) -> None:
+        self.class_names = class_names
+        self.num_broken = 0
+        self._broken: list[tuple[str, str]] = []
+        self._size = size
+        self._on_error = on_error
+        self._labels: list[np.ndarray] = []
+        self._splits: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._digests: list[np.ndarray] = []
+        self._smallest, self._largest = np.full(2, np.iinfo(np.int64).max), np.zeros(2, np.int64)
+        self._num_resized = self._num_enlarged = 0
+
+    def add(self, part: Converted, splits: np.ndarray) -> None:
+        """Count a range; `splits` [n] int8 says where each image went."""
+        self.num_broken += len(part.broken)
+        self._broken += part.broken[: SHOWN - len(self._broken)]
+        self._labels.append(part.labels)
+        self._splits.append(splits)
+        self._rows.append(part.rows)
+        self._digests.append(part.digests)
+        if len(part.sizes):
+            self._smallest = np.minimum(self._smallest, part.sizes.min(axis=0))
+            self._largest = np.maximum(self._largest, part.sizes.max(axis=0))
+            self._num_resized += int((part.sizes != self._size).any(axis=1).sum())
+            self._num_enlarged += int((part.sizes < self._size).any(axis=1).sum())
+
+    def check(self) -> None:
+        """Raise ValueError when the data cannot be trained on: broken images under on_error=fail, or a split that is too small."""
+        total = sum(map(len, self._splits))
+        if self.num_broken and self._on_error == "fail":
+            lines = "\n".join(f"  {name}: {reason}" for name, reason in self._broken)
+            first = f", the first {SHOWN}" if self.num_broken > SHOWN else ""
+            raise ValueError(
+                f"{self.num_broken:,} of {total + self.num_broken:,} images cannot be used{first}:\n{lines}\n"
+                "Repair or remove them, or set data.on_error=skip to leave them out"
+            )
+        counts = self.split_counts()
+        small = [f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES]
+        if small:
+            distinct = total - self._duplicates()["extra_copies"]
+            left_out = f", {self.num_broken:,} broken ones left out" if self.num_broken else ""
+            raise ValueError(
+                f"{total:,} images ({distinct:,} distinct{left_out}) do not fill the splits: {', '.join(small)}, expected at least "
+                f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction"
+            )
+
+    def split_counts(self) -> dict[str, int]:
+        """Images of each split."""
+        splits = _joined(self._splits, np.int8)
+        return {name: int((splits == index).sum()) for index, name in enumerate(SPLITS)}
+
+    def class_counts(self) -> dict[str, list[int] | None]:
+        """Images of each class, by split; None for unlabelled data."""
+        if self.class_names is None:
+            return dict.fromkeys(SPLITS)
+        labels, splits = _joined(self._labels, np.int64), _joined(self._splits, np.int8)
+        classes = len(self.class_names)
+        return {name: np.bincount(labels[splits == index], minlength=classes).tolist() for index, name in enumerate(SPLITS)}
+
+    def report(self, source: SourceInfo, name_of: Callable[[int], str]) -> dict[str, Any]:
+        """reports/data.json. `name_of` gives the name of a source row."""
+        counts = self.split_counts()
+        total = sum(counts.values())
+        duplicates = self._duplicates(name_of)
+        classes = self._classes()
+        return {
+            "source": source.source,
+            "images": {"total": total, **counts},
+            "classes": classes,
+            "broken": {"count": self.num_broken, "first": [{"name": name, "reason": reason} for name, reason in self._broken]},
+            "sizes": {
+                "wanted": list(self._size),
+                "resized": self._num_resized,
+                "enlarged": self._num_enlarged,
+                "smallest_height_width": self._smallest.tolist(),
+                "largest_height_width": self._largest.tolist(),
+            },
+            "duplicates": duplicates,
+            "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
+            "warnings": self._warnings(total, duplicates, classes),
+        }
+
+    def _classes(self) -> dict[str, Any] | None:
+        if self.class_names is None:
+            return None
+        by_split = self.class_counts()
+        table = {name: {split: (by_split[split] or [])[index] for split in SPLITS} for index, name in enumerate(self.class_names)}
+        totals = {name: sum(row.values()) for name, row in table.items()}
+        return {"count": len(table), "images": table, "balance": round(min(totals.values()) / max(max(totals.values()), 1), 6)}
+
+    def _duplicates(self, name_of: Callable[[int], str] = str) -> dict[str, Any]:
+        """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
+        digests = _joined(self._digests, np.uint64).reshape(-1, 2)
+        labels, rows = _joined(self._labels, np.int64), _joined(self._rows, np.int64)
+        order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+        ordered = digests[order]
+        is_copy = np.zeros(len(order), bool)
+        is_copy[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+        group = np.cumsum(~is_copy) - 1  # [n] number of the group, in the order of `order`
+        members = np.bincount(group, minlength=0) if len(group) else np.zeros(0, np.int64)
+        differs = np.zeros(len(order), bool)
+        differs[1:] = is_copy[1:] & (labels[order][1:] != labels[order][:-1])
+        starts = np.flatnonzero(~is_copy)
+        shared = np.flatnonzero(members > 1)
+        shared = shared[np.argsort(rows[order][starts[shared]], kind="stable")][:SHOWN_DUPLICATES]
+        return {
+            "groups": int((members > 1).sum()),
+            "extra_copies": int(is_copy.sum()),
+            "groups_with_several_labels": len(np.unique(group[differs])),
+            "first": [[name_of(int(row)) for row in rows[order][starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
+        }
+
+    def _warnings(self, total: int, duplicates: dict[str, Any], classes: dict[str, Any] | None) -> list[str]:
+        found = []
+        if self.num_broken:
+            found.append(f"{self.num_broken:,} broken images were left out (data.on_error=skip)")
+        if self._num_enlarged:
+            found.append(
+                f"{self._num_enlarged:,} of {total:,} images are smaller than {list(self._size)} and were enlarged: they are blurred"
+            )
+        if duplicates["extra_copies"]:
+            found.append(f"{duplicates['extra_copies']:,} images are exact copies of another one; copies share a split")
+        if duplicates["groups_with_several_labels"]:
+            found.append(f"{duplicates['groups_with_several_labels']:,} groups of equal images have more than one label")
+        if classes is not None:
+            sums = {name: sum(row.values()) for name, row in classes["images"].items()}
+            tiny = [f"{name} ({count})" for name, count in sums.items() if count < TINY_CLASS_IMAGES]
+            if tiny:
+                found.append(f"{len(tiny):,} classes have fewer than {TINY_CLASS_IMAGES} images: {', '.join(tiny[:SHOWN])}")
+            for split in SPLITS:
+                missing = [name for name, row in classes["images"].items() if row[split] == 0 and sums[name] > 0]
+                if missing:
+                    found.append(f"{len(missing):,} classes have no image in the {split} split: {', '.join(missing[:SHOWN])}")
+            if classes["balance"] < IMBALANCE_WARNING:
+                found.append(f"the smallest class has {classes['balance']:.3g} times the images of the largest")
+        return found
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)

@@ -1,0 +1,176 @@
+"""Raw images to prepared splits: converted in parallel, written in order, so that the bytes do not depend on the number of processes."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganlib.config import DataConfig
+from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
+from ganlib.data.contract import Contract, Converted
+from ganlib.data.decode import BrokenImage, Conversion, convert, strict_decoder
+from ganlib.data.raw import RawImages, read_source
+from ganlib.data.readers import open_raw
+from ganlib.data.splits import assign, content_digest
+from ganlib.files import require_space
+
+TASK_BYTES = 2 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
+TASK_OUTPUT_BYTES = 8 << 20  # converted bytes of one task: they travel through a pipe
+ROW_OVERHEAD_BYTES = 1024  # what opening an image costs, in the bytes one decodes meanwhile
+TASKS_PER_PROCESS = 3  # in flight
+PARALLEL_SECONDS = 1.0  # work below this is done here: starting processes costs about as much
+
+
+def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: int | None = None) -> dict[str, Any]:
+    """Convert `raw`, check the data contract, and write {train,val,test}.arrow and manifest.json into the empty `folder`.
+
+    Args:
+        processes: None: every core this process may use, one where the work is small. The output is the same for any number.
+
+    Returns:
+        The report for reports/data.json.
+
+    Raises:
+        ValueError: nothing fetched, broken images under on_error=fail, splits that are too small; `folder` is then to be thrown away.
+        OSError: not enough disk space, or a process died.
+    """
+    source, reader = read_source(raw), open_raw(raw)
+    height, width = config.image_size
+    conversion = Conversion(channels=config.channels, height=height, width=width, resize=config.resize, crop=config.crop)
+    image_bytes = config.channels * height * width
+    require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
+    stored_bytes = reader.sizes_bytes()
+    if processes is None:
+        processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
+    tasks = split_work(stored_bytes, image_bytes)
+    contract = Contract(class_names=reader.class_names, size=(height, width), on_error=config.on_error)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
+            for split in SPLITS
+        ]
+        converted = stack.enter_context(closing(_convert_in_order(reader, tasks, conversion, min(processes, max(len(tasks), 1)))))
+        for part in converted:
+            splits = assign(part.digests[:, 0], val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+            contract.add(part, splits)
+            for index, writer in enumerate(writers):
+                chosen = splits == index
+                writer.append(part.images[chosen], None if reader.class_names is None else part.labels[chosen])
+        contract.check()
+    write_manifest(folder, class_names=reader.class_names, class_counts=contract.class_counts())
+    return contract.report(source, reader.name)
+
+
+def available_cores() -> int:
+    """Cores this process may run on: a Slurm step or a container may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, int]]:
+    """Row ranges [start, stop) of about equal cost, in order.
+
+    Args:
+        stored_bytes: [n] int64, size of each row in the source.
+        image_bytes: size of each row after conversion.
+    """
+    cost = np.cumsum(np.maximum((stored_bytes + ROW_OVERHEAD_BYTES) / TASK_BYTES, image_bytes / TASK_OUTPUT_BYTES))
+    ends = np.flatnonzero(np.diff(np.floor(cost)) > 0) + 1 if len(cost) else np.empty(0, np.int64)
+    edges = [0, *ends.tolist(), len(stored_bytes)]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
+
+
+def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
+    """Convert rows start..stop-1 of the source; runs in any process."""
+    images: list[np.ndarray] = []
+    kept: list[tuple[int, int, int, int]] = []  # label, row, height, width
+    digests: list[bytes] = []
+    broken: list[tuple[str, str]] = []
+    num_classes = None if reader.class_names is None else len(reader.class_names)
+    with strict_decoder():
+        for row, record in enumerate(reader.read(start, stop), start=start):
+            try:
+                if record.image is None:
+                    raise BrokenImage("no image bytes (null)")
+                label = _label(record.label, num_classes)
+                image, (height, width) = convert(record.image, conversion)
+            except BrokenImage as error:
+                broken.append((record.name, str(error)))
+                continue
+            images.append(image)
+            digests.append(content_digest(image))
+            kept.append((label, row, height, width))
+    table = np.array(kept, np.int64).reshape(-1, 4)
+    return Converted(
+        images=np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8),
+        labels=table[:, 0],
+        rows=table[:, 1],
+        digests=np.frombuffer(b"".join(digest[:16] for digest in digests), ">u8").reshape(-1, 2).astype(np.uint64),
+        sizes=table[:, 2:],
+        broken=tuple(broken),
+    )
+
+
+def _label(label: int | None, num_classes: int | None) -> int:
+    if num_classes is None:
+        return -1
+    if label is None:
+        raise BrokenImage("no label (null)")
+    if not 0 <= label < num_classes:
+        raise BrokenImage(f"label {label}, expected 0..{num_classes - 1}")
+    return label
+
+
+def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes: int) -> float:
+    """Of conversion on one core, from measurements with small PNG and large JPEG files."""
+    if reader.is_encoded:
+        return len(stored_bytes) * 100e-6 + float(stored_bytes.sum()) * 40e-9
+    is_copied = bool((stored_bytes == image_bytes).all())
+    return len(stored_bytes) * (8e-6 if is_copied else 60e-6) + float(stored_bytes.sum()) * 1e-9
+
+
+def _convert_in_order(
+    reader: RawImages, tasks: list[tuple[int, int]], conversion: Conversion, processes: int
+) -> Generator[Converted, None, None]:
+    if processes <= 1:
+        for start, stop in tasks:
+            yield convert_rows(reader, start, stop, conversion)
+        return
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pending: deque[Future[Converted]] = deque()
+    try:
+        for start, stop in tasks:
+            pending.append(pool.submit(convert_rows, reader, start, stop, conversion))
+            if len(pending) >= TASKS_PER_PROCESS * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise OSError(
+            f"one of {processes} converting processes died, most likely for lack of memory; free some memory, "
+            "or allow fewer cores (taskset -c 0 dvc repro prepare)"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,31 @@
+"""fetch: the bytes arrive in data/raw, whole and checked, from the source that params.yaml names."""
+
+from pathlib import Path
+
+from ganlib.config import DataConfig
+from ganlib.data.raw import SourceInfo
+from ganlib.data.sources import fetch_raw
+from ganlib.files import atomic_folder
+from pipeline import cli, params
+
+
+def fetch(config: DataConfig, root: Path) -> SourceInfo:
+    """Write `root`/data/raw; a relative data.path counts from `root`.
+
+    Raises:
+        ValueError, OSError: nothing is left behind.
+    """
+    located = config.model_copy(update={"path": str(root / config.path)})
+    with atomic_folder(root / "data" / "raw") as raw:
+        return fetch_raw(located, raw)
+
+
+def main() -> None:
+    info = fetch(params.load().data, params.ROOT)
+    ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
+    classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
+    print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""prepare: data/raw becomes data/prepared/{train,val,test}.arrow, manifest.json and reports/data.json."""
+
+from pathlib import Path
+from typing import Any
+
+from ganlib.config import DataConfig
+from ganlib.data.prepare import prepare_images
+from ganlib.files import atomic_folder, write_json
+from pipeline import cli, params
+
+
+def prepare(config: DataConfig, root: Path, *, processes: int | None = None) -> dict[str, Any]:
+    """Convert, check and split `root`/data/raw; returns the report it writes.
+
+    Args:
+        processes: None: as many as are worth it. Never changes a byte of the output.
+
+    Raises:
+        ValueError, OSError: nothing is left behind.
+    """
+    with atomic_folder(root / "data" / "prepared") as folder:
+        report = prepare_images(config, root / "data" / "raw", folder, processes=processes)
+    write_json(root / "reports" / "data.json", report)
+    return report
+
+
+def main() -> None:
+    report = prepare(params.load().data, params.ROOT)
+    images, copies = report["images"], report["duplicates"]["extra_copies"]
+    print(
+        f"prepared {images['total']:,} images: train {images['train']:,}, val {images['val']:,}, test {images['test']:,}; "
+        f"{report['broken']['count']:,} broken, {copies:,} exact copies, {report['sizes']['resized']:,} resized"
+    )
+    for warning in report["warnings"]:
+        print(f"warning: {warning}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
