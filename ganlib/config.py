@@ -4,11 +4,11 @@ The field descriptions are the reference: what a key means, its unit and its leg
 are strings here and are resolved by whoever builds them, with `Registry.get`, so that a stage imports only what it runs.
 """
 
-from typing import Any, Literal, TypeVar
+import dataclasses
+import difflib
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-Fraction = Field(ge=0.0, lt=1.0)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 
 class Section(BaseModel):
@@ -88,7 +88,9 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0)
     total_images: int = Field(ge=1, description="real images shown to the discriminator, repeats counted")
     batch_images: int = Field(64, ge=1, description="images per discriminator update, over all workers")
-    logical_workers: int = Field(2, ge=1, description="fixed shards of a batch, a power of two; the result depends on it, not on cluster.workers")
+    logical_workers: int = Field(
+        2, ge=1, description="fixed shards of a batch, a power of two; the result depends on it, not on cluster.workers"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast in the networks; losses and penalties stay in float32")
     channels_last: bool = True
     ema_halflife_images: int = Field(10_000, ge=0, description="of the generator's moving average; 0 switches it off")
@@ -104,7 +106,9 @@ class TrainConfig(Section):
         v, b = self.logical_workers, self.batch_images
         if v & (v - 1):
             below = 1 << (v.bit_length() - 1)
-            raise ValueError(f"logical_workers={v} is not a power of two; nearest: {below} or {below * 2} (params.yaml: train.logical_workers)")
+            raise ValueError(
+                f"logical_workers={v} is not a power of two; nearest: {below} or {below * 2} (params.yaml: train.logical_workers)"
+            )
         if b % v:
             raise ValueError(
                 f"train.batch_images={b} does not divide over logical_workers={v}; "
@@ -152,6 +156,23 @@ class EvaluateConfig(Section):
 
 
 S = TypeVar("S", bound=BaseModel)
+D = TypeVar("D")
+
+
+def construct(cls: type[D], values: dict[str, Any], *, key: str) -> D:
+    """An instance of a dataclass of options (a loss, a penalty, an optimizer) from the mapping at `key` of params.yaml.
+
+    Raises:
+        ValueError: unknown names, wrong types, or what the class itself refuses.
+    """
+    hints = get_type_hints(cls)
+    known: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        is_tuple = get_origin(hints[field.name]) is tuple  # YAML has lists only
+        default = ... if field.default is dataclasses.MISSING else field.default
+        known[field.name] = (hints[field.name], Field(default, strict=not is_tuple))
+    checked = options(create_model(cls.__name__, __base__=Section, **known), values, key=key)
+    return cls(**{name: getattr(checked, name) for name in known})
 
 
 def options(schema: type[S], values: dict[str, Any], *, key: str) -> S:
@@ -168,8 +189,6 @@ def options(schema: type[S], values: dict[str, Any], *, key: str) -> S:
 
 def explain(error: ValidationError, schema: type[BaseModel], *, key: str = "") -> str:
     """A pydantic error as lines a user can act on: `train.batch_image is not a known key (did you mean batch_images?); legal: ...`."""
-    import difflib
-
     lines = []
     for item in error.errors():
         path = [str(part) for part in item["loc"]]

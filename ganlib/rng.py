@@ -50,5 +50,7 @@ def draw_uniform(shape: torch.Size | tuple[int, ...], *, like: Tensor) -> Tensor
     """
     rng = _layer_noise.get()
     if rng is None:
-        raise RuntimeError("a layer asked for random numbers outside `with rng.layer_noise(generator):`; wrap the forward call, or use .eval()")
+        raise RuntimeError(
+            "a layer asked for random numbers outside `with rng.layer_noise(generator):`; wrap the forward call, or use .eval()"
+        )
     return torch.rand(shape, generator=rng).to(like.device)

@@ -1,0 +1,29 @@
+"""Exponential moving average of the generator, in images."""
+
+import copy
+
+import torch
+from torch import nn
+
+RAMP = 0.05  # the half-life never exceeds this share of the images seen so far; StyleGAN2, arXiv:1912.04958, released code
+
+
+class Ema:
+    """Average of a generator's weights whose half-life is counted in images, so that it does not change with the batch.
+
+    Attributes:
+        module: the averaged generator; float32, evaluation mode, same device.
+    """
+
+    def __init__(self, generator: nn.Module, *, halflife_images: int) -> None:
+        self.module = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.halflife_images = halflife_images
+        self._source = [p.data for p in generator.parameters()]
+        self._average = [p.data for p in self.module.parameters()]
+
+    @torch.no_grad()
+    def update(self, *, batch_images: int, images_seen: int) -> None:
+        """beta = 0.5 ** (batch / halflife); average parameters. Batch-norm statistics are measured at export, not averaged."""
+        halflife = min(float(self.halflife_images), RAMP * images_seen)
+        beta = 0.5 ** (batch_images / halflife) if halflife > 0 else 0.0
+        torch._foreach_lerp_(self._average, self._source, 1.0 - beta)

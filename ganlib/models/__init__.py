@@ -1,0 +1,99 @@
+"""Network families: one file a family, both networks, resolution and channels as arguments.
+
+A family is an object with option schemas, a check and two constructors. `build` makes a network whose weights depend on the seed alone:
+it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ganlib import rng
+from ganlib.config import ModelConfig, Section, options
+from ganlib.registry import Registry
+
+
+class ImageSpec(Section):
+    """The images a network makes or reads: [N, channels, *size] float32 in [-1, 1]."""
+
+    channels: int = Field(ge=1)
+    size: tuple[int, int] = Field(strict=False)
+
+
+class Generator(Protocol):
+    """`forward(z [N, latent_dim], labels [N] int64 | None) -> [N, C, H, W]` in [-1, 1]."""
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def initialise(self, generator: torch.Generator) -> None: ...
+
+
+class Discriminator(Protocol):
+    """`forward(images [N, C, H, W], labels [N] int64 | None) -> logits [N]` in float32."""
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def initialise(self, generator: torch.Generator) -> None: ...
+
+
+class Family(Protocol):
+    """What a family's file registers in `MODELS`."""
+
+    @property
+    def generator_options(self) -> type[Section]: ...
+
+    @property
+    def discriminator_options(self) -> type[Section]: ...
+
+    def check(self, image: ImageSpec) -> None:
+        """Raise ValueError for an image size or channel count this family cannot make; names the nearest legal sizes."""
+
+    def generator(self, image: ImageSpec, latent_dim: int, options: Any) -> nn.Module: ...
+
+    def discriminator(self, image: ImageSpec, options: Any) -> nn.Module: ...
+
+
+MODELS: Registry[Family] = Registry("network family", package="ganlib.models")
+
+
+def check(config: ModelConfig, image: ImageSpec) -> Family:
+    """Resolve and validate a `model` section before any work.
+
+    Raises:
+        ValueError: unknown family, options the family does not have, or an image it cannot make.
+    """
+    family = MODELS.get(config.name, key="model.name")
+    options(family.generator_options, config.generator, key="model.generator")
+    options(family.discriminator_options, config.discriminator, key="model.discriminator")
+    family.check(image)
+    return family
+
+
+def build(config: ModelConfig, image: ImageSpec, *, seed: int) -> tuple[nn.Module, nn.Module]:
+    """A generator and a discriminator on the CPU, float32, initialised from `seed` alone."""
+    return build_generator(config, image, seed=seed), build_discriminator(config, image, seed=seed)
+
+
+def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
+    family = check(config, image)
+    chosen = options(family.generator_options, config.generator, key="model.generator")
+    with torch.device("meta"):
+        network = family.generator(image, config.latent_dim, chosen)
+    return _materialise(network, rng.generator(seed, "initialise generator"))
+
+
+def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
+    family = check(config, image)
+    chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
+    with torch.device("meta"):
+        network = family.discriminator(image, chosen)
+    return _materialise(network, rng.generator(seed, "initialise discriminator"))
+
+
+def _materialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    network.to_empty(device="cpu")
+    for tensor in (*network.parameters(), *network.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
+        tensor.data.fill_(float("nan") if tensor.is_floating_point() else -1)
+    with torch.no_grad():
+        network.initialise(generator)  # type: ignore[operator]
+    return network

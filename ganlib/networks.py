@@ -1,0 +1,77 @@
+"""The networks of a training: one replica each, and how a phase calls them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ganlib import dist
+from ganlib.config import TrainConfig
+
+
+class Networks:
+    """Networks by name, on the training device.
+
+    Args:
+        modules: on the CPU, freshly initialised; moved here.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], *, train: TrainConfig) -> None:
+        self.device = dist.device()
+        self.is_bf16 = train.precision == "bf16"
+        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        self._modules = {name: self._place(module) for name, module in modules.items()}
+        for name, module in self._modules.items():
+            dist.require_same(module, what=f"network {name}")
+        self._replicas = {name: dist.Replica(module, logical_workers=train.logical_workers) for name, module in self._modules.items()}
+        self._parameters = {name: list(module.parameters()) for name, module in self._modules.items()}
+
+    def _place(self, module: nn.Module) -> nn.Module:
+        placed: nn.Module = module.to(self.device).train()
+        for parameter in placed.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+        return placed
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """The bare module."""
+        return self._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def replica(self, name: str) -> dist.Replica:
+        return self._replicas[name]
+
+    @contextmanager
+    def training(self, trains: str) -> Iterator["View"]:
+        """A view in which only `trains` collects gradients, and is called through its DDP wrapper."""
+        for name, parameters in self._parameters.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name == trains)
+        yield View(self, trains)
+
+
+class View:
+    """How a phase's loss calls networks: `nets("generator", z)`, under autocast; `nets.precise(name)` in float32."""
+
+    def __init__(self, networks: Networks, trains: str) -> None:
+        self._networks = networks
+        self._called = {name: networks.replica(name).trained if name == trains else networks[name] for name in networks}
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        networks = self._networks
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=networks.memory_format)
+        with torch.autocast(networks.device.type, torch.bfloat16, enabled=networks.is_bf16):
+            return self._called[name](x)
+
+    def precise(self, name: str) -> Callable[[Tensor], Tensor]:
+        """The network in float32 whatever the precision, for penalties that differentiate twice."""
+
+        def call(x: Tensor) -> Tensor:
+            with torch.autocast(self._networks.device.type, enabled=False):
+                return self._called[name](x)
+
+        return call

@@ -1,0 +1,66 @@
+"""Tasks: what is trained against what, as a list of phases. A task is the algorithm box of a paper; the step runs it without knowing which."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ganlib.config import ModelConfig, OptimConfig, TaskConfig, TrainConfig
+from ganlib.data.stream import Shard
+from ganlib.models import ImageSpec
+from ganlib.networks import Networks, View
+from ganlib.registry import Registry
+from ganlib.scalars import ShardScalars
+
+PhaseLoss = Callable[[View, Shard, ShardScalars], Tensor]  # per-sample losses [n] of one shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One optimizer's update.
+
+    Attributes:
+        name: unique; part of the key of every random number drawn in it, and of log lines. Never compared.
+        trains: name of the network it updates.
+        loss: per-sample loss of a shard.
+        interval_steps: due every so many steps (lazy regularisation).
+        repeats: updates in a row when due (n_critic); each reads the next batch.
+        constrain: applied to the network after each update (weight clipping), or None.
+    """
+
+    name: str
+    trains: str
+    loss: PhaseLoss
+    optimizer: torch.optim.Optimizer
+    interval_steps: int = 1
+    repeats: int = 1
+    constrain: Callable[[nn.Module], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged."""
+
+    networks: Networks
+    phases: list[Phase]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    sampled: str
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of real images one step consumes."""
+        return max(phase.repeats for phase in self.phases)
+
+
+class Task(Protocol):
+    """What a task's file registers in `TASKS`."""
+
+    def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
+        """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks."""
+
+    def build(self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec) -> Play: ...
+
+
+TASKS: Registry[Any] = Registry("task", package="ganlib.tasks")

@@ -1,0 +1,60 @@
+"""The step: the algorithm box of every task."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ganlib import optim, rng
+from ganlib.checks import all_finite
+from ganlib.config import OptimConfig, TrainConfig
+from ganlib.data.stream import BatchStream
+from ganlib.tasks import Phase
+from ganlib.training.state import TrainState
+
+
+class DivergenceError(RuntimeError):
+    """A loss or gradient stopped being finite; nothing was updated with it."""
+
+
+def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase]) -> None:
+    """One iteration: each phase that is due, in order; then the moving average of the generator."""
+    for phase in (p for p in phases if state.step % p.interval_steps == 0):
+        replica = state.networks.replica(phase.trains)
+        with state.networks.training(phase.trains) as nets:
+            for repeat in range(phase.repeats):  # n_critic
+                replica.start()
+                shards = batches.shards(phase.name, step=state.step, repeat=repeat, images_seen=state.images_seen)
+                for index, shard in enumerate(shards):  # this worker's logical workers
+                    with replica.synchronised(is_last_shard=index == len(shards) - 1), rng.layer_noise(shard.rng("layers")):
+                        replica.before_backward(index)
+                        losses = phase.loss(nets, shard, state.scalars.shard(index))  # [n] per sample
+                        (losses.sum() / batches.batch_images).backward()
+                replica.finish()
+                check_finite(phase, state, replica.accumulator.parameters)
+                phase.optimizer.step()
+                if phase.constrain is not None:
+                    phase.constrain(state.networks[phase.trains])  # weight clipping
+    state.step += 1
+    state.images_seen += state.images_per_step
+    state.ema.update(batch_images=state.images_per_step, images_seen=state.images_seen)
+
+
+def set_learning_rates(state: TrainState, config: OptimConfig, train: TrainConfig) -> None:
+    """The schedule at this many images, for every optimizer."""
+    factor = optim.lr_factor(config, images_seen=state.images_seen, total_images=train.total_images)
+    for optimizer in state.optimizers.values():
+        optim.set_lr(optimizer, factor)
+
+
+def check_finite(phase: Phase, state: TrainState, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Raise DivergenceError before the update when a gradient is NaN or infinite.
+
+    Gradients are the same on every process by now, so every process stops at the same place.
+    """
+    if not all_finite(p.grad for p in parameters if p.grad is not None):
+        means = ", ".join(f"{name}={value:.4g}" for name, value in state.scalars.take().items())
+        raise DivergenceError(
+            f"the gradient of {phase.trains} stopped being finite in phase {phase.name!r}, step {state.step}, after "
+            f"{state.images_seen:,} images; nothing was updated. Means since the last log line: {means or 'none'}. Likely causes: a learning "
+            "rate that is too high (optim.*.lr), an unbounded critic (add task.regularizers or task.weight_clip), or train.precision=bf16"
+        )

@@ -1,0 +1,104 @@
+"""Where a result comes from: the commit, the code a stage runs, the data and the settings, each as one hash."""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import ROOT
+
+PACKAGES = ("ganlib", "pipeline")
+# Imports that cannot change a result: they refuse bad settings or list names, and are left out of every closure.
+INERT = frozenset({"pipeline.preflight"})
+
+
+def git_commit(root: Path = ROOT) -> str:
+    """The commit of the working tree, with `-dirty` when tracked files differ; GANPIPE_GIT_COMMIT in an export without .git; else "unknown"."""
+    if os.environ.get("GANPIPE_GIT_COMMIT"):
+        return os.environ["GANPIPE_GIT_COMMIT"]
+    try:
+        commit = _git("rev-parse", "HEAD", root=root)
+        return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", "ganlib", "pipeline", root=root) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str, root: Path) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, keys sorted."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def import_closure(module: str, *, root: Path = ROOT) -> list[Path]:
+    """Files of this project that `module` can run, itself included, relative to `root`.
+
+    Follows every import statement, inside functions too, and the package of every `Registry(..., package=...)`, which imports all below it.
+    """
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in INERT or _file_of(name, root) is None:
+            continue
+        seen.add(name)
+        parent = name.rpartition(".")[0]
+        waiting += [parent] if parent else []
+        waiting += _imports(name, root)
+    return sorted({path for name in seen if (path := _file_of(name, root)) is not None})
+
+
+def code_digest(module: str, *, root: Path = ROOT) -> str:
+    """sha256 over the names and bytes of a module's import closure."""
+    return digest([[str(path), file_digest(root / path)] for path in import_closure(module, root=root)])
+
+
+@cache
+def _file_of(name: str, root: Path) -> Path | None:
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    base = Path(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if (root / path).is_file():
+            return path
+    return None
+
+
+@cache
+def _imports(name: str, root: Path) -> tuple[str, ...]:
+    path = _file_of(name, root)
+    assert path is not None
+    found: list[str] = []
+    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Registry":
+            found += [
+                module
+                for keyword in node.keywords
+                if keyword.arg == "package" and isinstance(keyword.value, ast.Constant)
+                for module in _below(str(keyword.value.value), root)
+            ]
+    return tuple(found)
+
+
+def _below(package: str, root: Path) -> Iterable[str]:
+    folder = root / Path(*package.split("."))
+    yield package
+    for path in folder.rglob("*.py"):
+        relative = path.relative_to(root).with_suffix("")
+        yield ".".join(relative.parts).removesuffix(".__init__")

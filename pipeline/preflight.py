@@ -1,0 +1,41 @@
+"""Does params.yaml name things that exist and fit together? Refuses or stays silent, so no stage's result depends on this file."""
+
+import os
+from pathlib import Path
+
+from ganlib import augment, optim
+from ganlib.data.sources import SOURCES
+from ganlib.metrics import EXTRACTORS, METRICS
+from ganlib.models import ImageSpec
+from ganlib.tasks import TASKS
+from pipeline.params import Params
+
+
+def check(params: Params) -> None:
+    """Raise ValueError with one line a problem: unknown names, options that do not belong, sizes a network cannot make."""
+    image = ImageSpec(channels=params.data.channels, size=params.data.image_size)
+    problems = []
+    for attempt in (
+        lambda: SOURCES.get(params.data.source, key="data.source"),
+        lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, image),
+        lambda: optim.check(params.optim),
+        lambda: augment.build(params.train.augment),
+        lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
+        lambda: [METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics],
+        lambda: _check_state(params),
+    ):
+        try:
+            attempt()
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _check_state(params: Params) -> None:
+    uri = params.train.state_uri
+    if "://" in uri:
+        raise ValueError(f"train.state_uri={uri!r}: only a folder is supported, absolute or relative to the project")
+    folder = Path(uri)
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"train.state_uri={uri!r} is not a folder that can be written to")
