@@ -1,0 +1,47 @@
+"""Mode collapse, seen through the extractor's classes."""
+
+import numpy as np
+
+from ganlib.config import EvaluateConfig
+from ganlib.metrics import METRICS
+from ganlib.metrics.interface import Comparison
+from ganlib.metrics.intervals import wilson
+
+COVERED_SHARE = 0.1  # a class counts as covered when it has at least a tenth of its share of the real images
+
+
+def class_shares(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """[n] int64 -> [num_classes] float64 that sum to 1."""
+    return np.bincount(classes, minlength=num_classes) / len(classes)
+
+
+@METRICS.register("class_coverage")
+def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
+    """Share of the classes that the fakes cover, and KL(fakes || held-out real) of their predicted classes in nats.
+
+    Both sides are predicted by the extractor, so its mistakes cancel. Half an image is added to each class, which keeps the KL finite.
+    For a conditional generator `label_agreement` is the share of fakes that are predicted as the class they were asked to be.
+
+    Raises:
+        ValueError: the extractor knows no classes.
+    """
+    if data.real_classes is None or data.fake_classes is None:
+        raise ValueError(
+            "the metric class_coverage needs an extractor that knows the classes: "
+            "set reference.extractor=classifier, or leave the metric out (params.yaml: evaluate.metrics)"
+        )
+    k = data.num_classes
+    real, fake = class_shares(data.real_classes, k), class_shares(data.fake_classes, k)
+    present = real > 0
+    p = (fake * len(data.fake_classes) + 0.5) / (len(data.fake_classes) + 0.5 * k)
+    q = (real * len(data.real_classes) + 0.5) / (len(data.real_classes) + 0.5 * k)
+    result = {
+        "class_coverage": float((fake >= COVERED_SHARE * real)[present].mean()),
+        "class_kl": float((p * np.log(p / q)).sum()),
+        "smallest_class_share": float(fake[present].min()),
+    }
+    if data.fake_labels is not None:
+        agreement = float((data.fake_labels == data.fake_classes).mean())
+        low, high = wilson(agreement, len(data.fake_classes))
+        result |= {"label_agreement": agreement, "label_agreement_low": low, "label_agreement_high": high}
+    return result

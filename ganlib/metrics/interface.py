@@ -1,0 +1,193 @@
+"""What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
+
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`; an extractor is a class with the methods of `Extractor`.
+Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ganlib.config import EvaluateConfig
+from ganlib.metrics import EXTRACTORS
+from ganlib.metrics.neighbours import nearest
+
+EXTRACT_BATCH_IMAGES = 500  # fixed: which kernel multiplies a matrix depends on its height, so a batch size is part of the numerics
+WEIGHTS_FILE = "extractor.safetensors"
+DESCRIPTION_FILE = "extractor.json"
+
+
+class Images(Protocol):
+    """A set of uint8 images that may be larger than memory: the Arrow files of a prepared split, or `ArrayImages`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """[N] int64, or None for unlabelled data."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """[n] int64 -> [n, C, H, W] uint8, in that order."""
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """`Images` held in memory."""
+
+    array: np.ndarray  # [N, C, H, W] uint8
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4 or self.array.dtype != np.uint8:
+            raise ValueError(f"images: got {self.array.shape} {self.array.dtype}, expected [N, C, H, W] uint8")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, c, h, w = self.array.shape
+        return c, h, w
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        return self.array[indices]
+
+
+class Extractor(Protocol):
+    """Turns images into the features they are compared in. Its weights are part of a metric's protocol, hence `sha256`."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
+        """Learn from the train split; the same arguments and thread count give the same weights.
+
+        Raises:
+            ValueError: these data cannot train it.
+        """
+
+    @classmethod
+    def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        """The inverse of `description` and `weights`."""
+
+    def description(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON values."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor the features depend on."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] uint8 -> [n, d] float32."""
+
+    def class_logits(self, features: Tensor) -> Tensor | None:
+        """[n, d] float32 -> [n, k] logits of the data's classes, or None where it knows no classes."""
+
+    def accuracy(self, images: Images) -> float:
+        """Share of held-out images on which it is right at what it was trained for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything a metric may look at: features of one set of fakes and of the real images they are compared with."""
+
+    real: Tensor  # [n, d] float32: held-out images
+    fake: Tensor  # [m, d] float32
+    train: Tensor  # [t, d] float32: images the generator was trained on
+    real_classes: np.ndarray | None = None  # [n] int64, as the extractor sees them
+    fake_classes: np.ndarray | None = None  # [m] int64
+    fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("real", "fake", "train"):
+            tensor = getattr(self, name)
+            if tensor.ndim != 2 or tensor.shape[1] != self.real.shape[1] or len(tensor) < 2:
+                raise ValueError(
+                    f"{name} features: got {tuple(tensor.shape)}, expected [2 images or more, {self.real.shape[-1]}] like the other sets"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} features hold NaN or infinity; check the images, then the extractor (params.yaml: reference)")
+
+    @cached_property
+    def fake_to_train(self) -> tuple[Tensor, Tensor]:
+        """Distance [m] float64 to, and index [m] int64 of, the training image nearest to each fake."""
+        return nearest(self.fake, self.train)
+
+    @cached_property
+    def real_to_train(self) -> tuple[Tensor, Tensor]:
+        """Distance [n] float64 to, and index [n] int64 of, the training image nearest to each held-out real image."""
+        return nearest(self.real, self.train)
+
+
+Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
+
+
+def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> Tensor:
+    """Features [n, d] float32 of `images` (of those at `indices`), in batches of one size: the last is filled up and cut.
+
+    Raises:
+        ValueError: no images.
+    """
+    indices = np.arange(len(images)) if indices is None else indices
+    if len(indices) == 0:
+        raise ValueError("there are no images to extract features of; check the split's fraction (params.yaml: data)")
+    parts = []
+    for start in range(0, len(indices), EXTRACT_BATCH_IMAGES):
+        chosen = indices[start : start + EXTRACT_BATCH_IMAGES]
+        filled = np.concatenate([chosen, np.full(EXTRACT_BATCH_IMAGES - len(chosen), chosen[-1])])
+        parts.append(extractor.features(torch.from_numpy(np.array(images.gather(filled))))[: len(chosen)])
+    return torch.cat(parts)
+
+
+def sha256(extractor: Extractor) -> str:
+    """Hash of the name, the description and every weight: two extractors with one hash give the same features."""
+    digest = hashlib.sha256(json.dumps([extractor.name, extractor.description()], sort_keys=True).encode())
+    for name, tensor in sorted(extractor.weights().items()):
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(extractor: Extractor, folder: Path) -> str:
+    """Write `extractor.safetensors` and `extractor.json` to an existing folder; returns the hash."""
+    digest = sha256(extractor)
+    save_file({name: tensor.detach().contiguous() for name, tensor in extractor.weights().items()}, folder / WEIGHTS_FILE)
+    text = json.dumps({"format": 1, "name": extractor.name, "sha256": digest, **extractor.description()}, indent=2)
+    (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+    return digest
+
+
+def load(folder: Path) -> Extractor:
+    """The extractor that `save` wrote.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, or the weights are not the ones that were saved.
+    """
+    redo = "run `dvc repro -f reference`"
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        name, digest = description.pop("name"), description.pop("sha256")
+        if description.pop("format") != 1:
+            raise ValueError("unknown format")
+        weights = load_file(folder / WEIGHTS_FILE)
+        extractor: Extractor = EXTRACTORS.get(name).restore(description, weights)
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the extractor in {folder} cannot be read ({error}); {redo}") from None
+    if (found := sha256(extractor)) != digest:
+        raise ValueError(f"the extractor in {folder} has hash {found[:12]}, its description says {digest[:12]}; {redo}")
+    return extractor

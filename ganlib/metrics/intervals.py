@@ -1,0 +1,34 @@
+"""95 % intervals of an estimate, and the weights of a bootstrap."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ganlib import rng
+
+Z95 = 1.959963984540054  # the 97.5th percentile of N(0, 1)
+
+
+def bootstrap_weights(n: int, resamples: int, *, seed: int, purpose: str) -> Tensor:
+    """[resamples, n] float64: how often each of n items is drawn when n are drawn with replacement."""
+    weights = torch.zeros(resamples, n, dtype=torch.float64)
+    for row in range(resamples):
+        drawn = torch.randint(n, (n,), generator=rng.generator(seed, purpose, row))
+        weights[row] = torch.bincount(drawn, minlength=n).double()
+    return weights
+
+
+def normal(value: float, standard_error: float, *, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """value -+ 1.96 standard errors, cut to [low, high].
+
+    Not the percentiles of a bootstrap: resampling repeats images, which raises FID, so those percentiles sit above the estimate.
+    """
+    return max(low, value - Z95 * standard_error), min(high, value + Z95 * standard_error)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share of n independent items; sensible at 0 and 1, where the normal one has no width."""
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

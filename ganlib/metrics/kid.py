@@ -1,0 +1,55 @@
+"""Kernel distance, arXiv:1801.01401: unlike FID its expectation does not depend on how many images there are."""
+
+import torch
+from torch import Tensor
+
+from ganlib.config import EvaluateConfig
+from ganlib.metrics import METRICS
+from ganlib.metrics.interface import Comparison
+from ganlib.metrics.intervals import bootstrap_weights, normal
+
+CHUNK_ROWS = 1024
+
+
+def polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x.y / d + 1)^3, arXiv:1801.01401, section 3; [n, d], [m, d] -> [n, m]."""
+    base = (x @ y.T).div_(x.shape[1]).add_(1)
+    return base * base * base
+
+
+def weighted_mmd(real: Tensor, fake: Tensor, weights: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+    """Squared MMD of real [n, d] against fake [m, d], once for each row of weights [b, m], unbiased: arXiv:1801.01401, eq. 4 -> [b].
+
+    A weight is how often a fake is present; a pair of an image with itself is never counted. Kernel blocks are computed once for all b.
+    """
+    n = len(real)
+    real_real = torch.zeros((), dtype=torch.float64)
+    for rows in real.split(chunk_rows):
+        real_real += polynomial_kernel(rows, real).sum()
+    real_real -= polynomial_kernel_with_self(real).sum()
+    cross = torch.zeros(len(weights), dtype=torch.float64)
+    fake_fake = torch.zeros(len(weights), dtype=torch.float64)
+    for rows, w in zip(fake.split(chunk_rows), weights.split(chunk_rows, dim=1), strict=True):
+        cross += w @ polynomial_kernel(rows, real).sum(dim=1)
+        fake_fake += (w * (polynomial_kernel(rows, fake) @ weights.T).T).sum(dim=1)
+    fake_fake -= weights.square() @ polynomial_kernel_with_self(fake)
+    sums = weights.sum(dim=1)
+    return real_real / (n * (n - 1)) + fake_fake / (sums.square() - weights.square().sum(dim=1)) - 2 * cross / (n * sums)
+
+
+def polynomial_kernel_with_self(x: Tensor) -> Tensor:
+    """The diagonal of `polynomial_kernel(x, x)`: [n, d] -> [n]."""
+    return (x.square().sum(dim=1) / x.shape[1] + 1) ** 3
+
+
+@METRICS.register("kid", paper="arXiv:1801.01401, eq. 4")
+def kid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
+    """Unbiased squared MMD with a cubic kernel over all held-out real and all fake features: 0 for equal distributions, may fall below.
+
+    Computed over the full sets, not averaged over subsets, so no draw is involved; the interval is a bootstrap over the fakes.
+    """
+    resampled = bootstrap_weights(len(data.fake), config.bootstrap, seed=config.seed, purpose="kid bootstrap")
+    weights = torch.cat([torch.ones(1, len(data.fake), dtype=torch.float64), resampled])
+    values = weighted_mmd(data.real.double(), data.fake.double(), weights)
+    low, high = normal(float(values[0]), float(values[1:].std()))
+    return {"kid": float(values[0]), "kid_low": low, "kid_high": high}

@@ -1,0 +1,60 @@
+"""Does the generator copy its training images? Distances of fakes to them, judged by those of real images it never saw."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from ganlib.config import EvaluateConfig
+from ganlib.metrics import METRICS
+from ganlib.metrics.interface import Comparison
+from ganlib.metrics.intervals import wilson
+
+NEAR_QUANTILE = 0.01  # "too close" is what one real image in a hundred is, by chance
+
+
+def mann_whitney(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Pr(x > y) + Pr(x = y) / 2, and its z-score under "x and y have one distribution", for samples [n] and [m].
+
+    U = n m Pr(x > y) has mean n m / 2 and variance n m (n + m + 1) / 12, less a correction for ties.
+    """
+    n, m = len(x), len(y)
+    together = np.concatenate([x, y])
+    u = rankdata(together)[:n].sum() - n * (n + 1) / 2
+    _, counts = np.unique(together, return_counts=True)
+    ties = float((counts.astype(np.float64) ** 3 - counts).sum()) / ((n + m) * (n + m - 1))
+    sigma = math.sqrt(n * m / 12 * (n + m + 1 - ties))
+    return float(u / (n * m)), float((u - n * m / 2) / sigma) if sigma > 0 else 0.0
+
+
+def nearest_pairs(data: Comparison, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` fakes nearest to a training image, nearest first: indices of fakes, indices into `data.train`, distances."""
+    distance, index = data.fake_to_train
+    fakes = distance.argsort(stable=True)[:count]
+    return fakes, index[fakes], distance[fakes]
+
+
+@METRICS.register("memorization", paper="arXiv:2004.05675, section 4")
+def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
+    """Share of fakes closer to a training image than 99 % of unseen real images are (0.01 is chance), and the data-copying statistic.
+
+    `copying_probability` is Pr(a fake is farther from the training images than an unseen real image): 0.5 is neutral, below it fakes sit
+    closer than real data would. `copying_z` is its z-score, the C_T of arXiv:2004.05675 with the feature space as its only cell: very
+    negative means copying, but a generator that shows only typical images is also closer on average, so look at the pairs as well.
+    """
+    fake, real = data.fake_to_train[0], data.real_to_train[0]
+    threshold = torch.quantile(real, NEAR_QUANTILE)
+    share = float((fake < threshold).double().mean()) if threshold > 0 else float((fake <= threshold).double().mean())
+    low, high = wilson(share, len(fake))
+    probability, z = mann_whitney(fake.numpy(), real.numpy())
+    return {
+        "memorized_share": share,
+        "memorized_share_low": low,
+        "memorized_share_high": high,
+        "copying_probability": probability,
+        "copying_z": z,
+        "nearest_train_distance": float(fake.median()),
+        "nearest_train_distance_real": float(real.median()),
+    }

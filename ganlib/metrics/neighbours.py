@@ -1,0 +1,47 @@
+"""Exact nearest neighbours by blocks, so that memory stays bounded: the N x M distances never exist at once."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 1024
+
+
+def distance_chunks(x: Tensor, y: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> Iterator[tuple[int, Tensor]]:
+    """Blocks (first row, [<= chunk_rows, m]) of the squared Euclidean distances of x [n, d] to y [m, d], in the dtype of x.
+
+    |x - y|^2 = |x|^2 - 2 x.y + |y|^2 cancels where points are close, so both sets are first moved to the mean of y; clamped at 0.
+    """
+    centre = y.mean(dim=0)
+    x, y = x - centre, y - centre
+    y_norms = y.square().sum(dim=1)
+    for start in range(0, len(x), chunk_rows):
+        rows = x[start : start + chunk_rows]
+        squared = torch.addmm(y_norms.expand(len(rows), -1), rows, y.T, alpha=-2).add_(rows.square().sum(dim=1, keepdim=True))
+        yield start, squared.clamp_(min=0)
+
+
+def nearest(x: Tensor, y: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> tuple[Tensor, Tensor]:
+    """Distance [n] float64 to, and index [n] int64 of, the row of y [m, d] nearest to each row of x [n, d].
+
+    The search is in the dtype of x; the distance to the row it found is then taken directly, in float64, so a copy is at exactly 0.
+    """
+    index = torch.cat([squared.argmin(dim=1) for _, squared in distance_chunks(x, y, chunk_rows=chunk_rows)])
+    return (x.double() - y[index].double()).square().sum(dim=1).sqrt(), index
+
+
+def kth_neighbour_distance(x: Tensor, k: int, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+    """Squared distance [n] from each row of x [n, d] to its k-th nearest other row.
+
+    Raises:
+        ValueError: there are no k other rows.
+    """
+    if len(x) <= k:
+        raise ValueError(f"evaluate.neighbours={k} needs at least {k + 1} images on each side, got {len(x)} (params.yaml: evaluate)")
+    radii = []
+    for start, squared in distance_chunks(x, x, chunk_rows=chunk_rows):
+        rows = torch.arange(len(squared))
+        squared[rows, start + rows] = torch.inf  # a point is not its own neighbour; its duplicates are
+        radii.append(squared.kthvalue(k, dim=1).values)
+    return torch.cat(radii)

@@ -1,0 +1,80 @@
+"""Precision, recall (arXiv:1904.06991), density and coverage (arXiv:2002.09797): fidelity and diversity apart."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ganlib import rng
+from ganlib.config import EvaluateConfig
+from ganlib.metrics import METRICS
+from ganlib.metrics.interface import Comparison
+from ganlib.metrics.intervals import normal, wilson
+from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """Who lies in whose neighbourhood; each measure is the mean of one of these."""
+
+    fake_is_real: Tensor  # [m] bool: the fake lies in the ball of some real image           -> precision
+    real_is_fake: Tensor  # [n] bool: the real image lies in the ball of some fake            -> recall
+    fake_density: Tensor  # [m] float64: balls of real images around the fake, over k         -> density
+    real_is_covered: Tensor  # [n] bool: the ball of the real image holds at least one fake   -> coverage
+
+
+def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_ROWS) -> Membership:
+    """Balls reach to the k-th nearest neighbour of the same kind. real [n, d], fake [m, d], float64.
+
+    Precision and recall: arXiv:1904.06991, eq. 1-2. Density and coverage: arXiv:2002.09797, eq. 3-4. A point on the rim is inside.
+
+    Raises:
+        ValueError: fewer than k + 1 images on a side.
+    """
+    real_radii = kth_neighbour_distance(real, k, chunk_rows=chunk_rows)
+    fake_radii = kth_neighbour_distance(fake, k, chunk_rows=chunk_rows)
+    real_is_fake, real_is_covered, balls = [], [], torch.zeros(len(fake), dtype=torch.int64)
+    for start, squared in distance_chunks(real, fake, chunk_rows=chunk_rows):  # [rows of real, m]
+        in_real_ball = squared <= real_radii[start : start + len(squared), None]
+        balls += in_real_ball.sum(dim=0)
+        real_is_covered.append(in_real_ball.any(dim=1))
+        real_is_fake.append((squared <= fake_radii).any(dim=1))
+    return Membership(
+        fake_is_real=balls > 0,
+        real_is_fake=torch.cat(real_is_fake),
+        fake_density=balls.double() / k,
+        real_is_covered=torch.cat(real_is_covered),
+    )
+
+
+@METRICS.register("prdc", paper="arXiv:1904.06991, eq. 1-2; arXiv:2002.09797, eq. 3-4")
+def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
+    """Precision, recall, density and coverage of equally many real and fake images, at most `evaluate.prdc_images` each.
+
+    Precision and density average over the fakes (are they real enough?), recall and coverage over the real images (are they all reached?);
+    each interval is over the images averaged. Recall and density depend on the number of images, which is therefore part of the result.
+    """
+    n = min(len(data.real), len(data.fake), config.prdc_images)
+    real, fake = (
+        features[torch.randperm(len(features), generator=rng.generator(config.seed, f"prdc {kind}"))[:n]].double()
+        for kind, features in (("real", data.real), ("fake", data.fake))
+    )
+    found = membership(real, fake, config.neighbours)
+    density = float(found.fake_density.mean())
+    density_low, density_high = normal(density, float(found.fake_density.std()) / math.sqrt(n), low=0.0)
+    result = {}
+    for name, inside in (("precision", found.fake_is_real), ("recall", found.real_is_fake)):
+        result[name] = float(inside.double().mean())
+        result[f"{name}_low"], result[f"{name}_high"] = wilson(result[name], n)
+    coverage = float(found.real_is_covered.double().mean())
+    coverage_low, coverage_high = wilson(coverage, n)
+    return result | {
+        "density": density,
+        "density_low": density_low,
+        "density_high": density_high,
+        "coverage": coverage,
+        "coverage_low": coverage_low,
+        "coverage_high": coverage_high,
+        "prdc_images": float(n),
+    }

@@ -1,0 +1,163 @@
+"""The small convolutional network behind the learned extractors: how it is built, fed and trained."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganlib import rng
+from ganlib.metrics.interface import EXTRACT_BATCH_IMAGES, Images
+
+FEATURE_DIM = 128
+WIDTHS = (24, 32, 64, 128)
+MAX_PIXELS = 64 * 64  # larger images are shrunk to this area, so that the cost has a bound
+FINE_PIXELS = 16 * 16  # smaller images keep their resolution in the first layer
+BATCH_IMAGES = 256
+SMALL_BATCH_IMAGES = 64  # where the epochs asked for are fewer than MIN_STEPS batches
+MIN_STEPS = 300  # a small data set gets at least so many updates, however many epochs they make
+PEAK_LR = 1e-2
+WEIGHT_DECAY = 1e-3
+
+Task = Callable[[np.ndarray, int], tuple[Tensor, Tensor]]  # (indices, step) -> images [n, C, H, W] uint8, targets [n] int64
+
+
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """The size the network sees: unchanged up to MAX_PIXELS, else shrunk to that area with the aspect ratio kept."""
+    scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class Trunk(nn.Module):
+    """Images [n, C, H, W] uint8 -> features [n, FEATURE_DIM] -> logits [n, num_outputs].
+
+    Args:
+        image_shape: (C, H, W), of any size and aspect ratio.
+        num_outputs: what the head tells apart.
+        seed: of the initial weights; None leaves them empty, to be loaded.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], num_outputs: int, *, seed: int | None) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.num_outputs = num_outputs
+        channels, height, width = image_shape
+        self.size = working_size(height, width)
+        pixels = self.size[0] * self.size[1]
+        strides = (1 if pixels <= FINE_PIXELS else 2, 2 if pixels > 32 * 32 else 1, 2, 1, 2)
+        widths = (channels, WIDTHS[0], WIDTHS[1], WIDTHS[2], WIDTHS[2], WIDTHS[3])
+        with torch.device("meta"):  # layers initialise themselves from the global generator; on "meta" there is nothing to draw
+            layers: list[nn.Module] = []
+            for i, stride in enumerate(strides):
+                layers += [nn.Conv2d(widths[i], widths[i + 1], 3, stride, padding=1, bias=False), nn.BatchNorm2d(widths[i + 1]), nn.ReLU()]
+            self.body = nn.Sequential(*layers)
+            self.project = nn.Linear(WIDTHS[3], FEATURE_DIM)
+            self.head = nn.Linear(FEATURE_DIM, num_outputs)
+        self.to_empty(device="cpu")
+        if seed is not None:
+            self._initialise(seed)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """He initialisation for rectifiers, arXiv:1502.01852, eq. 10; batch norm starts as the identity."""
+        for i, module in enumerate(self.modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()  # constants, no draws
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=rng.generator(seed, "extractor weights", i))
+                if module.bias is not None:
+                    module.bias.zero_()
+
+    def features(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] uint8 -> [n, FEATURE_DIM] float32, non-negative."""
+        x = images.float().div_(127.5).sub_(1)
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        x = self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+        return F.relu(self.project(x))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def batches(num_images: int, batch_images: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """`steps` batches of indices [batch_images] int64; each epoch is one permutation, and an epoch's rest opens the next."""
+    waiting, epoch = np.empty(0, dtype=np.int64), 0
+    for _ in range(steps):
+        while len(waiting) < batch_images:
+            order = torch.randperm(num_images, generator=rng.generator(seed, "extractor order", epoch)).numpy()
+            waiting, epoch = np.concatenate([waiting, order]), epoch + 1
+        yield np.sort(waiting[:batch_images])  # sorted: a batch is a set, and a file is read forwards
+        waiting = waiting[batch_images:]
+
+
+def train(trunk: Trunk, task: Task, *, num_images: int, seed: int, epochs: float) -> Trunk:
+    """Minimise cross-entropy with AdamW on a one-cycle schedule (arXiv:1708.07120), in bf16 autocast; returns `trunk` for evaluation.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
+    asked = math.ceil(epochs * num_images / BATCH_IMAGES)
+    batch_images = BATCH_IMAGES if asked >= MIN_STEPS else SMALL_BATCH_IMAGES
+    steps = max(MIN_STEPS, math.ceil(epochs * num_images / batch_images))
+    optimizer = torch.optim.AdamW(trunk.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    trunk.train()
+    for step, indices in enumerate(batches(num_images, batch_images, steps, seed)):
+        images, targets = task(indices, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = trunk(images)
+        loss = F.cross_entropy(logits.float(), targets)
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(f"training the feature extractor: the loss is {float(loss)} at step {step}; try another reference.seed")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return trunk.eval()
+
+
+@torch.inference_mode()
+def share_correct(trunk: Trunk, task: Task, *, num_images: int) -> float:
+    """Share of `num_images` images whose target is the largest logit."""
+    correct = 0
+    for step, start in enumerate(range(0, num_images, EXTRACT_BATCH_IMAGES)):
+        images, targets = task(np.arange(start, min(start + EXTRACT_BATCH_IMAGES, num_images)), step)
+        correct += int((trunk(images).argmax(dim=1) == targets).sum())
+    return correct / num_images
+
+
+@torch.inference_mode()
+def checked_features(trunk: Trunk, images: Tensor) -> Tensor:
+    """[n, C, H, W] uint8 -> [n, FEATURE_DIM] float32.
+
+    Raises:
+        ValueError: images of another shape than the trunk was trained on, or not uint8.
+    """
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != trunk.image_shape:
+        c, h, w = trunk.image_shape
+        raise ValueError(f"extractor: got images {tuple(images.shape)} {images.dtype}, expected [n, {c}, {h}, {w}] torch.uint8")
+    return trunk.features(images).clone()
+
+
+def describe(trunk: Trunk) -> dict[str, Any]:
+    """What `restore` needs besides the weights."""
+    return {"image_shape": list(trunk.image_shape), "num_outputs": trunk.num_outputs, "feature_dim": FEATURE_DIM}
+
+
+def restore(description: dict[str, Any], weights: dict[str, Tensor]) -> Trunk:
+    """The trunk of `describe` and its `state_dict`."""
+    channels, height, width = description["image_shape"]
+    trunk = Trunk((channels, height, width), description["num_outputs"], seed=None)
+    trunk.load_state_dict(weights)
+    return trunk.eval()
+
+
+def gather(images: Images, indices: np.ndarray) -> Tensor:
+    """[n] int64 -> [n, C, H, W] uint8, in memory of its own."""
+    return torch.from_numpy(np.array(images.gather(indices)))
