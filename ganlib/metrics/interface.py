@@ -191,3 +191,15 @@ def load(folder: Path) -> Extractor:
     if (found := sha256(extractor)) != digest:
         raise ValueError(f"the extractor in {folder} has hash {found[:12]}, its description says {digest[:12]}; {redo}")
     return extractor
+
+
+def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor) -> dict[str, Any]:
+    """The class fields of a `Comparison` of these features; empty where the extractor knows no classes."""
+    real_logits, fake_logits = extractor.class_logits(real), extractor.class_logits(fake)
+    if real_logits is None or fake_logits is None:
+        return {}
+    return {
+        "real_classes": real_logits.argmax(dim=1).numpy(),
+        "fake_classes": fake_logits.argmax(dim=1).numpy(),
+        "num_classes": real_logits.shape[1],
+    }

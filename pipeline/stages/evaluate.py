@@ -1,0 +1,138 @@
+"""evaluate: the samples against held-out real images; writes reports/evaluation.json, reports/plots and reports/report.html."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors import safe_open
+from torch import Tensor
+
+from ganlib.checks import require_finite
+from ganlib.config import EvaluateConfig
+from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.files import atomic_folder, atomic_write, sha256_file
+from ganlib.metrics import METRICS, interface
+from ganlib.metrics.memorization import nearest_pairs
+from pipeline import cli, params, plots, report
+
+
+@dataclass(frozen=True)
+class Reference:
+    """data/reference, checked against the data it claims to describe."""
+
+    extractor: interface.Extractor
+    tensors: dict[str, Tensor]  # "<split>.features" [n, d] float32, "<split>.indices" [n] int64
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, *, data_digest: str) -> "Reference":
+        """Raises ValueError when the folder was made from other data or by another extractor."""
+        summary = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+        extractor = interface.load(folder)
+        with safe_open(folder / "features.safetensors", framework="pt") as file:
+            found = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+        expected = {"data_digest": data_digest, "extractor_sha256": interface.sha256(extractor)}
+        for key, value in expected.items():
+            if not value == found.get(key) == summary.get(key):
+                raise ValueError(f"{folder} was made with {key} {found.get(key)}, expected {value}; run `dvc repro reference`")
+        return cls(extractor, tensors, summary)
+
+    def features(self, split: str) -> Tensor:
+        if f"{split}.features" not in self.tensors:
+            raise ValueError(f"the {split} split has fewer than 2 images; set data.{split}_fraction above 0, or another evaluate.split")
+        return self.tensors[f"{split}.features"]
+
+
+def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """samples.parquet -> images [N, C, H, W] uint8, labels [N] int64 or None where the generator is unconditional."""
+    table = pq.read_table(path)
+    shape = json.loads((table.schema.metadata or {})[b"shape"])
+    images = np.stack([np.frombuffer(value, np.uint8).reshape(shape) for value in table["image"].to_pylist()])
+    labels = table["label"]
+    return images, labels.to_numpy().astype(np.int64) if labels.null_count == 0 else None
+
+
+def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
+    """Measure the samples, draw the plots, write the report; returns what evaluation.json holds.
+
+    Raises:
+        ValueError: an unknown metric, or inputs that do not belong together.
+    """
+    metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
+    manifest = read_manifest(root / "data" / "prepared")
+    reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
+    generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
+    if generator.get("data_digest", manifest.data_digest) != manifest.data_digest:
+        raise ValueError("models/ was trained on other data than data/prepared holds; run `dvc repro train`")
+    fake_images, fake_labels = read_samples(root / "samples" / "samples.parquet")
+    fake = interface.extract(reference.extractor, interface.ArrayImages(fake_images))
+    real, train = reference.features(config.split), reference.features("train")
+
+    def compare(fake: Tensor, labels: np.ndarray | None = None) -> interface.Comparison:
+        return interface.Comparison(
+            real=real, fake=fake, train=train, fake_labels=labels, **interface.predicted_classes(reference.extractor, real, fake)
+        )
+
+    other = "val" if config.split == "test" else "test"
+    baseline_features = reference.tensors.get(f"{other}.features")
+    data = compare(fake, fake_labels)
+    values = {key: value for metric in metrics.values() for key, value in metric(data, config).items()}
+    baseline: dict[str, Any] = {}
+    if baseline_features is not None and len(baseline_features) > config.neighbours:  # real images in the place of the fakes
+        perfect = compare(baseline_features)
+        baseline = {key: value for metric in metrics.values() for key, value in metric(perfect, config).items()}
+        baseline |= {"split": other, "n": len(baseline_features)}
+    require_finite(values, where="evaluation")
+    weights = root / "models" / "generator.safetensors"
+    result = values | {
+        "baseline": baseline,
+        "protocol": {
+            "n_fake": len(fake),
+            "n_real": len(real),
+            "n_train": len(train),
+            "split": config.split,
+            "seed": config.seed,
+            "neighbours": config.neighbours,
+            "bootstrap": config.bootstrap,
+            "extractor": reference.extractor.name,
+            "extractor_sha256": reference.summary["extractor_sha256"],
+            "extractor_accuracy": reference.summary["accuracy"].get(config.split),
+            "data_digest": manifest.data_digest,
+            "generator_sha256": sha256_file(weights) if weights.exists() else None,
+        },
+    }
+    splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", config.split)}
+    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
+    chosen = reference.tensors[f"{config.split}.indices"].numpy()[: plots.NUM_SIDE]
+    with atomic_folder(root / "reports" / "plots") as folder:
+        plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(chosen), fake_images[: plots.NUM_SIDE])
+        nearest_images = splits["train"].gather(reference.tensors["train.indices"].numpy()[nearest])
+        plots.nearest_train(folder / "nearest_train.png", fake_images[fakes], nearest_images, distances)
+        plots.feature_map(folder / "features.png", real, fake)
+        if data.real_classes is not None and data.fake_classes is not None:
+            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.num_classes)
+    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
+    atomic_write(root / "reports" / "evaluation.json", text.encode())
+    atomic_write(root / "reports" / "report.html", report.render(root, result).encode())
+    return result
+
+
+def main() -> None:
+    settings = params.load()
+    result = evaluate(settings.evaluate, root=params.ROOT)
+    values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
+    print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
+    # ---- the one place that tells the tracking server ----
+    from pipeline import tracking
+
+    run_key = json.loads((params.ROOT / "models" / "generator.json").read_text(encoding="utf-8"))["run_key"]
+    reports = params.ROOT / "reports"
+    tracking.log_evaluation(settings, run_key, values, [reports / "report.html", *sorted((reports / "plots").glob("*.png"))])
+
+
+if __name__ == "__main__":
+    cli.run(main)
