@@ -37,7 +37,7 @@ printf '[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = %s\
 status=0
 dvc repro "$@" || status=$?
 
-if [ "$status" -eq 0 ] && dvc config core.remote >/dev/null 2>&1; then
+if [ "$status" -eq 0 ] && [ -n "$(dvc config core.remote)" ]; then
     dvc push --run-cache ${1:+--with-deps} "$@" || { status=$?; echo "the pipeline succeeded but dvc push failed; its outputs are in $(hostname):$run" >&2; }
 fi
 if [ -n "${GANPIPE_RESULTS:-}" ]; then

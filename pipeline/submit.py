@@ -118,7 +118,8 @@ class RayJobs:
 
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
+        for module in ("dashboard_sdk", "job.sdk"):  # each sets a level of its own on import
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         self._poll_seconds, self._lost_seconds = poll_seconds, lost_seconds
         try:
             self._client = JobSubmissionClient(address)
@@ -265,8 +266,15 @@ def submit(
 def follow(target: Target, job_id: str, *, timeout_minutes: float | None = None, say: Callable[[str], object] = print) -> int:
     """Follow a job to its end; returns the exit code for the shell. Ctrl-C stops the job and waits; a second one leaves it to itself."""
     deadline = None if timeout_minutes is None else time.monotonic() + 60 * timeout_minutes
+    printed: list[bool] = []
+
+    def write(text: str) -> None:
+        printed[:] = [True]
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     try:
-        outcome = target.follow(job_id, write=_write, deadline=deadline)
+        outcome = target.follow(job_id, write=write, deadline=deadline)
     except Lost as error:
         say(f"{error}\nthe job may still be running: follow it again with --follow {job_id}")
         return LOST
@@ -274,8 +282,10 @@ def follow(target: Target, job_id: str, *, timeout_minutes: float | None = None,
         return _stop(target, job_id, f"{timeout_minutes:g} minutes are over", TIMED_OUT, say)
     except KeyboardInterrupt:
         return _stop(target, job_id, "interrupted", INTERRUPTED, say)
-    # The log was printed above: of a message that repeats it, the first line says enough.
-    say(f"job {job_id}: {outcome.status}" + (f": {outcome.message.splitlines()[0]}" if outcome.message else ""))
+    message = outcome.message.strip()
+    if printed:  # a failed job's message repeats the end of the log
+        message = message.partition("\n")[0]
+    say(f"job {job_id}: {outcome.status}" + (f": {message}" if message else ""))
     return outcome.exit_code
 
 
@@ -348,11 +358,6 @@ def _check_answers(address: str) -> None:
 
 def _first_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[:5])[:1000]
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _default_address() -> str | None:
