@@ -1,0 +1,41 @@
+# Two commands: `make repro` runs the pipeline, `make test` checks the project. Both make .venv first when it is missing or out of date.
+PYTHON ?= python3
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.in)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: setup repro test check lock results clean-state
+
+setup: .venv/.done
+
+.venv/.done: requirements.txt requirements.in
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+repro: setup
+	@dvc repro
+	@python -m pipeline.results
+
+results: setup
+	@python -m pipeline.results
+
+check: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: check
+	pytest
+
+lock: setup
+	@(echo "# Locked by 'make lock' from requirements.in; torch is left out, so that pip's own settings choose its build (Makefile: TORCH)."; \
+	  $(BIN)/pip freeze --exclude torch | grep -ivE '^(nvidia|triton|torch==)') > requirements.txt
+
+clean-state:
+	rm -rf state

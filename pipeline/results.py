@@ -1,0 +1,37 @@
+"""`python -m pipeline.results`: where the samples, the report and the registered version are."""
+
+import json
+from pathlib import Path
+
+from pipeline import cli, params, tracking
+from pipeline.params import ROOT
+
+
+def describe(root: Path, tracking_uri: str) -> str:
+    """A few lines for a person; ValueError when the pipeline has not run."""
+    try:
+        evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
+        registration = json.loads((root / "reports" / "registration.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no results yet: {error}; run `make repro`") from None
+    metrics = ", ".join(f"{key} {evaluation[key]:.4g}" for key in ("fid", "kid", "precision", "recall") if key in evaluation)
+    version = f"models:/{registration['model']}/{registration['version']}"
+    return "\n".join(
+        [
+            f"samples     {root / 'samples' / 'grid.png'}",
+            f"            {root / 'samples' / 'samples.parquet'}",
+            f"report      {root / 'reports' / 'report.html'}",
+            f"metrics     {metrics}",
+            f"registered  {version} ({', '.join(registration['aliases'])}: {registration['reason']})",
+            f"MLflow      mlflow ui --backend-store-uri {tracking_uri}",
+        ]
+    )
+
+
+def main() -> None:
+    config = params.load()
+    print(describe(ROOT, tracking.tracking_uri(config)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,55 @@
+"""register: models and their evaluation -> a version in the MLflow registry, and the decision who is champion."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import cli, generator, params, tracking
+from pipeline.params import ROOT, Params
+
+EXAMPLE_SEED = 0
+
+
+def register(config: Params, root: Path = ROOT) -> tracking.Registration:
+    """Register the generator when its content is new; write reports/registration.json.
+
+    Raises:
+        ValueError: the evaluation lacks the metric that decides.
+    """
+    trained = generator.load(root / "models")
+    report = json.loads((root / "reports" / "evaluation.json").read_text())
+    metric = config.register_.metric
+    if metric not in report:
+        legal = ", ".join(key for key, value in report.items() if isinstance(value, int | float))
+        raise ValueError(f"register.metric={metric!r} is not in reports/evaluation.json; legal: {legal}")
+    outcome = tracking.register_generator(
+        config,
+        generator=trained.network,
+        example=trained.latents(EXAMPLE_SEED, range(4)).numpy(),
+        run_key=trained.facts["run_key"],
+        content=trained.facts["sha256"],
+        score=float(report[metric]),
+        protocol=report["protocol"],
+        tags={
+            "git.commit": trained.facts["git_commit"],
+            "data.digest": trained.facts["data_digest"],
+            "params.digest": trained.facts["params_digest"],
+            "gan.run_key": trained.facts["run_key"],
+        },
+        files=[root / "models" / "generator.json", root / "models" / "generator.safetensors", root / "samples" / "grid.png"],
+        root=root,
+    )
+    (root / "reports" / "registration.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    return outcome
+
+
+def main() -> None:
+    config = params.load()
+    outcome = register(config)
+    new = "new" if outcome.is_new else "known already"
+    print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
+    print(f"MLflow: {tracking.tracking_uri(config)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
