@@ -9,7 +9,9 @@ from ganlib.data.arrow import SPLITS
 
 def content_digest(image: np.ndarray) -> bytes:
     """SHA-256 over the shape (three little-endian uint32) and the pixels of a uint8 [C, H, W] image."""
-    return hashlib.sha256(np.array(image.shape, "<u4").tobytes() + image.tobytes()).digest()
+    digest = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
 
 
 def assign(heads: np.ndarray, *, val_fraction: float, test_fraction: float) -> np.ndarray:
