@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,17 +27,3 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every element of every tensor is finite; one pass, one synchronisation."""
     norms = torch._foreach_norm([t for t in tensors if t.numel() > 0])
     return bool(torch.isfinite(torch.stack([n.double() for n in norms]).sum())) if norms else True
-
-
-def require_space(folder: Path, *, needed_bytes: int) -> None:
-    """Raise OSError when the file system that holds `folder` has less than `needed_bytes` free."""
-    import shutil
-
-    probe = folder
-    while not probe.exists():
-        probe = probe.parent
-    free_bytes = shutil.disk_usage(probe).free
-    if free_bytes < needed_bytes:
-        raise OSError(
-            f"not enough disk space for {folder}: {needed_bytes:,} bytes needed, {free_bytes:,} free; free some space and run the same command again"
-        )
