@@ -54,7 +54,6 @@ CONNECT_SECONDS = 10
 POLL_SECONDS = 1.0
 LONGEST_POLL_SECONDS = 30.0  # of the backoff while the head does not answer
 LOST_SECONDS = 600.0  # a head that is silent for longer is given up; the job is not
-DRAIN_SECONDS = 5.0  # for the last log lines of a job that has ended
 
 STOPPED, UNREACHABLE, LOST, TIMED_OUT, INTERRUPTED = 3, 2, 4, 124, 130
 
@@ -150,7 +149,8 @@ class RayJobs:
         self._client.stop_job(job_id)
 
     async def _follow(self, job_id: str, write: Callable[[str], object], deadline: float | None) -> Outcome:
-        log = asyncio.create_task(self._stream(job_id, write))
+        log = _Log(write)
+        stream = asyncio.create_task(self._stream(job_id, log))
         answered, wait = time.monotonic(), self._poll_seconds
         try:
             while True:
@@ -165,37 +165,45 @@ class RayJobs:
                     wait = min(2 * wait, LONGEST_POLL_SECONDS)
                 else:
                     if info.status.is_terminal():
-                        with suppress(TimeoutError):
-                            await asyncio.wait_for(asyncio.shield(log), DRAIN_SECONDS)
-                        return _outcome(str(info.status), info.driver_exit_code, info.message or "")
+                        break
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimedOut
                 await asyncio.sleep(wait)
         finally:
-            log.cancel()
+            stream.cancel()
             with suppress(asyncio.CancelledError):
-                await log
+                await stream
+        with suppress(OSError, RuntimeError):  # the stream lags by seconds; the rest comes at once
+            log.take(await asyncio.to_thread(self._client.get_job_logs, job_id), position=0)
+        return _outcome(str(info.status), info.driver_exit_code, info.message or "")
 
-    async def _stream(self, job_id: str, write: Callable[[str], object]) -> None:
-        """The log, each character once: a new connection starts at the beginning. Ends with the job's log, is cancelled otherwise."""
-        written, wait = 0, self._poll_seconds
+    async def _stream(self, job_id: str, log: "_Log") -> None:
+        """The log as it grows; opened again, with growing pauses, until cancelled."""
+        wait = self._poll_seconds
         while True:
             try:
                 position = 0
                 async for text in self._client.tail_job_logs(job_id):
-                    position += len(text)
-                    if position > written:
-                        write(text[len(text) - (position - written) :])
-                        written = position
+                    position = log.take(text, position=position)
             except Exception as error:  # of any kind: the log may never decide how a job ended
                 print(f"log interrupted, reading on: {_first_lines(str(error)) or type(error).__name__}", file=sys.stderr)
-            info = None
-            with suppress(OSError, RuntimeError):
-                info = await asyncio.to_thread(self._client.get_job_info, job_id)
-            if info is not None and info.status.is_terminal():
-                return
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_POLL_SECONDS)
+
+
+class _Log:
+    """Writes each character of a log once, although every reader starts at the beginning."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._written = write, 0
+
+    def take(self, text: str, *, position: int) -> int:
+        """`text` stands at `position` of the log; returns the position after it."""
+        end = position + len(text)
+        if end > self._written:
+            self._write(text[max(self._written - position, 0) :])
+            self._written = end
+        return end
 
 
 def target_at(address: str) -> Target:
