@@ -179,6 +179,19 @@ def test_drafted_jpeg_agrees_with_the_full_decode(monkeypatch: pytest.MonkeyPatc
     assert difference.mean() < 1.5
 
 
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [((512, 512), 8), ((256, 256), 8), ((255, 256), 1), ((248, 640), 4), ((250, 520), 2), ((64, 64), 2), ((62, 62), 1), ((16, 16), 1)],
+)
+def test_a_draft_leaves_twice_the_wanted_size_and_whole_pixels(size: tuple[int, int], scale: int) -> None:
+    data = encode(smooth(*size), "JPEG")
+    with Image.open(io.BytesIO(data)) as picture:
+        assert decode._draft(picture, conversion(height=16, width=16)) == scale
+        assert (picture.height * scale, picture.width * scale) == size
+    with Image.open(io.BytesIO(data)) as picture:
+        assert decode._draft(picture, conversion(height=16, width=16, resize="nearest")) == 1
+
+
 def test_arrays() -> None:
     np.testing.assert_array_equal(decoded(RGB), RGB.transpose(2, 0, 1))
     np.testing.assert_array_equal(decoded(GREY, channels=1)[0], GREY)
