@@ -15,7 +15,6 @@ NUM_SIDE = 64  # images on each side of real_vs_fake
 NUM_PAIRS = 20  # pairs in nearest_train
 MAX_POINTS = 1500  # of each kind in feature_map
 GREY, REAL, FAKE = "#808790", "#2f7fd1", "#e8833a"
-STYLE = {"color": GREY, "fontsize": 10}
 
 
 def real_vs_fake(path: Path, real: np.ndarray, fake: np.ndarray) -> None:
@@ -55,7 +54,7 @@ def classes(path: Path, real: np.ndarray, fake: np.ndarray, names: Sequence[str]
         axes.bar(x + offset, 100 * share[shown], width=0.38, color=color, label=label)
     labels = [names[i] if names and i < len(names) else str(i) for i in shown]
     axes.set_xticks(x, labels, rotation=30 if max(map(len, labels)) * len(labels) > 90 else 0, ha="right" if len(labels) > 12 else "center")
-    axes.set_ylabel("share of images, %", **STYLE)
+    axes.set_ylabel("share of images, %", color=GREY)
     _plain(axes)
     _save(figure, path)
 
@@ -73,8 +72,8 @@ def feature_map(path: Path, real: Tensor, fake: Tensor) -> None:
     for features, color, label in ((real, REAL, "real, held out"), (fake, FAKE, "generated")):
         points = ((features - centre) @ plane).numpy()
         axes.scatter(points[:, 0], points[:, 1], s=7, alpha=0.45, color=color, linewidths=0, label=f"{label} ({len(points):,})")
-    axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)", **STYLE)
-    axes.set_ylabel(f"component 2 ({explained[1]:.0%})", **STYLE)
+    axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)", color=GREY)
+    axes.set_ylabel(f"component 2 ({explained[1]:.0%})", color=GREY)
     _plain(axes)
     _save(figure, path)
 
@@ -96,7 +95,7 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.2, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=GREY, labelsize=9)
-    axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
+    axes.legend(frameon=False, labelcolor=GREY, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), markerscale=2)
 
 
 def _save(figure: Figure, path: Path) -> None:

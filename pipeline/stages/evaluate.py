@@ -1,13 +1,11 @@
 """evaluate: the samples against held-out real images; writes reports/evaluation.json, reports/plots and reports/report.html."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from safetensors import safe_open
 from torch import Tensor
 
 from ganlib.checks import require_finite
@@ -16,35 +14,8 @@ from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, atomic_write, sha256_file
 from ganlib.metrics import METRICS, interface
 from ganlib.metrics.memorization import nearest_pairs
+from ganlib.metrics.reference_store import Reference
 from pipeline import cli, params, plots, report
-
-
-@dataclass(frozen=True)
-class Reference:
-    """data/reference, checked against the data it claims to describe."""
-
-    extractor: interface.Extractor
-    tensors: dict[str, Tensor]  # "<split>.features" [n, d] float32, "<split>.indices" [n] int64
-    summary: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path, *, data_digest: str) -> "Reference":
-        """Raises ValueError when the folder was made from other data or by another extractor."""
-        summary = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
-        extractor = interface.load(folder)
-        with safe_open(folder / "features.safetensors", framework="pt") as file:
-            found = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
-        expected = {"data_digest": data_digest, "extractor_sha256": interface.sha256(extractor)}
-        for key, value in expected.items():
-            if not value == found.get(key) == summary.get(key):
-                raise ValueError(f"{folder} was made with {key} {found.get(key)}, expected {value}; run `dvc repro reference`")
-        return cls(extractor, tensors, summary)
-
-    def features(self, split: str) -> Tensor:
-        if f"{split}.features" not in self.tensors:
-            raise ValueError(f"the {split} split has fewer than 2 images; set data.{split}_fraction above 0, or another evaluate.split")
-        return self.tensors[f"{split}.features"]
 
 
 def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -66,8 +37,10 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
     generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
-    if generator.get("data_digest", manifest.data_digest) != manifest.data_digest:
-        raise ValueError("models/ was trained on other data than data/prepared holds; run `dvc repro train`")
+    weights_sha256 = sha256_file(root / "models" / "generator.safetensors")
+    for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
+        if generator[key] != expected:
+            raise ValueError(f"models/generator.json has {key} {generator[key][:12]}, found {expected[:12]}; run `dvc repro train`")
     fake_images, fake_labels = read_samples(root / "samples" / "samples.parquet")
     fake = interface.extract(reference.extractor, interface.ArrayImages(fake_images))
     real, train = reference.features(config.split), reference.features("train")
@@ -87,7 +60,6 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         baseline = {key: value for metric in metrics.values() for key, value in metric(perfect, config).items()}
         baseline |= {"split": other, "n": len(baseline_features)}
     require_finite(values, where="evaluation")
-    weights = root / "models" / "generator.safetensors"
     result = values | {
         "baseline": baseline,
         "protocol": {
@@ -102,7 +74,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "extractor_sha256": reference.summary["extractor_sha256"],
             "extractor_accuracy": reference.summary["accuracy"].get(config.split),
             "data_digest": manifest.data_digest,
-            "generator_sha256": sha256_file(weights) if weights.exists() else None,
+            "generator_sha256": weights_sha256,
         },
     }
     splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", config.split)}

@@ -11,12 +11,11 @@ from ganlib import rng
 from ganlib.config import ReferenceConfig
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, write_json
-from ganlib.metrics import EXTRACTORS, interface
+from ganlib.metrics import EXTRACTORS, interface, reference_store
 from ganlib.metrics.fid import moments
 from pipeline import cli, params
 
-FEATURES_FILE = "features.safetensors"
-MAX_TRAIN_IMAGES = 50_000  # of the train split, for the search of nearest training images: 25 MB of features
+MAX_TRAIN_IMAGES = 100_000  # of the train split, for the search of nearest training images: 51 MB of features
 MAX_HELD_OUT_IMAGES = 50_000
 
 
@@ -61,8 +60,10 @@ def reference(config: ReferenceConfig, *, root: Path) -> dict[str, Any]:
             "images": {name: len(tensors[f"{name}.features"]) if f"{name}.features" in tensors else 0 for name in splits},
             "accuracy": {name: extractor.accuracy(splits[name]) for name in held_out},
         }
-        save_file(tensors, folder / FEATURES_FILE, metadata={"data_digest": manifest.data_digest, "extractor_sha256": digest})
-        write_json(folder / "reference.json", result)
+        save_file(
+            tensors, folder / reference_store.FEATURES_FILE, metadata={"data_digest": manifest.data_digest, "extractor_sha256": digest}
+        )
+        write_json(folder / reference_store.SUMMARY_FILE, result)
     return result
 
 

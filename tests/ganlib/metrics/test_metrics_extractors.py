@@ -1,0 +1,138 @@
+"""Feature extractors: a contract every registered one meets, and what each of them says about data it cannot use."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ganlib.metrics import EXTRACTORS, interface, trunk
+from ganlib.metrics.interface import ArrayImages
+from ganlib.metrics.rotation import turn
+from ganlib.metrics.trunk import batches, working_size
+
+
+def stripes(shape: tuple[int, int, int], n: int = 300, classes: int = 3) -> ArrayImages:
+    """Images whose class is the position of a bright band, with noise; an image turned upside down looks different."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, classes, n)
+    images = draw.integers(0, 60, (n, *shape)).astype(np.uint8)
+    width = max(1, shape[2] // (classes + 1))
+    for image, label in zip(images, labels, strict=True):
+        image[:, : max(1, shape[1] // 2), label * width : (label + 1) * width] += 150
+    return ArrayImages(images, labels)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk, "MIN_STEPS", 30)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tensors are tiny: threads that wait for each other on a busy machine take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=EXTRACTORS.names())
+def extractor_class(request: pytest.FixtureRequest):
+    return EXTRACTORS.get(request.param)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 24, 40), (4, 5, 3), (1, 90, 100)], ids=str)
+def test_features_of_any_shape(extractor_class, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk, "MIN_STEPS", 2)
+    images = stripes(shape, n=40)
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    features = interface.extract(extractor, images)
+    assert features.shape == (40, trunk.FEATURE_DIM)
+    assert features.dtype == torch.float32
+    assert torch.isfinite(features).all()
+
+
+def test_learns_repeats_and_survives_the_disk(extractor_class, tmp_path: Path) -> None:
+    images = stripes((1, 12, 12))
+    before = torch.random.get_rng_state()
+    first, second, other = (extractor_class.fit(images, images.labels, seed=seed, epochs=1.0) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert interface.sha256(first) == interface.sha256(second) != interface.sha256(other)
+    assert first.accuracy(images) > 0.7  # chance is 1/3 or 1/4
+    digest = interface.save(first, tmp_path)
+    loaded = interface.load(tmp_path)
+    assert loaded.name == first.name
+    assert interface.sha256(loaded) == digest
+    assert torch.equal(interface.extract(loaded, images), interface.extract(first, images))
+
+
+def test_features_of_an_image_do_not_depend_on_its_company(extractor_class) -> None:
+    images = stripes((1, 12, 12))
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    whole, few = interface.extract(extractor, images), interface.extract(extractor, images, np.array([7, 3]))
+    assert torch.equal(whole[[7, 3]], few)
+
+
+def test_wrong_images_are_refused(extractor_class) -> None:
+    images = stripes((1, 12, 12), n=20)
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    for bad in (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), torch.zeros(2, 1, 12, 12)):
+        with pytest.raises(ValueError, match=r"expected \[n, 1, 12, 12\] torch.uint8"):
+            extractor.features(bad)
+
+
+def test_class_logits_follow_from_the_features() -> None:
+    images = stripes((1, 12, 12))
+    classifier = EXTRACTORS.get("classifier").fit(images, images.labels, seed=0, epochs=1.0)
+    predicted = classifier.class_logits(interface.extract(classifier, images)).argmax(dim=1).numpy()
+    assert float((predicted == images.labels).mean()) == pytest.approx(classifier.accuracy(images))
+    rotation = EXTRACTORS.get("rotation").fit(ArrayImages(images.array), None, seed=0, epochs=0.1)
+    assert rotation.class_logits(interface.extract(rotation, images)) is None
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(20, np.int64)], ids=["none", "one class"])
+def test_classifier_without_classes_names_the_way_out(labels: np.ndarray | None) -> None:
+    images = stripes((1, 8, 8), n=20)
+    with pytest.raises(ValueError, match=r"reference\.extractor=classifier.*reference\.extractor=rotation"):
+        EXTRACTORS.get("classifier").fit(images, labels, seed=0, epochs=1.0)
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    images = stripes((1, 8, 8), n=20)
+    extractor = EXTRACTORS.get("rotation").fit(images, None, seed=0, epochs=0.1)
+    interface.save(extractor, tmp_path)
+    path = tmp_path / interface.WEIGHTS_FILE
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="dvc repro"):
+        interface.load(tmp_path)
+    path.write_bytes(bytes(data[:50]))
+    with pytest.raises(ValueError, match="cannot be read"):
+        interface.load(tmp_path)
+    (tmp_path / interface.DESCRIPTION_FILE).write_text(json.dumps({"format": 1}))
+    with pytest.raises(ValueError, match="cannot be read"):
+        interface.load(tmp_path)
+
+
+def test_turns_differ_and_undo() -> None:
+    for shape in ((1, 4, 4), (2, 3, 5)):
+        image = torch.arange(np.prod(shape), dtype=torch.uint8).reshape(1, *shape)
+        turned = turn(image.repeat(4, 1, 1, 1), torch.arange(4))
+        assert len({tuple(x.flatten().tolist()) for x in turned}) == 4
+        assert torch.equal(turn(turn(image, torch.tensor([2])), torch.tensor([2])), image)
+
+
+def test_batches_visit_every_image_once_an_epoch() -> None:
+    visited = np.concatenate(list(batches(100, 30, 10, 0)))  # 300 visits: 3 epochs
+    assert np.bincount(visited, minlength=100).tolist() == [3] * 100
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((28, 28), (28, 28)), ((128, 128), (64, 64)), ((1, 40_000), (1, 12_800)), ((256, 64), (128, 32))]
+)
+def test_working_size_bounds_the_area(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert working_size(*size) == expected

@@ -1,0 +1,205 @@
+"""The reference and evaluate stages on a small data set, from Arrow files to the report."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ganlib.config import EvaluateConfig, ReferenceConfig
+from ganlib.data.arrow import ArrowWriter, read_manifest, write_manifest
+from ganlib.files import sha256_file
+from ganlib.metrics import METRICS, trunk
+from pipeline import report
+from pipeline.stages.evaluate import evaluate, read_samples
+from pipeline.stages.reference import reference
+
+SHAPE = (1, 10, 8)
+ALL_METRICS = ["fid", "kid", "prdc", "memorization", "class_coverage"]
+CONFIG = EvaluateConfig(metrics=ALL_METRICS, split="test", seed=0, prdc_images=50, neighbours=3, bootstrap=4)
+
+
+def draw(n: int, seed: int, *, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """[n, *SHAPE] uint8 with a bright band whose place is the class, and the classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    images = rng.integers(0, 80, (n, *SHAPE)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, :5, 2 * label : 2 * label + 2] += 120
+    return images, labels
+
+
+def write_prepared(root: Path, *, val: int = 30, is_labelled: bool = True) -> None:
+    folder = root / "data" / "prepared"
+    folder.mkdir(parents=True)
+    names = ["left", "middle", "<right>"] if is_labelled else None
+    for seed, (split, n) in enumerate((("train", 120), ("val", val), ("test", 60))):
+        images, labels = draw(n, seed)
+        with ArrowWriter(folder / f"{split}.arrow", shape=SHAPE, class_names=names) as writer:
+            writer.append(images, labels if is_labelled else None)
+    write_manifest(folder, class_names=names, class_counts={s: [1, 1, 1] if is_labelled else None for s in ("train", "val", "test")})
+
+
+def write_samples(root: Path, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+    for name in ("samples", "models"):
+        (root / name).mkdir(exist_ok=True)
+    table = pa.table(
+        {
+            "image": pa.array([image.tobytes() for image in images], pa.binary(int(np.prod(SHAPE)))),
+            "seed": np.zeros(len(images), np.int64),
+            "label": pa.array([None] * len(images) if labels is None else labels, pa.int64()),
+        }
+    )
+    pq.write_table(table.replace_schema_metadata({"shape": json.dumps(list(SHAPE))}), root / "samples" / "samples.parquet")
+    (root / "models" / "generator.safetensors").write_bytes(b"weights")
+    facts = {
+        "family": "dcgan",
+        "run_key": "k",
+        "data_digest": read_manifest(root / "data" / "prepared").data_digest,
+        "sha256": sha256_file(root / "models" / "generator.safetensors"),
+        "parameters": {"generator": 12345},
+    }
+    (root / "models" / "generator.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture(autouse=True)
+def _small_and_single_threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(trunk, "MIN_STEPS", 20)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with prepared data, a reference and honest samples; copied by the tests that change it."""
+    root = tmp_path_factory.mktemp("project")
+    write_prepared(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trunk, "MIN_STEPS", 20)
+        reference(ReferenceConfig(extractor="classifier", epochs=0.1), root=root)
+    write_samples(root, *draw(80, 9))
+    return root
+
+
+@pytest.fixture
+def root(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "project"))
+
+
+def test_default_metrics_exist() -> None:
+    assert set(EvaluateConfig().metrics) <= set(METRICS.names())
+
+
+def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
+    result = evaluate(CONFIG, root=root)
+    written = json.loads((root / "reports" / "evaluation.json").read_text())
+    assert written == result
+    assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
+    assert list(written)[-2:] == ["baseline", "protocol"]
+    protocol = written["protocol"]
+    assert (protocol["n_fake"], protocol["n_real"], protocol["n_train"], protocol["split"]) == (80, 60, 120, "test")
+    assert re.fullmatch("[0-9a-f]{64}", protocol["extractor_sha256"])
+    assert written["baseline"]["n"] == 30
+    assert written["label_agreement"] > 0.8
+    for name in ("real_vs_fake", "nearest_train", "features", "classes"):
+        with Image.open(root / "reports" / "plots" / f"{name}.png") as image:
+            assert min(image.size) > 100
+    page = (root / "reports" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "No training curves" in page
+    assert "samples/grid.png was not found" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=['\"]?http", page)
+    assert "12,345" in page
+
+
+def test_same_inputs_same_bytes(root: Path) -> None:
+    files = ["evaluation.json", "report.html", "plots/features.png", "plots/nearest_train.png"]
+    runs = []
+    for _ in range(2):
+        evaluate(CONFIG, root=root)
+        runs.append([(root / "reports" / name).read_bytes() for name in files])
+    assert runs[0] == runs[1]
+
+
+def test_copies_and_dropped_classes_show(root: Path) -> None:
+    honest = evaluate(CONFIG, root=root)
+    train, labels = draw(120, 0)  # what write_prepared put into the train split
+    write_samples(root, train[labels == 0].repeat(2, axis=0))
+    copied = evaluate(CONFIG, root=root)
+    assert copied["memorized_share"] == 1.0
+    assert copied["memorized_share"] > honest["memorized_share"]
+    assert copied["fid"] > 2 * honest["fid"]
+    assert copied["class_coverage"] < 0.7
+    assert copied["class_kl"] > honest["class_kl"]
+
+
+def test_unlabelled_data_with_no_val_split(tmp_path: Path) -> None:
+    write_prepared(tmp_path, val=0, is_labelled=False)
+    with pytest.raises(ValueError, match=r"reference\.extractor=rotation"):
+        reference(ReferenceConfig(extractor="classifier", epochs=0.1), root=tmp_path)
+    assert not (tmp_path / "data" / "reference").exists()
+    reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=tmp_path)
+    write_samples(tmp_path, draw(40, 9)[0])
+    result = evaluate(CONFIG.model_copy(update={"metrics": ["fid", "prdc"]}), root=tmp_path)
+    assert result["baseline"] == {}
+    assert not (tmp_path / "reports" / "plots" / "classes.png").exists()
+    with pytest.raises(ValueError, match="class_coverage needs an extractor that knows the classes"):
+        evaluate(CONFIG, root=tmp_path)
+    with pytest.raises(ValueError, match=r"the val split has fewer than 2 images; set data\.val_fraction"):
+        evaluate(CONFIG.model_copy(update={"split": "val"}), root=tmp_path)
+
+
+def test_inputs_that_do_not_belong_together(root: Path) -> None:
+    facts = root / "models" / "generator.json"
+    before = json.loads(facts.read_text())
+    for key in ("data_digest", "sha256"):
+        facts.write_text(json.dumps(before | {key: "0" * 64}))
+        with pytest.raises(ValueError, match=rf"has {key} 000000000000.*dvc repro train"):
+            evaluate(CONFIG, root=root)
+    facts.write_text(json.dumps(before))
+    manifest = root / "data" / "prepared" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data_digest": "f" * 64}))
+    with pytest.raises(ValueError, match=r"was made with data_digest.*dvc repro reference"):
+        evaluate(CONFIG, root=root)
+
+
+def test_unknown_metric_names_the_key(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"evaluate\.metrics='fidd' is not a known metric \(did you mean 'fid'"):
+        evaluate(CONFIG.model_copy(update={"metrics": ["fidd"]}), root=root)
+
+
+def test_samples_come_back_as_written(root: Path) -> None:
+    images, labels = draw(12, 4)
+    write_samples(root, images, labels)
+    found, found_labels = read_samples(root / "samples" / "samples.parquet")
+    assert np.array_equal(found, images)
+    assert found_labels is not None
+    assert np.array_equal(found_labels, labels)
+    write_samples(root, images)
+    assert read_samples(root / "samples" / "samples.parquet")[1] is None
+
+
+def test_report_escapes_what_it_shows_and_spreads_grids(root: Path) -> None:
+    result = evaluate(CONFIG, root=root)
+    facts = root / "models" / "generator.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"family": "<b>x</b>"}))
+    grids = root / "reports" / "training" / "grids"
+    grids.mkdir(parents=True)
+    for i in range(20):
+        Image.new("L", (4, 4), i).save(grids / f"{i:04d}.png")
+    page = report.render(root, result)
+    assert "<b>x</b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt; report" in page
+    shown = [name for name in (f"{i:04d}" for i in range(20)) if f'alt="{name}"' in page]
+    assert len(shown) == report.MAX_GRIDS
+    assert (shown[0], shown[-1]) == ("0000", "0019")
