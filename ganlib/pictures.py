@@ -28,7 +28,7 @@ def save_grid(path: Path, images: np.ndarray, *, columns: int, description: Mapp
         description: written as PNG text beside the notice that the images are synthetic: model, commit, seed.
     """
     scale = max(1, 64 // max(images.shape[2:]))
-    pixels = grid(images.repeat(scale, 2).repeat(scale, 3), columns=columns, gap=2 * scale if scale > 1 else 2)
+    pixels = grid(images.repeat(scale, 2).repeat(scale, 3), columns=columns, gap=max(2, scale // 2))
     text = PngImagePlugin.PngInfo()
     for key, value in {"Notice": NOTICE, **description}.items():
         text.add_text(key, value)

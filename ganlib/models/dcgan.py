@@ -1,5 +1,7 @@
 """Convolutional generator and discriminator after DCGAN, for any size that halves down to a 4..7 pixel core."""
 
+import math
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
@@ -22,7 +24,7 @@ def doublings(size: tuple[int, int]) -> int:
     unit = 1 << steps
     if steps == 0 or any(side % unit for side in size):
         unit = max(unit, 2)
-        lower, upper = ([max(2 * CORE, unit * (side // unit + up)) for side in size] for up in (0, 1))
+        lower, upper = ([max(2 * CORE, unit * rounded(side / unit)) for side in size] for rounded in (math.floor, math.ceil))
         raise ValueError(
             f"data.image_size={list(size)} cannot be made by model.name=dcgan: at least {2 * CORE} pixels a side, "
             f"each side a multiple of {unit}; nearest: {lower} or {upper}"
@@ -62,7 +64,7 @@ class DCGANGenerator(nn.Module):
             nn.Unflatten(1, (widths[0], *core)),
             *self._after(widths[0], options),
         ]
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.ConvTranspose2d(fan_in, fan_out, 4, 2, 1, bias=not has_norm), *self._after(fan_out, options)]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], image.channels, 4, 2, 1), nn.Tanh())
 

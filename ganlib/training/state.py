@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganlib.ema import Ema
@@ -123,7 +123,7 @@ class BundleStore:
             shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            save_file(tensors, temporary / "tensors.safetensors")
+            (temporary / "tensors.safetensors").write_bytes(save(tensors))  # our own write: a full disk is an OSError
             (temporary / "state.json").write_text(json.dumps(numbers))
             (temporary / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
             manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
