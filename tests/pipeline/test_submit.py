@@ -444,7 +444,9 @@ def test_job_succeeds_with_its_overrides_and_the_next_one_starts_clean(
     server: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "forwarded")
-    shared, kept = tmp_path / "shared folder", tmp_path / "kept"
+    shared, kept, remote = tmp_path / "shared folder", tmp_path / "kept", tmp_path / "remote"
+    (repository / ".dvc" / "config").write_text(f"[core]\n    remote = ours\n['remote \"ours\"']\n    url = {remote}\n")
+    _git(repository, "commit", "--quiet", "-a", "-m", "remote")
     code = _send(server, repository, shared, "-S", "train.seed=7", "--submission-id", "first", "--results", str(kept))
     output, errors = capsys.readouterr()
     assert code == 0, output + errors
@@ -455,6 +457,8 @@ def test_job_succeeds_with_its_overrides_and_the_next_one_starts_clean(
     assert "make" in (kept / "first" / "dvc.lock").read_text()
     assert (samples / "commit.txt").read_text() == _git(repository, "rev-parse", "HEAD")
     assert (samples / "key.txt").read_text() == "forwarded"
+    assert list(remote.glob("files/md5/*/*"))  # dvc push
+    assert list(remote.glob("runs/*/*"))  # of the run cache too
     files = (samples / "files.txt").read_text().splitlines()
     assert "tracked.log" in files
     assert {"ignored.txt", "untracked.py"}.isdisjoint(files)
