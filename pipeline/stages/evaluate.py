@@ -99,11 +99,12 @@ def main() -> None:
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     # ---- the one place that tells the tracking server ----
-    from pipeline import tracking
+    from pipeline import tracking  # here, because it loads MLflow and `evaluate` itself needs none
 
-    run_key = json.loads((params.ROOT / "models" / "generator.json").read_text(encoding="utf-8"))["run_key"]
+    facts = json.loads((params.ROOT / "models" / "generator.json").read_text(encoding="utf-8"))
     reports = params.ROOT / "reports"
-    tracking.log_evaluation(settings, run_key, values, [reports / "report.html", *sorted((reports / "plots").glob("*.png"))])
+    pictures = [reports / "report.html", *sorted((reports / "plots").glob("*.png"))]
+    print(tracking.log_evaluation(settings, facts["run_key"], values, pictures, images_seen=facts["images_seen"]))
 
 
 if __name__ == "__main__":

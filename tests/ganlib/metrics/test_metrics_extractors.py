@@ -123,6 +123,7 @@ def test_turns_differ_and_undo() -> None:
         image = torch.arange(np.prod(shape), dtype=torch.uint8).reshape(1, *shape)
         turned = turn(image.repeat(4, 1, 1, 1), torch.arange(4))
         assert len({tuple(x.flatten().tolist()) for x in turned}) == 4
+        assert torch.equal(turned[1:2], image.rot90(1, dims=(2, 3)) if shape[1] == shape[2] else image.flip(2))
         assert torch.equal(turn(turn(image, torch.tensor([2])), torch.tensor([2])), image)
 
 
