@@ -1,6 +1,7 @@
 """FID, KID, PRDC and memorisation against closed forms, slow loops and an independent implementation."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ from ganlib.metrics.neighbours import kth_neighbour_distance, nearest
 from ganlib.metrics.prdc import membership, prdc
 
 CONFIG = EvaluateConfig(split="test", seed=3, prdc_images=200, neighbours=3, bootstrap=5)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tensors are tiny: threads that wait for each other on a busy machine take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def normal(n: int, d: int, name: str, *, shift: float = 0.0, scale: float = 1.0) -> Tensor:
