@@ -208,6 +208,13 @@ def test_too_large_a_commit_is_refused_before_it_is_sent(repository: Path) -> No
     assert not target.jobs
 
 
+def test_params_that_do_not_fit_are_refused_before_they_are_sent(repository: Path) -> None:
+    target = Recorder()
+    with pytest.raises(params.ParamsError, match=r"params\.yaml cannot be used"):
+        submit.submit(repository, target)  # the real schema, which the tiny params.yaml does not meet
+    assert not target.jobs
+
+
 def test_limit_is_the_one_of_ray() -> None:
     from ray._private import ray_constants
 
