@@ -22,6 +22,7 @@ def check(params: Params) -> None:
         lambda: augment.build(params.train.augment),
         lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
         lambda: [METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics],
+        lambda: _check_classes(params),
         lambda: _check_state(params),
     ):
         try:
@@ -30,6 +31,14 @@ def check(params: Params) -> None:
             problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _check_classes(params: Params) -> None:
+    if "class_coverage" in params.evaluate.metrics and params.reference.extractor != "classifier":
+        raise ValueError(
+            f"evaluate.metrics has class_coverage, but reference.extractor={params.reference.extractor!r} knows no classes; "
+            "take class_coverage out of evaluate.metrics, or set reference.extractor: classifier"
+        )
 
 
 def _check_state(params: Params) -> None:

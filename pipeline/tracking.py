@@ -40,11 +40,11 @@ def _mlflow(uri: str) -> Any:
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(key, value)
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the import
         import mlflow
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return mlflow
@@ -272,14 +272,15 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
             signature=store.mlflow.models.infer_signature(example, output),
             input_example=example,
             serialization_format="pt2",
-            registered_model_name=name,
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", f"mlflow=={store.mlflow.__version__}"],
         )
         for path in files:
             store.client.log_artifact(run_id, str(path), "generator")
     if status in ("FAILED", "KILLED"):
         store.client.set_terminated(run_id, status)
-    return int(info.registered_model_version)
+    with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
+        store.client.create_registered_model(name)
+    return int(store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id).version)
 
 
 @contextlib.contextmanager
