@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ganlib import augment, optim
+from ganlib import augment, models, optim
 from ganlib.data.sources import SOURCES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
@@ -17,6 +17,7 @@ def check(params: Params) -> None:
     problems = []
     for attempt in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
+        lambda: models.check(params.model, image),
         lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, image),
         lambda: optim.check(params.optim),
         lambda: augment.build(params.train.augment),
@@ -28,7 +29,7 @@ def check(params: Params) -> None:
         try:
             attempt()
         except ValueError as error:
-            problems.append(str(error))
+            problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
         raise ValueError("\n".join(problems))
 

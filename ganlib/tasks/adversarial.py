@@ -85,9 +85,9 @@ class Adversarial:
     """One generator against one discriminator."""
 
     def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
-        models.check(model, image)
         self._loss(task)
         penalties = self._penalties(task)
+        models.check(model, image)
         normalization = model.discriminator.get("normalization", _default_normalization(model))
         for name, penalty in penalties:
             if normalization == "batch" and not penalty.allows_batch_norm:

@@ -1,0 +1,63 @@
+"""`python -m pipeline.recipe recipes/NAME.yaml`: lay a recipe over params.yaml, comments kept, and check the result before it is written."""
+
+import argparse
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ganlib.files import atomic_write
+from pipeline import cli, params
+from pipeline.params import ROOT
+
+# Sections whose mappings are replaced whole: the options of one network or optimizer mean nothing to another.
+WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment"})
+
+
+def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+    """Lay `changes` over `base` in place; raises nothing: unknown keys are the validation's business."""
+    for key, value in changes.items():
+        if isinstance(value, MutableMapping) and isinstance(base.get(key), MutableMapping) and key not in WHOLE:
+            overlay(base[key], value)
+        else:
+            base[key] = value
+
+
+def apply(recipe: Path, target: Path) -> None:
+    """Rewrite `target` (a params.yaml) with the recipe laid over it.
+
+    Raises:
+        ValueError: the recipe is no YAML mapping, or the result is no valid params.yaml; `target` is then untouched.
+    """
+    yaml = YAML()
+    yaml.width = 140
+    try:
+        changes = YAML(typ="safe", pure=True).load(recipe.read_text(encoding="utf-8"))
+    except (OSError, YAMLError) as error:
+        raise ValueError(f"{recipe} cannot be read: {error}; recipes: {', '.join(sorted(p.name for p in recipe.parent.glob('*.yaml')))}") from None
+    if not isinstance(changes, dict):
+        raise ValueError(f"{recipe} holds {type(changes).__name__}, expected a mapping of sections")
+    values = yaml.load(target.read_text(encoding="utf-8"))
+    overlay(values, changes)
+    temporary = target.with_name(f".{target.name}.checked")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yaml.dump(values, file)
+        params.load(temporary)
+        atomic_write(target, temporary.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.recipe", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    recipe = parser.parse_args().recipe
+    apply(recipe, ROOT / "params.yaml")
+    print(f"params.yaml now follows {recipe}; `git diff params.yaml` shows how, `dvc repro` runs it")
+
+
+if __name__ == "__main__":
+    cli.run(main)

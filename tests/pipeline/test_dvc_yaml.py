@@ -1,0 +1,128 @@
+"""dvc.yaml against the code: deps cover imports, params cover settings, and a change reruns what it must and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import identity
+from pipeline.lineage import import_closure
+from pipeline.params import Params
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+ORDER = ["fetch", "prepare", "reference", "train", "sample", "evaluate", "register"]
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_deps_cover_every_module_the_stage_imports(stage):
+    covered = [Path(dep) for dep in STAGES[stage]["deps"]]
+    missing = [str(path) for path in import_closure(f"pipeline.stages.{stage}") if not any(path == c or c in path.parents for c in covered)]
+    assert missing == [], f"add to deps of {stage} in dvc.yaml"
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_deps_name_nothing_the_stage_does_not_use(stage):
+    closure = import_closure(f"pipeline.stages.{stage}")
+    for dep in STAGES[stage]["deps"]:
+        if dep.startswith(("ganlib", "pipeline")):
+            assert any(path == Path(dep) or Path(dep) in path.parents for path in closure), f"{stage} does not import {dep}"
+
+
+def leaves(values, prefix=""):
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+
+
+def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
+    free = {f"train.{key}" for key in identity.FREE_TRAIN_KEYS} | {"cluster", "tracking"}
+    named = {name for stage in STAGES.values() for name in stage.get("params", [])}
+    sections = {(field.alias or name): field.annotation for name, field in Params.model_fields.items()}
+    for section, schema in sections.items():
+        if section in named or section in free:
+            continue
+        for key in schema.model_fields:
+            name = f"{section}.{key}"
+            assert (name in named) != (name in free), f"{name} must be in the params of a stage, or free (identity.FREE_TRAIN_KEYS), not both"
+    assert not named & free
+
+
+# parameter -> the first stages that see it; everything after them reruns too where their outputs change
+AFTER = {
+    "fetch": set(ORDER),
+    "prepare": set(ORDER) - {"fetch"},
+    "reference": {"reference", "evaluate", "register"},
+    "train": {"train", "sample", "evaluate", "register"},
+    "sample": {"sample", "evaluate", "register"},
+    "evaluate": {"evaluate", "register"},
+    "register": {"register"},
+}
+TABLE = {
+    "data.source": "fetch",
+    "data.image_size": "prepare",
+    "data.on_error": "prepare",
+    "data.test_fraction": "prepare",
+    "model.name": "train",
+    "model.generator": "train",
+    "task.loss": "train",
+    "optim.decay": "train",
+    "train.seed": "train",
+    "train.total_images": "train",
+    "train.logical_workers": "train",
+    "train.state_uri": None,
+    "train.keep_checkpoints": None,
+    "sample.seed": "sample",
+    "sample.num_images": "sample",
+    "reference.epochs": "reference",
+    "evaluate.split": "evaluate",
+    "register.model": "register",
+    "cluster.workers": None,
+    "cluster.address": None,
+    "tracking.uri": None,
+    "tracking.experiment": None,
+}
+
+
+@pytest.mark.parametrize(("param", "first"), TABLE.items())
+def test_param_changed_to_stages_that_rerun(param, first):
+    """Read from the graph itself; tests/pipeline/test_repro.py watches a real `dvc repro` do it."""
+
+    def sees(stage):
+        return any(param == name or param.startswith(name + ".") or name.startswith(param + ".") for name in STAGES[stage].get("params", []))
+
+    def outs(stage):
+        return [next(iter(o)) if isinstance(o, dict) else o for kind in ("outs", "metrics", "plots") for o in STAGES[stage].get(kind, [])]
+
+    reruns = {stage for stage in ORDER if sees(stage)}
+    for stage in ORDER:  # in topological order
+        made = [out for other in reruns for out in outs(other)]
+        if any(Path(dep) == Path(out) or Path(dep) in Path(out).parents for dep in STAGES[stage]["deps"] for out in made):
+            reruns.add(stage)
+    assert reruns == (AFTER[first] if first else set())
+
+
+def test_free_settings_do_not_change_the_key_of_a_training(tmp_path):
+    from pipeline import params
+
+    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    before = identity.training_settings(params.parse(values))
+    values["train"] |= {"state_uri": "elsewhere", "keep_checkpoints": 9, "checkpoint_interval_images": 7}
+    values["cluster"]["workers"] = 1
+    assert identity.training_settings(params.parse(values)) == before
+    values["train"]["seed"] += 1
+    assert identity.training_settings(params.parse(values)) != before
+
+
+def test_line_counts_of_stages_stay_thin():
+    for stage in ORDER:
+        assert len((ROOT / "pipeline" / "stages" / f"{stage}.py").read_text().splitlines()) <= 160, stage
+
+
+def test_dvc_accepts_the_file():
+    done = subprocess.run([sys.executable, "-m", "dvc", "stage", "list", "--name-only"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ORDER

@@ -1,0 +1,229 @@
+"""The main job, for real: `dvc repro` in a temporary clone, with Ray workers and an MLflow store."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.pipeline
+
+
+def in_store(clone, code: str) -> str:
+    """Run `code` with `client` (an MlflowClient of the clone's store) in a process of its own; returns what it prints."""
+    start = f"import mlflow; client = mlflow.MlflowClient('sqlite:///{clone.root}/mlflow.db')\n"
+    return clone.run("python", "-W", "ignore", "-c", start + code).stdout.strip()
+
+
+def test_outs_are_whole(finished):
+    root = finished.root
+    table = pq.read_table(root / "samples" / "samples.parquet")
+    assert table.num_rows == 600
+    assert table.column_names == ["image", "seed", "index", "label"]
+    assert json.loads(table.schema.metadata[b"shape"]) == [1, 8, 8]
+    assert set(table["seed"].to_pylist()) == {1}
+    assert len({image for image in table["image"].to_pylist()}) > 500  # no collapse to one picture
+    facts = json.loads((root / "models" / "generator.json").read_text())
+    for name in ("grid.png", "interpolation.png"):
+        picture = Image.open(root / "samples" / name)
+        assert np.asarray(picture).std() > 10
+        assert "synthetic" in picture.info["Notice"]
+        assert facts["sha256"] in picture.info["Model"]
+        assert picture.info["Commit"] == facts["git_commit"]
+        assert picture.info["Seed"] == "1"
+    assert len(list((root / "reports" / "training" / "grids").glob("*.png"))) == 2
+    report = (root / "reports" / "report.html").read_text()
+    assert report.count("data:image/png;base64,") >= 6
+    evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
+    assert {"fid", "kid", "precision", "recall", "density", "coverage"} <= set(evaluation)
+    assert {"n_fake", "n_real", "split", "seed", "extractor_sha256"} <= set(evaluation["protocol"])
+
+
+def test_nothing_to_do_the_second_time(finished):
+    before = finished.lock()
+    assert finished.repro() == []
+    assert finished.lock() == before
+
+
+def test_one_run_with_everything_in_it(finished):
+    code = """
+import json
+(run,) = client.search_runs(["1"])
+history = client.get_metric_history(run.info.run_id, "train/loss_generator")
+print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags,
+    "steps": [m.step for m in history], "dataset": run.inputs.dataset_inputs[0].dataset.digest,
+    "artifacts": [f.path for d in ("grids", "evaluation", "generator") for f in client.list_artifacts(run.info.run_id, d)]}))
+"""
+    run = json.loads(in_store(finished, code))
+    assert run["status"] == "FINISHED"
+    assert run["params"]["train.total_images"] == "12800"
+    assert run["params"]["model.name"] == "dcgan"
+    assert run["steps"] == [3200, 6400, 9600, 12800]
+    assert run["metrics"]["train/images_per_second"] > 0
+    assert len(run["tags"]["git.commit"]) == 40
+    assert run["tags"]["data.digest"].startswith(run["dataset"])
+    assert sum("grids/" in path for path in run["artifacts"]) == 2
+    assert "evaluation/report.html" in run["artifacts"]
+    evaluation = json.loads((finished.root / "reports" / "evaluation.json").read_text())
+    for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
+        assert run["metrics"][f"evaluation/{name}"] == pytest.approx(evaluation[name], rel=1e-12)
+
+
+def test_the_registered_version_explains_itself(finished):
+    code = """
+import json
+version = client.get_model_version_by_alias("gan-generator", "champion")
+print(json.dumps({"tags": version.tags, "aliases": sorted(version.aliases), "run": version.run_id, "version": version.version}))
+"""
+    version = json.loads(in_store(finished, code))
+    facts = json.loads((finished.root / "models" / "generator.json").read_text())
+    assert version["aliases"] == ["challenger", "champion"]
+    assert version["tags"]["git.commit"] == facts["git_commit"]
+    assert version["tags"]["data.digest"] == facts["data_digest"]
+    assert version["tags"]["params.digest"] == facts["params_digest"]
+    assert version["tags"]["content.sha256"] == facts["sha256"]
+    assert version["tags"]["run_id"] == version["run"]
+
+
+LOAD = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ganlib", "pipeline", "ray", "dvc", "safetensors", "torchmetrics"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+z = np.random.default_rng(0).standard_normal((7, 16)).astype(np.float32)
+images = model.predict(z)
+assert images.shape == (7, 1, 8, 8) and images.dtype == np.float32, (images.shape, images.dtype)
+assert -1 <= images.min() < images.max() <= 1
+again = model.predict(z[:2])
+assert np.allclose(again, images[:2], atol=1e-5)
+print("served", model.metadata.signature)
+"""
+
+
+def test_the_model_loads_elsewhere_without_this_project(finished, tmp_path):
+    done = subprocess.run(
+        ["python", "-W", "ignore", "-c", LOAD, f"sqlite:///{finished.root}/mlflow.db"],
+        cwd=tmp_path,
+        env=finished.environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "served" in done.stdout
+
+
+def test_mlflow_serves_it(finished, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = finished.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = ["mlflow", "models", "serve", "-m", "models:/gan-generator@champion", "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        body = json.dumps({"inputs": np.zeros((3, 16)).tolist()}).encode()
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+                answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
+                break
+            except OSError:
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+                assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert np.asarray(answer["predictions"]).shape == (3, 1, 8, 8)
+
+
+def test_dvcs_own_views_work(finished, tmp_path):
+    assert "fid" in finished.run("dvc", "metrics", "show").stdout
+    assert "index.html" in finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots")).stdout
+    assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
+
+
+def test_a_change_reruns_what_it_must_and_nothing_else(finished):
+    finished.set(cluster__workers=1, tracking__experiment="other", train__keep_checkpoints=2)
+    assert finished.repro() == []
+    finished.set(cluster__workers=2, tracking__experiment="gan", train__keep_checkpoints=3)
+    before = finished.lock()
+    finished.set(sample__seed=2)
+    assert finished.repro() == ["sample", "evaluate", "register"]
+    registration = json.loads((finished.root / "reports" / "registration.json").read_text())
+    assert (registration["version"], registration["is_new"]) == (1, False)  # the same generator: no second version
+    finished.set(sample__seed=1)
+    finished.repro()
+    assert {k: v for k, v in finished.lock().items() if "registration" not in k} == {k: v for k, v in before.items() if "registration" not in k}
+
+
+def test_the_run_cache_restores_without_training(finished):
+    shutil.rmtree(finished.root / "models")
+    shutil.rmtree(finished.root / "state")
+    out = finished.run("dvc", "repro", "train").stdout
+    assert "Running stage 'train'" not in out
+    assert (finished.root / "models" / "generator.safetensors").is_file()
+
+
+def killed_then_repeated(clone, *, after_checkpoints: int, kill) -> str:
+    """Start `dvc repro train`, kill it once so many checkpoints are there, run it again; returns what the second run printed."""
+    with (clone.root / "first.log").open("w") as log:
+        process = subprocess.Popen(["dvc", "repro", "train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while len(list(clone.root.glob("state/*/checkpoints/step-*"))) < after_checkpoints:
+        assert process.poll() is None, (clone.root / "first.log").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kill(process)
+    process.wait(timeout=60)
+    return clone.run("dvc", "repro", "train").stdout
+
+
+def test_kill_nine_then_dvc_repro_ends_in_the_same_hashes(finished, make_clone):
+    clone = make_clone()
+    clone.run("git", "commit", "--amend", "-qm", "tiny")
+    out = killed_then_repeated(clone, after_checkpoints=1, kill=lambda process: os.killpg(process.pid, signal.SIGKILL))
+    assert "resumed from step-" in out
+    expected = {path: md5 for path, md5 in finished.lock().items() if path.startswith(("models/g", "models/d", "reports/training"))}
+    assert len(expected) >= 6
+    found = {path: clone.lock()[path] for path in expected}
+    del expected["models/generator.json"], found["models/generator.json"]  # it names the commit, and the two clones have their own
+    assert found == expected
+
+
+def test_ctrl_c_saves_and_says_so(make_clone):
+    clone = make_clone()
+
+    def interrupt(process):  # what a terminal does: the whole foreground group
+        os.killpg(process.pid, signal.SIGINT)
+
+    out = killed_then_repeated(clone, after_checkpoints=1, kill=interrupt)
+    assert "a checkpoint is written first" in (clone.root / "first.log").read_text()
+    assert "resumed from step-" in out
+    statuses = in_store(clone, "print([r.info.status for r in client.search_runs(['1'])])")
+    assert statuses == "['FINISHED']"  # one run, whatever happened to it
+
+
+def test_dvc_exp_run_compares(finished):
+    finished.run("git", "add", "-A")
+    finished.run("git", "commit", "-qm", "results")
+    finished.run("dvc", "exp", "run", "-S", "train.total_images=6400", "-n", "short")
+    shown = finished.run("dvc", "exp", "show", "--csv").stdout
+    assert "short" in shown
+    evaluation = json.loads((finished.root / "reports" / "evaluation.json").read_text())
+    assert evaluation["protocol"]["n_fake"] == 600
+    assert json.loads((finished.root / "models" / "generator.json").read_text())["images_seen"] == 6400
