@@ -1,9 +1,10 @@
 """Training speed, all in one run on one machine, so that the ratios mean something even where the seconds do not.
 
 (a) a hand-written single-process loop over the same networks, precision and shards; (b) our step in one process with the same threads;
-(c) torchrun workers of one thread; (d) Ray Train workers of one thread. (a) and (b) are also run with all cores as threads of one process.
+(c) torchrun workers of one thread; (d) Ray Train workers of one thread.
+(a) and (b) take turns inside one process, a dozen steps each; (a), (c) and (d) take turns as whole processes. Ratios are medians over turns.
 
-    python benchmarks/train_throughput.py --images 30000 --rounds 3
+    python benchmarks/train_throughput.py --images 12000 --rounds 5
 """
 
 import argparse
@@ -14,7 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ganlib.training.loop import TrainingSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,7 +31,12 @@ def specification(folder: Path, data: Path, images: int, threads: int) -> str:
     from pipeline import params
 
     config = params.load()
-    quiet = {"total_images": images, "log_interval_images": max(1000, images // 5), "grid_interval_images": 10**12, "checkpoint_interval_images": 10**12}
+    quiet = {
+        "total_images": images,
+        "log_interval_images": max(1000, images // 5),
+        "grid_interval_images": 10**12,
+        "checkpoint_interval_images": 10**12,
+    }
     spec = TrainingSpec(
         data=str(data),
         folder=str(folder),
@@ -44,34 +55,19 @@ def speed(folder: Path) -> float:
     return statistics.median(line["images_per_second"] for line in lines[1:])
 
 
-def loader_share(spec_path: Path) -> float:
-    """Cost of reading and augmenting a step's real images over the cost of the step, in one process."""
-    from ganlib import augment
-    from ganlib.data.arrow import ArrowImages
-    from ganlib.data.stream import BatchStream
-    from ganlib.training.loop import TrainingSpec
+def loader_share(spec: "TrainingSpec") -> float:
+    """Cost of reading and augmenting a step's real images over the cost of the step that `spec`'s folder recorded."""
+    from ganlib.training.loop import Running
 
-    import torch
-
-    spec = TrainingSpec.model_validate_json(spec_path.read_text())
-    torch.set_num_threads(spec.threads)
-    stream = BatchStream(
-        ArrowImages(Path(spec.data)),
-        model=spec.model,
-        train=spec.train,
-        here=range(spec.train.logical_workers),
-        augmentations=augment.build(spec.train.augment),
-        device=torch.device("cpu"),
-    )
-    start, steps = time.perf_counter(), 500
+    batches, steps = Running.start(spec).batches, 500
+    start = time.perf_counter()
     for step in range(steps):
-        for shard in stream.shards("discriminator", step=step, repeat=0, images_seen=step * spec.train.batch_images):
+        for shard in batches.shards("discriminator", step=step, repeat=0, images_seen=step * spec.train.batch_images):
             assert shard.real is not None
-    per_step = (time.perf_counter() - start) / steps
-    return per_step * speed(Path(spec.folder)) / spec.train.batch_images
+    return (time.perf_counter() - start) / steps * speed(Path(spec.folder)) / spec.train.batch_images
 
 
-def by_hand(spec_path: Path) -> None:
+def steps_by_hand(spec: "TrainingSpec") -> "Callable[[], None]":
     """(a): what one would write without this project: same networks, precision, shards and optimizer; nothing else."""
     import torch
     import torch.nn.functional as F
@@ -79,9 +75,7 @@ def by_hand(spec_path: Path) -> None:
     from ganlib import models, optim
     from ganlib.data.arrow import ArrowImages
     from ganlib.models import ImageSpec
-    from ganlib.training.loop import TrainingSpec
 
-    spec = TrainingSpec.model_validate_json(spec_path.read_text())
     assert spec.task.loss == "non_saturating"
     assert not spec.task.regularizers
     torch.set_num_threads(spec.threads)
@@ -120,89 +114,125 @@ def by_hand(spec_path: Path) -> None:
         opt_g.zero_grad()
         torch._foreach_lerp_(average, [p.data for p in generator.parameters()], 0.01)
 
-    total, lines, seen = spec.train.total_images, [], 0
+    return step
+
+
+def by_hand(spec: "TrainingSpec") -> None:
+    """(a) as a process of its own; writes the same history lines as a training."""
+    step, lines, seen = steps_by_hand(spec), [], 0
     start = time.perf_counter()
-    while seen < total:
+    while seen < spec.train.total_images:
         step()
-        seen += n * shards
-        if seen // spec.train.log_interval_images > (seen - n * shards) // spec.train.log_interval_images:
+        seen += spec.train.batch_images
+        if seen // spec.train.log_interval_images > (seen - spec.train.batch_images) // spec.train.log_interval_images:
             now = time.perf_counter()
             lines.append({"images_per_second": spec.train.log_interval_images / (now - start)})
             start = now
     (Path(spec.folder) / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def on_ray(spec_path: Path, workers: int) -> None:
-    from ganlib.training.loop import TrainingSpec
+def our_step(spec: "TrainingSpec") -> "Callable[[], None]":
+    """(b): the step of ganlib.training, as the loop calls it."""
+    from ganlib.training.loop import Running
+
+    return Running.start(spec).step
+
+
+def paired(spec: "TrainingSpec", *, turns: int, steps: int = 12) -> dict[str, float]:
+    """(a) and (b) in turns inside this process: images/s of each and the median of their ratio turn by turn."""
+    import torch
+
+    both = {"a": steps_by_hand(spec), "b": our_step(spec)}
+    torch.set_num_threads(spec.threads)
+    seconds: dict[str, list[float]] = {name: [] for name in both}
+    for turn in range(turns + 1):
+        for name, step in both.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - start)
+    images = steps * spec.train.batch_images
+    speeds = {name: round(images / statistics.median(values), 1) for name, values in seconds.items()}
+    return speeds | {"b/a": round(statistics.median(a / b for a, b in zip(seconds["a"], seconds["b"], strict=True)), 3)}
+
+
+def on_ray(spec: "TrainingSpec", workers: int) -> None:
     from pipeline import ray_backend
     from pipeline.params import ClusterConfig
 
-    spec = TrainingSpec.model_validate_json(spec_path.read_text())
     ray_backend.run(spec, ClusterConfig(workers=workers), stop_file=Path(spec.folder) / "stop")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=30_000, help="real images a run")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=12_000, help="real images a run")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "prepared" / "train.arrow")
-    parser.add_argument("--only", choices=["by_hand", "ray", "loader"])
-    parser.add_argument("--spec", type=Path)
+    parser.add_argument("--only", choices=["by_hand", "ray", "loader", "paired"], help=argparse.SUPPRESS)
+    parser.add_argument("--spec", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only == "by_hand":
-        return by_hand(args.spec)
-    if args.only == "ray":
-        return on_ray(args.spec, args.workers)
-    if args.only == "loader":
-        return print(loader_share(args.spec))
+    if args.only:
+        from ganlib.training.loop import TrainingSpec
+
+        spec = TrainingSpec.model_validate_json(args.spec.read_text())
+        jobs = {
+            "by_hand": lambda: by_hand(spec),
+            "ray": lambda: on_ray(spec, args.workers),
+            "loader": lambda: print(loader_share(spec)),
+            "paired": lambda: print(json.dumps(paired(spec, turns=3 * args.rounds))),
+        }
+        jobs[args.only]()
+        return
+    this = [str(Path(__file__).resolve()), "--workers", str(args.workers), "--rounds", str(args.rounds)]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.workers}"]
-    this = [str(Path(__file__).resolve())]
     runs = {
-        "a by hand, 1 process": (1, [*this, "--only", "by_hand", "--spec"]),
-        "b step, 1 process": (1, ["-m", "ganlib.training"]),
         "a by hand, all cores": (args.workers, [*this, "--only", "by_hand", "--spec"]),
-        "b step, all cores": (args.workers, ["-m", "ganlib.training"]),
+        "a by hand, one core": (1, [*this, "--only", "by_hand", "--spec"]),
         "c torchrun": (1, [*torchrun, "-m", "ganlib.training"]),
-        "d Ray": (1, [*this, "--workers", str(args.workers), "--only", "ray", "--spec"]),
+        "d Ray": (1, [*this, "--only", "ray", "--spec"]),
     }
     measured: dict[str, list[float]] = {name: [] for name in runs}
-    shares = []
     with tempfile.TemporaryDirectory() as scratch:
-        for round_number in range(args.rounds):
+
+        def launch(name: str, threads: int, command: list[str]) -> str:
+            folder = Path(scratch) / name
+            folder.mkdir(exist_ok=True)
+            (folder / "spec.json").write_text(specification(folder, args.data.resolve(), args.images, threads))
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+            whole = [sys.executable, *command, str(folder / "spec.json")]
+            return subprocess.run(whole, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+
+        pairs = {
+            threads: json.loads(launch(f"pair{threads}", threads, [*this, "--only", "paired", "--spec"])) for threads in (1, args.workers)
+        }
+        for number in range(args.rounds):
             for name, (threads, command) in runs.items():
-                folder = Path(scratch) / f"{round_number}-{name.replace(' ', '-').replace(',', '')}"
-                folder.mkdir()
-                (folder / "spec.json").write_text(specification(folder, args.data.resolve(), args.images, threads))
-                environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-                subprocess.run([sys.executable, *command, str(folder / "spec.json")], cwd=ROOT, env=environment, check=True, capture_output=True)
-                measured[name].append(speed(folder))
-                if name.startswith("b step, 1"):
-                    command = [sys.executable, *this, "--only", "loader", "--spec", str(folder / "spec.json")]
-                    shares.append(float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+                folder = f"{number}-{name.replace(' ', '-').replace(',', '')}"
+                launch(folder, threads, command)
+                measured[name].append(speed(Path(scratch) / folder))
+        share = float(launch(f"{args.rounds - 1}-c-torchrun", 1, [*this, "--only", "loader", "--spec"]))
     middle = {name: statistics.median(values) for name, values in measured.items()}
 
     def ratio(upper: str, lower: str) -> float:
-        """Median over rounds of the ratio inside a round: drift of the machine cancels."""
         return round(statistics.median(x / y for x, y in zip(measured[upper], measured[lower], strict=True)), 3)
 
-    best = max(("a by hand, 1 process", "a by hand, all cores"), key=middle.__getitem__)
+    best = max(("a by hand, one core", "a by hand, all cores"), key=middle.__getitem__)
     print(
         json.dumps(
             {
+                **{f"b/a paired, {threads} threads": values for threads, values in pairs.items()},
                 "images_per_second": {name: round(value, 1) for name, value in middle.items()},
-                "b/a one thread": ratio("b step, 1 process", "a by hand, 1 process"),
-                "b/a all cores": ratio("b step, all cores", "a by hand, all cores"),
                 "d/c": ratio("d Ray", "c torchrun"),
                 f"d/{best}": ratio("d Ray", best),
-                "loader share of a step": round(statistics.median(shares), 4),
+                "loader share of a step": round(share, 4),
                 "rounds": args.rounds,
                 "images a run": args.images,
             },
             indent=1,
         )
     )
-    return None
 
 
 if __name__ == "__main__":

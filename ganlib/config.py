@@ -146,7 +146,8 @@ class EvaluateConfig(Section):
     """Protocol of the evaluation."""
 
     metrics: list[str] = Field(
-        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"], description="registered metrics, by the name of their protocol"
+        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
+        description="registered metrics, by the name of their protocol",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")
     seed: int = Field(0, ge=0, description="of every random subset and bootstrap")

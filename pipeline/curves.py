@@ -18,7 +18,9 @@ def draw(history: list[dict[str, Any]], path: Path) -> None:
             names = sorted({name for line in history for name in line["scalars"] if name.startswith(prefixes)})
             for name in names:
                 points = [(line["images_seen"], line["scalars"][name]) for line in history if name in line["scalars"]]
-                axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss_").removeprefix("logit_").replace("_", " "), linewidth=1.4)
+                axes.plot(
+                    *zip(*points, strict=True), label=name.removeprefix("loss_").removeprefix("logit_").replace("_", " "), linewidth=1.4
+                )
             axes.set_xlabel("real images seen")
             axes.set_title(title, loc="left")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value < 1e6 else f"{value / 1e6:g}M")

@@ -16,6 +16,14 @@ from ganlib.config import Section
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from pipeline.params import ROOT, ClusterConfig
 
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # training is what this Ray is for; at its default of 15 any other process comes first
+    "RAY_metrics_report_interval_ms": "60000",
+    "RAY_task_events_report_interval_ms": "60000",
+}
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 
 
@@ -72,7 +80,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     Raises:
         ClusterError: no Ray answers at the address, or it lacks the CPUs or GPUs asked for.
     """
-    for key, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
+    for key, value in RAY_SETTINGS.items():
         os.environ.setdefault(key, value)
     import ray
 

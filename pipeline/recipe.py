@@ -36,7 +36,9 @@ def apply(recipe: Path, target: Path) -> None:
     try:
         changes = YAML(typ="safe", pure=True).load(recipe.read_text(encoding="utf-8"))
     except (OSError, YAMLError) as error:
-        raise ValueError(f"{recipe} cannot be read: {error}; recipes: {', '.join(sorted(p.name for p in recipe.parent.glob('*.yaml')))}") from None
+        raise ValueError(
+            f"{recipe} cannot be read: {error}; recipes: {', '.join(sorted(p.name for p in recipe.parent.glob('*.yaml')))}"
+        ) from None
     if not isinstance(changes, dict):
         raise ValueError(f"{recipe} holds {type(changes).__name__}, expected a mapping of sections")
     values = yaml.load(target.read_text(encoding="utf-8"))

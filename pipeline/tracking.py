@@ -272,7 +272,11 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
             signature=store.mlflow.models.infer_signature(example, output),
             input_example=example,
             serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", f"mlflow=={store.mlflow.__version__}"],
+            pip_requirements=[
+                f"torch=={torch.__version__.split('+')[0]}",
+                f"numpy=={np.__version__}",
+                f"mlflow=={store.mlflow.__version__}",
+            ],
         )
         for path in files:
             store.client.log_artifact(run_id, str(path), "generator")

@@ -66,7 +66,9 @@ def write_parquet(path: Path, images: np.ndarray, *, seed: int) -> None:
     )
     table = pa.table(
         {
-            "image": pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(images), [None, pa.py_buffer(np.ascontiguousarray(images))]),
+            "image": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(width), len(images), [None, pa.py_buffer(np.ascontiguousarray(images))]
+            ),
             "seed": np.full(len(images), seed, np.int64),
             "index": np.arange(len(images)),
             "label": pa.nulls(len(images), pa.int64()),

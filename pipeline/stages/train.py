@@ -5,8 +5,8 @@ import json
 import shutil
 import signal
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,10 @@ def export(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], root
     generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
     calibrate_generator(generator, spec.model, spec.train)
     save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, models / "generator.safetensors")
-    save_file({k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")}, models / "discriminator.safetensors")
+    save_file(
+        {k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")},
+        models / "discriminator.safetensors",
+    )
     description = {
         "format": 1,
         "family": spec.model.name,
@@ -136,7 +139,9 @@ def export(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], root
     with (reports / "history.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "images_seen", *names])
-        writer.writerows([[line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history])
+        writer.writerows(
+            [[line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history]
+        )
     shutil.copytree(Path(spec.folder) / "grids", reports / "grids", dirs_exist_ok=True)
     curves.draw(bundle.history, reports / "curves.png")
 

@@ -14,7 +14,10 @@ from ganlib.losses import LOSSES
     [
         ({"total_images": 10, "batch_image": 8}, r"train.batch_image=8 is not a known key \(did you mean 'batch_images'\?\)"),
         ({"total_images": "many"}, r"train.total_images='many': input should be a valid integer"),
-        ({"total_images": 10, "batch_images": 100, "logical_workers": 8}, r"batch_images=100 does not divide over logical_workers=8; nearest: 96 or 104"),
+        (
+            {"total_images": 10, "batch_images": 100, "logical_workers": 8},
+            r"batch_images=100 does not divide over logical_workers=8; nearest: 96 or 104",
+        ),
         ({"total_images": 10, "batch_images": 6, "logical_workers": 3}, r"logical_workers=3 is not a power of two; nearest: 2 or 4"),
         ({}, r"train.total_images is missing"),
         ({"total_images": 10, "precision": "fp8"}, r"train.precision='fp8': input should be 'fp32' or 'bf16'"),
@@ -31,7 +34,9 @@ def test_a_registry_names_the_nearest_and_the_legal():
 
 
 def test_the_catalogue_lists_every_registry_with_a_line_each():
-    listed = json.loads(subprocess.run([sys.executable, "-m", "ganlib.catalog", "--json"], check=True, capture_output=True, text=True).stdout)
+    listed = json.loads(
+        subprocess.run([sys.executable, "-m", "ganlib.catalog", "--json"], check=True, capture_output=True, text=True).stdout
+    )
     assert set(listed) == {"sources", "networks", "tasks", "losses", "regularizers", "optimizers", "augmentations", "extractors", "metrics"}
     for section, entries in listed.items():
         assert [entry["name"] for entry in entries] == catalog.SECTIONS[section][1].names()

@@ -37,7 +37,11 @@ def test_frameworks_live_at_the_rim_one_file_each():
 
 
 def test_one_file_knows_processes():
-    users = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ganlib").rglob("*.py") if any(n.startswith("torch.distributed") for n in imported(p))}
+    users = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "ganlib").rglob("*.py")
+        if any(n.startswith("torch.distributed") for n in imported(p))
+    }
     assert users == {"ganlib/dist.py"}
 
 
@@ -56,7 +60,9 @@ def test_lower_floors_do_not_import_higher_ones():
 
 
 def test_import_is_silent_and_leaves_the_global_generator_alone():
-    code = "import torch; s = torch.get_rng_state(); import ganlib.catalog, ganlib.training.loop; assert torch.equal(s, torch.get_rng_state())"
+    code = (
+        "import torch; s = torch.get_rng_state(); import ganlib.catalog, ganlib.training.loop; assert torch.equal(s, torch.get_rng_state())"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == done.stderr == ""

@@ -23,7 +23,9 @@ def test_each_optimizer_descends_a_quadratic(entry):
 
 def test_lazy_correction_by_hand():
     # k = 16: factor 16/17 on lr, exponent 16/17 on each beta
-    optimizer = optim.build(OptimizerConfig(name="adam", lr=1e-3, options={"betas": [0.5, 0.99]}), [torch.nn.Parameter(torch.ones(1))], lazy_interval=16)
+    optimizer = optim.build(
+        OptimizerConfig(name="adam", lr=1e-3, options={"betas": [0.5, 0.99]}), [torch.nn.Parameter(torch.ones(1))], lazy_interval=16
+    )
     group = optimizer.param_groups[0]
     assert group["lr"] == pytest.approx(1e-3 * 16 / 17)
     assert group["betas"] == pytest.approx((0.5 ** (16 / 17), 0.99 ** (16 / 17)))
@@ -45,7 +47,9 @@ def test_bad_names_and_options_are_named():
         optim.check(OptimConfig(generator=OptimizerConfig(name="adamm", lr=1), discriminator=OptimizerConfig(name="sgd", lr=1)))
     with pytest.raises(ValueError, match=r"optim.discriminator.options.beta=0.5 is not a known key"):
         optim.check(
-            OptimConfig(generator=OptimizerConfig(name="sgd", lr=1), discriminator=OptimizerConfig(name="adam", lr=1, options={"beta": 0.5}))
+            OptimConfig(
+                generator=OptimizerConfig(name="sgd", lr=1), discriminator=OptimizerConfig(name="adam", lr=1, options={"beta": 0.5})
+            )
         )
     with pytest.raises(ValueError, match="betas"):
         optim.build(OptimizerConfig(name="adam", lr=1, options={"betas": [0.5, 1.0]}), [torch.nn.Parameter(torch.ones(1))])

@@ -46,7 +46,7 @@ def test_gradient_penalty_interpolates_with_one_weight_a_sample():
     per_sample = points.reshape(64, -1)
     assert (per_sample.max(1).values == per_sample.min(1).values).all()  # one weight for all pixels of a sample
     assert len(per_sample[:, 0].unique()) == 64  # another for each sample
-    assert 0 <= per_sample.min()
+    assert per_sample.min() >= 0
     assert per_sample.max() <= 1
 
 

@@ -9,7 +9,14 @@ def test_a_generator_is_a_function_of_its_key_alone():
         return torch.rand(4, generator=rng.generator(*key))
 
     assert torch.equal(draw(1, "latents", 2, 3), draw(1, "latents", 2, 3))
-    keys = [(1, "latents", 2, 3), (1, "latents", 3, 2), (2, "latents", 2, 3), (1, "order", 2, 3), (1, "latents", 23), (1, "latents", 2, 3, 0)]
+    keys = [
+        (1, "latents", 2, 3),
+        (1, "latents", 3, 2),
+        (2, "latents", 2, 3),
+        (1, "order", 2, 3),
+        (1, "latents", 23),
+        (1, "latents", 2, 3, 0),
+    ]
     assert len({tuple(draw(*key).tolist()) for key in keys}) == len(keys)
 
 

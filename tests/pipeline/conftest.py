@@ -70,7 +70,9 @@ def make_clone(tmp_path_factory):
 
     def make() -> Clone:
         root = tmp_path_factory.mktemp("clone")
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
         for name in listed.splitlines():
             if (ROOT / name).is_file():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,9 @@ def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
             continue
         for key in schema.model_fields:
             name = f"{section}.{key}"
-            assert (name in named) != (name in free), f"{name} must be in the params of a stage, or free (identity.FREE_TRAIN_KEYS), not both"
+            assert (name in named) != (name in free), (
+                f"{name} must be in the params of a stage, or free (identity.FREE_TRAIN_KEYS), not both"
+            )
     assert not named & free
 
 
@@ -92,7 +94,9 @@ def test_param_changed_to_stages_that_rerun(param, first):
     """Read from the graph itself; tests/pipeline/test_repro.py watches a real `dvc repro` do it."""
 
     def sees(stage):
-        return any(param == name or param.startswith(name + ".") or name.startswith(param + ".") for name in STAGES[stage].get("params", []))
+        return any(
+            param == name or param.startswith(name + ".") or name.startswith(param + ".") for name in STAGES[stage].get("params", [])
+        )
 
     def outs(stage):
         return [next(iter(o)) if isinstance(o, dict) else o for kind in ("outs", "metrics", "plots") for o in STAGES[stage].get(kind, [])]

@@ -30,7 +30,7 @@ def test_outs_are_whole(finished):
     assert table.column_names == ["image", "seed", "index", "label"]
     assert json.loads(table.schema.metadata[b"shape"]) == [1, 8, 8]
     assert set(table["seed"].to_pylist()) == {1}
-    assert len({image for image in table["image"].to_pylist()}) > 500  # no collapse to one picture
+    assert len(set(table["image"].to_pylist())) > 500  # no collapse to one picture
     facts = json.loads((root / "models" / "generator.json").read_text())
     for name in ("grid.png", "interpolation.png"):
         picture = Image.open(root / "samples" / name)
@@ -130,7 +130,19 @@ def test_mlflow_serves_it(finished, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = finished.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.root}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = ["mlflow", "models", "serve", "-m", "models:/gan-generator@champion", "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/gan-generator@champion",
+        "--env-manager",
+        "local",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -168,7 +180,9 @@ def test_a_change_reruns_what_it_must_and_nothing_else(finished):
     assert (registration["version"], registration["is_new"]) == (1, False)  # the same generator: no second version
     finished.set(sample__seed=1)
     finished.repro()
-    assert {k: v for k, v in finished.lock().items() if "registration" not in k} == {k: v for k, v in before.items() if "registration" not in k}
+    assert {k: v for k, v in finished.lock().items() if "registration" not in k} == {
+        k: v for k, v in before.items() if "registration" not in k
+    }
 
 
 def test_the_run_cache_restores_without_training(finished):
@@ -182,7 +196,9 @@ def test_the_run_cache_restores_without_training(finished):
 def killed_then_repeated(clone, *, after_checkpoints: int, kill) -> str:
     """Start `dvc repro train`, kill it once so many checkpoints are there, run it again; returns what the second run printed."""
     with (clone.root / "first.log").open("w") as log:
-        process = subprocess.Popen(["dvc", "repro", "train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            ["dvc", "repro", "train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log, start_new_session=True
+        )
     deadline = time.monotonic() + 180
     while len(list(clone.root.glob("state/*/checkpoints/step-*"))) < after_checkpoints:
         assert process.poll() is None, (clone.root / "first.log").read_text()[-3000:]

@@ -12,5 +12,6 @@ class MinibatchStddev(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        deviation = (x.float().var(0, unbiased=False) + 1e-8).sqrt().mean().to(x.dtype)
+        centred = x.float() - x.float().mean(0)
+        deviation = (centred.square().mean(0) + 1e-8).sqrt().mean().to(x.dtype)
         return torch.cat([x, deviation.expand(x.shape[0], 1, *x.shape[2:])], 1)

@@ -61,7 +61,9 @@ def test_unknown_options_are_refused(name):
     ("size", "nearest"), [((30, 30), r"\[28, 28\] or \[32, 32\]"), ((7, 7), r"\[8, 8\]"), ((28, 30), r"\[28, 28\] or \[28, 32\]")]
 )
 def test_dcgan_says_which_sizes_it_can_make(size, nearest):
-    with pytest.raises(ValueError, match=rf"data.image_size=\[{size[0]}, {size[1]}\] cannot be made by model.name=dcgan.*nearest: .*{nearest}"):
+    with pytest.raises(
+        ValueError, match=rf"data.image_size=\[{size[0]}, {size[1]}\] cannot be made by model.name=dcgan.*nearest: .*{nearest}"
+    ):
         models.check(small("dcgan"), ImageSpec(channels=1, size=size))
 
 

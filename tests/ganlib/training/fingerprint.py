@@ -12,7 +12,7 @@ def fingerprint(folder: Path | str) -> dict[str, str]:
     bundle, problems = BundleStore(Path(folder) / "checkpoints", keep=3).newest()
     assert bundle is not None
     assert problems == []
-    parts: dict[str, "hashlib._Hash"] = {}
+    parts: dict[str, hashlib._Hash] = {}
     for name in sorted(bundle.tensors):
         part = ".".join(name.split(".")[: 2 if name.startswith("optimizer") else 1])
         parts.setdefault(part, hashlib.sha256()).update(name.encode() + bundle.tensors[name].numpy().tobytes())

@@ -12,7 +12,13 @@ from ganlib.training.loop import train
 def test_the_tiny_recipe_learns_the_tiny_data(make_spec, tiny_data):
     from ganlib.data.arrow import ArrowImages
 
-    spec = make_spec("x", train__total_images=24_000, train__log_interval_images=4000, train__grid_interval_images=24_000, train__checkpoint_interval_images=24_000)
+    spec = make_spec(
+        "x",
+        train__total_images=24_000,
+        train__log_interval_images=4000,
+        train__grid_interval_images=24_000,
+        train__checkpoint_interval_images=24_000,
+    )
     state = train(spec)
     network = state.ema.module
     calibrate_generator(network, spec.model, spec.train)

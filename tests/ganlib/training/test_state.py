@@ -46,7 +46,9 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path):
     store = filled(tmp_path, steps=(1, 2))
     for step in (1, 2):
         damage(store.path(step) / "tensors.safetensors", "truncated")
-    with pytest.raises(BundleError, match=r"every checkpoint of this training is damaged(.|\n)*step-000000002(.|\n)*remove .* to train from the start"):
+    with pytest.raises(
+        BundleError, match=r"every checkpoint of this training is damaged(.|\n)*step-000000002(.|\n)*remove .* to train from the start"
+    ):
         store.newest()
 
 
@@ -69,7 +71,9 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_the_earlier_bundle(tmp_path)
         pytest.skip("mounting a small file system needs root")
     try:
         store = filled(mount, steps=(1,))
-        with pytest.raises(OSError, match=r"No space left.*checkpoint .*step-000000002.*400,000 bytes.*earlier checkpoints are whole") as raised:
+        with pytest.raises(
+            OSError, match=r"No space left.*checkpoint .*step-000000002.*400,000 bytes.*earlier checkpoints are whole"
+        ) as raised:
             store.save({"w": torch.zeros(100_000)}, {"format": 1, "step": 2, "images_seen": 2}, [])
         assert raised.value.errno == errno.ENOSPC
         assert store.newest()[0].numbers["step"] == 1
@@ -80,7 +84,9 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_the_earlier_bundle(tmp_path)
 
 def test_a_non_finite_gradient_stops_before_the_update(make_spec):
     spec = make_spec("x", optim__discriminator={"name": "sgd", "lr": 1e30}, train__precision="fp32", task__loss="least_squares")
-    with pytest.raises(DivergenceError, match=r"phase '(discriminator|generator)', step \d+, after [\d,]+ images; nothing was updated.*optim"):
+    with pytest.raises(
+        DivergenceError, match=r"phase '(discriminator|generator)', step \d+, after [\d,]+ images; nothing was updated.*optim"
+    ):
         train(spec)
 
 
