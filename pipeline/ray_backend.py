@@ -6,6 +6,7 @@ Ray Train restarts the group after a failure; what it continues from is our own 
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,9 +144,27 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
             ),
         )
         try:
-            trainer.fit()
+            _fit_aside(trainer)
         except ray.train.TrainingFailedError as error:
             raise ClusterError(_root_cause(error)) from error
+
+
+def _fit_aside(trainer: Any) -> None:
+    """`trainer.fit()` in a thread of its own: in the main thread it would take Ctrl-C for itself and stop without a checkpoint."""
+    problems: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as problem:  # handed to the caller below
+            problems.append(problem)
+
+    thread = threading.Thread(target=fit, name="ray train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # signal handlers run in between
+    if problems:
+        raise problems[0]
 
 
 def _root_cause(error: Exception) -> str:

@@ -193,45 +193,40 @@ def test_the_run_cache_restores_without_training(finished):
     assert (finished.root / "models" / "generator.safetensors").is_file()
 
 
-def killed_then_repeated(clone, *, after_checkpoints: int, kill) -> str:
-    """Start `dvc repro train`, kill it once so many checkpoints are there, run it again; returns what the second run printed."""
-    with (clone.root / "first.log").open("w") as log:
+def interrupted(clone, *, at_checkpoint: int, number: signal.Signals) -> str:
+    """Start `dvc repro train` and send a signal to its whole group, as a terminal does, once that checkpoint is there; returns its output."""
+    log_path = clone.root / f"{number.name}.log"
+    with log_path.open("w") as log:
         process = subprocess.Popen(
             ["dvc", "repro", "train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log, start_new_session=True
         )
     deadline = time.monotonic() + 180
-    while len(list(clone.root.glob("state/*/checkpoints/step-*"))) < after_checkpoints:
-        assert process.poll() is None, (clone.root / "first.log").read_text()[-3000:]
+    while not any(int(path.name[5:]) * 64 >= at_checkpoint for path in clone.root.glob("state/*/checkpoints/step-*")):
+        assert process.poll() is None, log_path.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    kill(process)
-    process.wait(timeout=60)
-    return clone.run("dvc", "repro", "train").stdout
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) != 0
+    return log_path.read_text()
 
 
-def test_kill_nine_then_dvc_repro_ends_in_the_same_hashes(finished, make_clone):
+def test_kill_nine_and_ctrl_c_end_in_the_same_hashes(finished, make_clone):
     clone = make_clone()
-    clone.run("git", "commit", "--amend", "-qm", "tiny")
-    out = killed_then_repeated(clone, after_checkpoints=1, kill=lambda process: os.killpg(process.pid, signal.SIGKILL))
+    interrupted(clone, at_checkpoint=1600, number=signal.SIGKILL)
+    out = interrupted(clone, at_checkpoint=6400, number=signal.SIGINT)
+    assert "resumed from step-" in out
+    assert "a checkpoint is written first" in out
+    assert in_store(clone, "print([r.info.status for r in client.search_runs(['1'])])") == "['KILLED']"
+    out = clone.run("dvc", "repro", "train").stdout
     assert "resumed from step-" in out
     expected = {path: md5 for path, md5 in finished.lock().items() if path.startswith(("models/g", "models/d", "reports/training"))}
     assert len(expected) >= 6
     found = {path: clone.lock()[path] for path in expected}
     del expected["models/generator.json"], found["models/generator.json"]  # it names the commit, and the two clones have their own
     assert found == expected
-
-
-def test_ctrl_c_saves_and_says_so(make_clone):
-    clone = make_clone()
-
-    def interrupt(process):  # what a terminal does: the whole foreground group
-        os.killpg(process.pid, signal.SIGINT)
-
-    out = killed_then_repeated(clone, after_checkpoints=1, kill=interrupt)
-    assert "a checkpoint is written first" in (clone.root / "first.log").read_text()
-    assert "resumed from step-" in out
-    statuses = in_store(clone, "print([r.info.status for r in client.search_runs(['1'])])")
-    assert statuses == "['FINISHED']"  # one run, whatever happened to it
+    assert (
+        in_store(clone, "print([r.info.status for r in client.search_runs(['1'])])") == "['FINISHED']"
+    )  # one run, whatever happened to it
 
 
 def test_dvc_exp_run_compares(finished):
