@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ganlib.files import sha256_file
 from pipeline.params import ROOT
 
 PACKAGES = ("ganlib", "pipeline")
@@ -37,11 +38,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def import_closure(module: str, *, root: Path = ROOT) -> list[Path]:
     """Files of this project that `module` can run, itself included, relative to `root`.
 
@@ -62,7 +58,7 @@ def import_closure(module: str, *, root: Path = ROOT) -> list[Path]:
 
 def code_digest(module: str, *, root: Path = ROOT) -> str:
     """sha256 over the names and bytes of a module's import closure."""
-    return digest([[str(path), file_digest(root / path)] for path in import_closure(module, root=root)])
+    return digest([[str(path), sha256_file(root / path)] for path in import_closure(module, root=root)])
 
 
 @cache

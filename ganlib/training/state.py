@@ -5,7 +5,6 @@ A bundle is a folder `step-000000012`: `tensors.safetensors` (networks, moving a
 renamed. No pickle. Random numbers and the data order are functions of the counters, so they need no entry.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganlib.ema import Ema
+from ganlib.files import sha256_file
 from ganlib.networks import Networks
 from ganlib.scalars import Scalars
 
@@ -126,7 +126,7 @@ class BundleStore:
             (temporary / "tensors.safetensors").write_bytes(save(tensors))  # our own write: a full disk is an OSError
             (temporary / "state.json").write_text(json.dumps(numbers))
             (temporary / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-            manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            manifest = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for path in temporary.iterdir():
                 _flush(path)
@@ -155,7 +155,7 @@ class BundleStore:
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             for name, expected in manifest.items():
-                if _sha256(folder / name) != expected:
+                if sha256_file(folder / name) != expected:
                     raise BundleError(f"{folder / name} does not match its checksum")
             numbers = json.loads((folder / "state.json").read_text())
             if numbers["format"] != FORMAT:
@@ -184,11 +184,6 @@ class BundleStore:
                 + f"\nremove {self.folder} to train from the start"
             )
         return None, []
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -41,6 +41,9 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
         if generator[key] != expected:
             raise ValueError(f"models/generator.json has {key} {generator[key][:12]}, found {expected[:12]}; run `dvc repro train`")
+    made_by = (pq.read_schema(root / "samples" / "samples.parquet").metadata or {}).get(b"generator_sha256", b"").decode()
+    if made_by and made_by != weights_sha256:
+        raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
     fake_images, fake_labels = read_samples(root / "samples" / "samples.parquet")
     fake = interface.extract(reference.extractor, interface.ArrayImages(fake_images))
     real, train = reference.features(config.split), reference.features("train")

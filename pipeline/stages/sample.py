@@ -1,7 +1,6 @@
 """sample: the trained generator -> samples/ (Parquet with seeds, a grid, latent interpolations), every picture saying that it is synthetic."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 
 from ganlib import sampling
 from ganlib.config import SampleConfig
-from ganlib.pictures import save_grid
+from ganlib.files import atomic_folder
+from ganlib.pictures import NOTICE, save_grid
 from pipeline import cli, generator, params
 from pipeline.params import ROOT
 
@@ -24,12 +24,10 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     Row i of the Parquet is image i of `sample.seed`: the same for any `sample.num_images`.
     """
     trained = generator.load(root / "models")
-    samples = root / "samples"
-    shutil.rmtree(samples, ignore_errors=True)
-    samples.mkdir(parents=True)
     z = trained.latents(config.seed, range(config.num_images))
     images = sampling.generate(trained.network, z, batch_images=config.batch_images)
-    write_parquet(samples / "samples.parquet", images, seed=config.seed)
+    path = interpolate(trained.latents(config.seed, range(2 * config.interpolation_rows)), steps=config.interpolation_steps)
+    between = sampling.generate(trained.network, path, batch_images=config.batch_images)
     description = {
         "Model": f"{trained.facts['family']} {trained.facts['sha256']}",
         "Commit": trained.facts["git_commit"],
@@ -37,10 +35,10 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         "Data": trained.facts["data_digest"],
     }
     count = min(config.grid_rows * config.grid_columns, len(images))
-    save_grid(samples / "grid.png", images[:count], columns=config.grid_columns, description=description)
-    path = interpolate(trained.latents(config.seed, range(2 * config.interpolation_rows)), steps=config.interpolation_steps)
-    between = sampling.generate(trained.network, path, batch_images=config.batch_images)
-    save_grid(samples / "interpolation.png", between, columns=config.interpolation_steps, description=description)
+    with atomic_folder(root / "samples") as samples:
+        write_parquet(samples / "samples.parquet", images, seed=config.seed, generator_sha256=trained.facts["sha256"])
+        save_grid(samples / "grid.png", images[:count], columns=config.grid_columns, description=description)
+        save_grid(samples / "interpolation.png", between, columns=config.interpolation_steps, description=description)
 
 
 def interpolate(z: torch.Tensor, *, steps: int) -> torch.Tensor:
@@ -57,12 +55,12 @@ def interpolate(z: torch.Tensor, *, steps: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def write_parquet(path: Path, images: np.ndarray, *, seed: int) -> None:
-    """[N, C, H, W] uint8 -> columns image (raw CHW bytes), seed, index, label (null: unconditional); the shape is in the metadata."""
+def write_parquet(path: Path, images: np.ndarray, *, seed: int, generator_sha256: str) -> None:
+    """[N, C, H, W] uint8 -> columns image (raw CHW bytes), seed, index, label (null: unconditional); shape and generator are in the metadata."""
     width = int(np.prod(images.shape[1:]))
     schema = pa.schema(
         [("image", pa.binary(width)), ("seed", pa.int64()), ("index", pa.int64()), ("label", pa.int64())],
-        metadata={"shape": json.dumps(list(images.shape[1:])), "notice": "synthetic images"},
+        metadata={"shape": json.dumps(list(images.shape[1:])), "notice": NOTICE, "generator_sha256": generator_sha256},
     )
     table = pa.table(
         {

@@ -1,8 +1,5 @@
 """train: prepared images -> models/ and reports/training/, on as many workers as `cluster` gives, continuing what was interrupted."""
 
-import csv
-import json
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,14 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ganlib.data.arrow import read_manifest
-from ganlib.models import ImageSpec, build
-from ganlib.training.hooks import calibrate_generator
 from ganlib.training.loop import TrainingSpec
-from ganlib.training.state import Bundle, BundleStore
-from pipeline import cli, curves, identity, lineage, params, ray_backend, tracking
+from ganlib.training.state import BundleStore
+from pipeline import artifacts, cli, identity, lineage, params, ray_backend, tracking
 from pipeline.follow import Console, following
 from pipeline.params import ROOT, Params
 
@@ -72,7 +65,7 @@ def train(config: Params, root: Path = ROOT) -> None:
             raise KeyboardInterrupt
         bundle, _ = store.newest()
         assert bundle is not None
-        export(bundle, spec, manifest.shape, root, facts)
+        artifacts.write(bundle, spec, manifest.shape, root=root, facts=facts)
         status = "FINISHED"
     finally:
         try:
@@ -103,51 +96,6 @@ def stopping_by(stop_file: Path) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         stop_file.unlink(missing_ok=True)
-
-
-def export(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], root: Path, facts: tracking.TrainingFacts) -> None:
-    """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached."""
-    models, reports = root / "models", root / "reports" / "training"
-    for out in (models, reports):
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-    image = ImageSpec(channels=shape[0], size=shape[1:])
-    generator, discriminator = build(spec.model, image, seed=spec.train.seed)
-    generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
-    calibrate_generator(generator, spec.model, spec.train)
-    save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, models / "generator.safetensors")
-    save_file(
-        {k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")},
-        models / "discriminator.safetensors",
-    )
-    description = {
-        "format": 1,
-        "family": spec.model.name,
-        "model": spec.model.model_dump(mode="json"),
-        "image": image.model_dump(mode="json"),
-        "images_seen": bundle.numbers["images_seen"],
-        "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
-        "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
-        "sha256": lineage.file_digest(models / "generator.safetensors"),
-        "run_key": facts.run_key,
-        "git_commit": facts.tags["git.commit"],
-        "data_digest": facts.data_digest,
-        "params_digest": facts.tags["params.digest"],
-    }
-    (models / "generator.json").write_text(json.dumps(description, indent=1) + "\n")
-    names = sorted({name for line in bundle.history for name in line["scalars"]})
-    with (reports / "history.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "images_seen", *names])
-        writer.writerows(
-            [[line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history]
-        )
-    shutil.copytree(Path(spec.folder) / "grids", reports / "grids", dirs_exist_ok=True)
-    curves.draw(bundle.history, reports / "curves.png")
-
-
-def count(network: Any) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""What a finished training leaves for the stages after it: models/ and reports/training/."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ganlib.files import atomic_folder, sha256_file, write_json
+from ganlib.models import ImageSpec, build
+from ganlib.training.hooks import calibrate_generator
+from ganlib.training.loop import TrainingSpec
+from ganlib.training.state import Bundle
+from pipeline import curves
+from pipeline.tracking import TrainingFacts
+
+
+def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, root: Path, facts: TrainingFacts) -> None:
+    """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached."""
+    image = ImageSpec(channels=shape[0], size=shape[1:])
+    generator, discriminator = build(spec.model, image, seed=spec.train.seed)
+    generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
+    calibrate_generator(generator, spec.model, spec.train)
+    critic = {k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")}
+    description = {
+        "format": 1,
+        "family": spec.model.name,
+        "model": spec.model.model_dump(mode="json"),
+        "image": image.model_dump(mode="json"),
+        "images_seen": bundle.numbers["images_seen"],
+        "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
+        "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
+        "run_key": facts.run_key,
+        "git_commit": facts.tags["git.commit"],
+        "data_digest": facts.data_digest,
+        "params_digest": facts.tags["params.digest"],
+    }
+    with atomic_folder(root / "models") as models:
+        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, models / "generator.safetensors")
+        save_file(critic, models / "discriminator.safetensors")
+        description["sha256"] = sha256_file(models / "generator.safetensors")
+        write_json(models / "generator.json", description)
+    with atomic_folder(root / "reports" / "training") as reports:
+        names = sorted({name for line in bundle.history for name in line["scalars"]})
+        with (reports / "history.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["step", "images_seen", *names])
+            writer.writerows(
+                [line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history
+            )
+        shutil.copytree(Path(spec.folder) / "grids", reports / "grids")
+        curves.draw(bundle.history, reports / "curves.png")
+
+
+def count(network: Any) -> int:
+    return sum(p.numel() for p in network.parameters())
