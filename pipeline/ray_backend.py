@@ -15,6 +15,7 @@ from typing import Any
 
 from ganlib.config import Section
 from ganlib.training.loop import Interrupted, TrainingSpec, train
+from ganlib.training.step import DivergenceError
 from pipeline.params import ROOT, ClusterConfig
 
 RAY_SETTINGS = {
@@ -28,7 +29,10 @@ RAY_SETTINGS = {
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 
 
-class ClusterError(RuntimeError):
+FAILURE = "failure.txt"  # in the state folder: why a training cannot go on, in the worker's own words
+
+
+class ClusterError(ValueError):
     """The cluster cannot do what params.yaml asks, or the training failed on it."""
 
 
@@ -68,10 +72,13 @@ def _work(config: dict[str, Any]) -> None:
             f"node {os.uname().nodename} does not see {folder} or {worker.spec.data}: every node needs the project folder at the same "
             "place, on a file system they share"
         )
+    events = EventFile(folder)
     try:
-        train(worker.spec, tracker=EventFile(folder), should_stop=Path(worker.stop_file).exists)
+        train(worker.spec, tracker=events, should_stop=Path(worker.stop_file).exists)
     except Interrupted as interrupted:
-        EventFile(folder).event(str(interrupted))
+        events.event(str(interrupted))
+    except (DivergenceError, ValueError) as problem:  # the same on every worker and at every try: a restart would not help
+        (folder / FAILURE).write_text(f"{type(problem).__name__}: {problem}")
 
 
 @contextmanager
@@ -127,6 +134,8 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         _quiet()
+        failure = Path(spec.folder) / FAILURE
+        failure.unlink(missing_ok=True)
         has_gpu = cluster.gpus_per_worker > 0
         trainer = TorchTrainer(
             _work,
@@ -147,6 +156,8 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
             _fit_aside(trainer)
         except ray.train.TrainingFailedError as error:
             raise ClusterError(_root_cause(error)) from error
+        if failure.exists():
+            raise ClusterError(failure.read_text())
 
 
 def _fit_aside(trainer: Any) -> None:

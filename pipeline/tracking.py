@@ -93,8 +93,16 @@ class Store:
 
 
 def open_store(params: Params, root: Path = ROOT) -> Store:
-    """The store params.yaml and the environment name."""
-    return Store(tracking_uri(params, root), params.tracking.experiment)
+    """The store params.yaml and the environment name.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    uri = tracking_uri(params, root)
+    try:
+        return Store(uri, params.tracking.experiment)
+    except Exception as error:  # whatever the store's driver raises: SQL, HTTP, ...
+        raise OSError(f"MLflow at {uri} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

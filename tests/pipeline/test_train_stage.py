@@ -1,0 +1,63 @@
+"""The training on a real Ray: its failures in words, and a Ray that was there before."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def prepared(make_clone):
+    clone = make_clone()
+    clone.run("dvc", "repro", "prepare")
+    return clone
+
+
+def test_a_divergence_stops_once_in_words(prepared):
+    prepared.set(optim__discriminator={"name": "sgd", "lr": 1e30}, task__loss="least_squares", train__precision="fp32")
+    done = prepared.run("python", "-m", "pipeline.stages.train", check=False)
+    assert done.returncode == 1
+    assert "DivergenceError: the gradient of" in done.stderr
+    assert "nothing was updated" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (prepared.root / "models").exists()
+    prepared.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_a_ray_that_is_not_there_is_named(prepared):
+    done = prepared.run("env", "RAY_ADDRESS=127.0.0.1:1", "python", "-m", "pipeline.stages.train", check=False, timeout=200)
+    assert done.returncode == 1
+    assert "no Ray answers at '127.0.0.1:1' (cluster.address or RAY_ADDRESS)" in done.stderr
+
+
+def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_there_is_joined(prepared, tmp_path):
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    ports = ["--port=0", "--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={tmp_path}", "--object-store-memory=100000000"]
+    head = subprocess.Popen(
+        [*ray, "start", "--head", "--block", "--num-cpus=2", *ports],
+        cwd=prepared.root,
+        env=prepared.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        address = ""
+        for line in head.stdout:  # "... ray start --address='IP:PORT'"
+            if "--address='" in line:
+                address = line.split("--address='")[1].split("'")[0]
+                break
+        assert address
+        settings = [f"RAY_ADDRESS={address}", "MLFLOW_TRACKING_URI=http://127.0.0.1:9"]
+        done = prepared.run("env", *settings, "python", "-m", "pipeline.stages.train", timeout=300)
+        assert "12,800 / 12,800 images" in done.stdout
+        assert "warning: MLflow" in done.stderr
+        assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 12_800
+    finally:
+        os.killpg(head.pid, 9)
+        head.wait()
