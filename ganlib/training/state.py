@@ -6,7 +6,6 @@ renamed. No pickle. Random numbers and the data order are functions of the count
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganlib.ema import Ema
-from ganlib.files import sha256_file
+from ganlib.files import atomic_folder, sha256_file
 from ganlib.networks import Networks
 from ganlib.scalars import Scalars
 
@@ -118,29 +117,20 @@ class BundleStore:
             OSError: with the path and the bytes needed, when the disk is full; earlier bundles are untouched.
         """
         final = self.path(numbers["step"])
-        temporary = self.folder / f".writing-{final.name}-{os.getpid()}"
-        for leftover in self.folder.glob(".writing-*"):
+        for leftover in self.folder.glob(".step-*"):  # of a process that died while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            (temporary / "tensors.safetensors").write_bytes(save(tensors))  # our own write: a full disk is an OSError
-            (temporary / "state.json").write_text(json.dumps(numbers))
-            (temporary / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-            manifest = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            for path in temporary.iterdir():
-                _flush(path)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            _flush(self.folder)
+            with atomic_folder(final) as temporary:
+                (temporary / "tensors.safetensors").write_bytes(save(tensors))  # our own write: a full disk is an OSError
+                (temporary / "state.json").write_text(json.dumps(numbers))
+                (temporary / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+                manifest = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+                (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             size_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-            raise OSError(
-                error.errno,
-                f"{error.strerror} while writing the checkpoint {final} (about {size_bytes:,} bytes); earlier checkpoints are whole",
-            ) from error
+            reason = f"{error.strerror}; this checkpoint needs about {size_bytes:,} bytes, earlier checkpoints are whole"
+            raise OSError(error.errno, reason) from error
         for step in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(step), ignore_errors=True)
         return final
@@ -184,11 +174,3 @@ class BundleStore:
                 + f"\nremove {self.folder} to train from the start"
             )
         return None, []
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

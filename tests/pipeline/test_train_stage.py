@@ -1,7 +1,6 @@
 """The training on a real Ray: its failures in words, and a Ray that was there before."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -36,7 +35,13 @@ def test_a_ray_that_is_not_there_is_named(prepared):
 
 def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_there_is_joined(prepared, tmp_path):
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    ports = ["--port=0", "--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={tmp_path}", "--object-store-memory=100000000"]
+    ports = [
+        "--port=0",
+        "--ray-client-server-port=0",
+        "--include-dashboard=false",
+        f"--temp-dir={tmp_path}",
+        "--object-store-memory=100000000",
+    ]
     head = subprocess.Popen(
         [*ray, "start", "--head", "--block", "--num-cpus=2", *ports],
         cwd=prepared.root,
@@ -59,5 +64,5 @@ def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_ther
         assert "warning: MLflow" in done.stderr
         assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 12_800
     finally:
-        os.killpg(head.pid, 9)
-        head.wait()
+        head.terminate()  # `--block` takes what it started with it
+        head.wait(timeout=60)

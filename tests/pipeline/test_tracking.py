@@ -1,0 +1,75 @@
+"""Registration and the champion's decision, in a real MLflow store."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline import params, tracking
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return params.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
+
+
+def register(config, root, *, content, score, protocol="p"):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
+    return tracking.register_generator(
+        config,
+        generator=network,
+        example=np.zeros((2, 3), np.float32),
+        run_key="key",
+        content=content,
+        score=score,
+        protocol={"extractor": protocol},
+        tags={"git.commit": "c"},
+        files=[],
+        root=root,
+    )
+
+
+def test_versions_and_champions(config, tmp_path):
+    first = register(config, tmp_path, content="a", score=5.0)
+    assert (first.version, first.is_new, first.aliases) == (1, True, ["challenger", "champion"])
+    again = register(config, tmp_path, content="a", score=5.0)
+    assert (again.version, again.is_new, again.aliases) == (1, False, ["challenger", "champion"])
+    worse = register(config, tmp_path, content="b", score=6.0)
+    assert (worse.version, worse.is_new, worse.aliases) == (2, True, ["challenger"])
+    assert worse.reason == "fid 6 against 5 of version 1"
+    better = register(config, tmp_path, content="c", score=4.0)
+    assert (better.version, better.aliases) == (3, ["challenger", "champion"])
+    other = register(config, tmp_path, content="d", score=1.0, protocol="another")
+    assert other.aliases == ["challenger"]
+    assert "measured by another protocol" in other.reason
+    client = tracking.open_store(config, tmp_path).client
+    registered = client.get_registered_model("gan-generator")
+    assert {alias: int(version) for alias, version in registered.aliases.items()} == {"champion": 3, "challenger": 4}
+    assert {first.run_id, again.run_id, worse.run_id} == {better.run_id}  # one training, one run
+
+
+def test_a_replay_of_the_history_adds_nothing(config, tmp_path):
+    facts = tracking.TrainingFacts(run_key="k", params={"a": {"b": 1}}, tags={"t": "1"}, data_digest="d" * 64, data_source="digits")
+    lines = [
+        {"images_seen": n, "step": n, "scalars": {"loss": 0.5 * n}, "time": 1_700_000_000.0 + n, "images_per_second": 9.0}
+        for n in (1, 2, 3)
+    ]
+    for part in (lines[:2], lines):  # a resume ships what was shipped before
+        tracking.TrainingRun(config, facts, tmp_path).lines(part)
+    store = tracking.open_store(config, tmp_path)
+    run_id = store.find_run("k")
+    history = store.client.get_metric_history(run_id, "train/loss")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [(n, 0.5 * n, 1_700_000_000_000 + n * 1000) for n in (1, 2, 3)]
+    assert len(store.client.search_runs([store.experiment_id])) == 1
+
+
+def test_a_store_that_is_away_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match=r"MLflow at http://127.0.0.1:9 does not answer \(MLFLOW_TRACKING_URI or tracking.uri\)"):
+        tracking.open_store(config, tmp_path)
