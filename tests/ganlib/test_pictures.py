@@ -19,8 +19,8 @@ def test_a_png_says_that_it_is_synthetic(tmp_path):
     for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
         path = tmp_path / f"{mode}.png"
         save_grid(path, np.zeros((4, channels, 8, 8), np.uint8), columns=2, description={"Seed": "7"})
-        picture = Image.open(path)
-        assert picture.mode == mode
-        assert picture.info["Notice"] == NOTICE
-        assert picture.info["Seed"] == "7"
-        assert picture.width >= 128  # small images are enlarged
+        with Image.open(path) as picture:
+            assert picture.mode == mode
+            assert picture.info["Notice"] == NOTICE
+            assert picture.info["Seed"] == "7"
+            assert picture.width >= 128  # small images are enlarged
