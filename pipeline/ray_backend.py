@@ -6,14 +6,17 @@ Ray Train restarts the group after a failure; what it continues from is our own 
 import json
 import logging
 import os
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ganlib.config import Section
+from ganlib.files import atomic_write
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from ganlib.training.step import DivergenceError
 from pipeline.params import ROOT, ClusterConfig
@@ -29,6 +32,7 @@ RAY_SETTINGS = {
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 
 
+OWNER = "owner.txt"  # in the state folder: which attempt may write there
 FAILURE = "failure.txt"  # in the state folder: why a training cannot go on, in the worker's own words
 
 
@@ -41,6 +45,11 @@ class Worker(Section):
 
     spec: TrainingSpec
     stop_file: str
+    owner: str  # of this attempt: workers that a killed driver left behind find another one in the state folder, and end
+
+
+class Superseded(RuntimeError):
+    """Another attempt at the same training has begun."""
 
 
 class EventFile:
@@ -73,8 +82,14 @@ def _work(config: dict[str, Any]) -> None:
             "place, on a file system they share"
         )
     events = EventFile(folder)
+
+    def should_stop() -> bool:
+        if (folder / OWNER).read_text() != worker.owner:
+            raise Superseded(f"another attempt at this training has begun in {folder}")
+        return Path(worker.stop_file).exists()
+
     try:
-        train(worker.spec, tracker=events, should_stop=Path(worker.stop_file).exists)
+        train(worker.spec, tracker=events, should_stop=should_stop)
     except Interrupted as interrupted:
         events.event(str(interrupted))
     except (DivergenceError, ValueError) as problem:  # the same on every worker and at every try: a restart would not help
@@ -99,8 +114,9 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
             common["runtime_env"] = {"py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")]}
         try:
+            _require_listener(address)
             ray.init(address=address, **common)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:  # ConnectionError is an OSError
             raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
     else:
         ray.init(
@@ -123,12 +139,21 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _require_listener(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
     """Train on `cluster.workers` workers until done, or until `stop_file` appears; returns either way.
 
     Raises:
         ClusterError: with the worker's own message, after `cluster.max_failures` restarts.
     """
+    owner = uuid.uuid4().hex
+    atomic_write(Path(spec.folder) / OWNER, owner.encode())
     with connected(cluster):
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -139,7 +164,7 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
         has_gpu = cluster.gpus_per_worker > 0
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"worker": Worker(spec=spec, stop_file=str(stop_file)).model_dump_json()},
+            train_loop_config={"worker": Worker(spec=spec, stop_file=str(stop_file), owner=owner).model_dump_json()},
             torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,

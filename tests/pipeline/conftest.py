@@ -15,10 +15,10 @@ TINY = {
     "data": {"source": "digits", "image_size": [8, 8]},
     "model": {"latent_dim": 16, "generator": {"width": 8}, "discriminator": {"width": 8}},
     "train": {
-        "total_images": 12_800,
+        "total_images": 32_000,
         "logical_workers": 2,
-        "log_interval_images": 3200,
-        "grid_interval_images": 6400,
+        "log_interval_images": 8000,
+        "grid_interval_images": 16_000,
         "checkpoint_interval_images": 1600,
     },
     "sample": {"num_images": 600, "batch_images": 200},

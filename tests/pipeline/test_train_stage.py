@@ -1,8 +1,10 @@
 """The training on a real Ray: its failures in words, and a Ray that was there before."""
 
 import json
+import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -33,13 +35,16 @@ def test_a_ray_that_is_not_there_is_named(prepared):
     assert "no Ray answers at '127.0.0.1:1' (cluster.address or RAY_ADDRESS)" in done.stderr
 
 
-def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_there_is_joined(prepared, tmp_path):
+def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_there_is_joined(prepared):
+    scratch = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets live in it
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     ports = [
-        "--port=0",
-        "--ray-client-server-port=0",
+        f"--port={port}",
         "--include-dashboard=false",
-        f"--temp-dir={tmp_path}",
+        f"--temp-dir={scratch}",
         "--object-store-memory=100000000",
     ]
     head = subprocess.Popen(
@@ -60,9 +65,10 @@ def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_ther
         assert address
         settings = [f"RAY_ADDRESS={address}", "MLFLOW_TRACKING_URI=http://127.0.0.1:9"]
         done = prepared.run("env", *settings, "python", "-m", "pipeline.stages.train", timeout=300)
-        assert "12,800 / 12,800 images" in done.stdout
+        assert "32,000 / 32,000 images" in done.stdout
         assert "warning: MLflow" in done.stderr
-        assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 12_800
+        assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 32_000
     finally:
         head.terminate()  # `--block` takes what it started with it
         head.wait(timeout=60)
+        head.stdout.close()
