@@ -65,7 +65,7 @@ def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec, settings):
 
 @pytest.mark.parametrize("settings", [HARD, WGAN], ids=["hard", "wgan"])
 def test_an_interruption_anywhere_changes_nothing(make_spec, settings):
-    settings = {**settings, "train__total_images": 1600}
+    settings = {**settings, "train__total_images": 1600, "train__log_interval_images": 192}
     whole = make_spec("whole", **settings)
     train(whole)
     parts = make_spec("parts", **settings)
