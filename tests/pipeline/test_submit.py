@@ -1,4 +1,7 @@
-"""Submission of a tiny git repository: the export alone, then a real Ray job server that is started once."""
+"""Submission of a tiny git repository: the export alone, then a real Ray job server that is started once.
+
+Long because that one server is shared by every ending a job can have.
+"""
 
 import os
 import re
