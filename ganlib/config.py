@@ -99,7 +99,15 @@ class TrainConfig(Section):
     grid_interval_images: int = Field(50_000, ge=1)
     checkpoint_interval_images: int = Field(100_000, ge=1)
     keep_checkpoints: int = Field(3, ge=1, description="the newest so many are kept")
-    state_uri: str = Field("state", description="folder of resumable training state; not an output, never changes a result")
+    keep_best: int = Field(1, ge=0, description="beside the newest, the so many whose generator was nearest to the data are kept")
+    on_divergence: Literal["stop", "rollback"] = Field(
+        "stop", description="a loss or gradient that is not finite: stop, or go back to the last multiple of grid_interval_images"
+    )
+    max_rollbacks: int = Field(3, ge=1, description="rollbacks of one training before a divergence stops it after all")
+    rollback_lr_factor: float = Field(0.5, gt=0, lt=1, description="each rollback multiplies every learning rate by it")
+    state_uri: str = Field(
+        "state", description="folder or s3://bucket/prefix of resumable training state; no output, never changes a result"
+    )
 
     @model_validator(mode="after")
     def _shards_are_whole(self) -> "TrainConfig":

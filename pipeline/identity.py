@@ -8,7 +8,7 @@ from pipeline.lineage import code_digest, digest
 from pipeline.params import ROOT, Params
 
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
-FREE_TRAIN_KEYS = frozenset({"state_uri", "checkpoint_interval_images", "keep_checkpoints"})
+FREE_TRAIN_KEYS = frozenset({"state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
 
 
 def training_settings(params: Params) -> dict[str, Any]:

@@ -12,10 +12,8 @@ pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture(scope="module")
-def prepared(make_clone):
-    clone = make_clone()
-    clone.run("dvc", "repro", "prepare")
-    return clone
+def prepared(make_prepared):
+    return make_prepared()
 
 
 def test_a_divergence_stops_once_in_words(prepared):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "data": {"source": "digits", "image_size": [8, 8]},
     "model": {"latent_dim": 16, "generator": {"width": 8}, "discriminator": {"width": 8}},
@@ -97,6 +98,22 @@ def make_clone(tmp_path_factory):
         for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "tiny"]):
             clone.run(*command)
         return clone
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_prepared(make_clone, tmp_path_factory):
+    """make_prepared() -> a fresh Clone whose data are prepared; only the first one costs a `dvc repro prepare`."""
+    ready = []
+
+    def make() -> Clone:
+        if not ready:
+            ready.append(make_clone())
+            ready[0].run("dvc", "repro", "prepare")
+        root = tmp_path_factory.mktemp("prepared") / "clone"
+        shutil.copytree(ready[0].root, root, symlinks=True)
+        return Clone(root, dict(ready[0].environment))
 
     return make
 
