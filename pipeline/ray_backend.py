@@ -109,7 +109,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    needed = {"CPU": cluster.workers * cluster.cpus_per_worker, "GPU": cluster.workers * cluster.gpus_per_worker}
+    workers = cluster.worker_range[1]
+    needed = {"CPU": workers * cluster.cpus_per_worker, "GPU": workers * cluster.gpus_per_worker}
     if address:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
             common["runtime_env"] = {"py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")]}
@@ -167,7 +168,7 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, stop_file: Path) -> None:
             train_loop_config={"worker": Worker(spec=spec, stop_file=str(stop_file), owner=owner).model_dump_json()},
             torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.workers,
+                num_workers=cluster.worker_range[1],
                 use_gpu=has_gpu,
                 resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": cluster.gpus_per_worker} if has_gpu else {})},
             ),
