@@ -59,13 +59,20 @@ def test_the_shipped_file_is_good():
         ),
         ({"evaluate__metrics": ["fidd"]}, r"evaluate.metrics='fidd' is not a known metric"),
         ({"train__augment": {"flip": {}}}, r"train.augment='flip' is not a known augmentation \(did you mean 'hflip'\?\)"),
-        ({"train__state_uri": "s3://bucket/x"}, r"train.state_uri='s3://bucket/x': only a folder"),
+        ({"train__state_uri": "gs://bucket/x"}, r"train.state_uri='gs://bucket/x' is no place .*; legal: a folder, or s3://bucket/prefix"),
+        ({"train__state_uri": "s3:///x"}, r"train.state_uri='s3:///x' is no place"),
+        ({"train__state_uri": "s3://b/x?endpoint=y"}, r"unknown option 'endpoint'; legal: endpoint_override, region, scheme"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_mistakes(changes, message):
     with pytest.raises(params.ParamsError, match=message):
         params.parse(changed(**changes))
+
+
+def test_an_object_store_is_a_place_for_state_and_is_not_asked_yet():
+    uri = "s3://bucket/prefix?endpoint_override=127.0.0.1:9&scheme=http"
+    assert params.parse(changed(train__state_uri=uri)).train.state_uri == uri
 
 
 def test_every_mistake_is_listed_at_once():
