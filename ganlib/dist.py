@@ -103,13 +103,13 @@ def gather_logical(values: Tensor, *, logical_workers: int) -> Tensor:
     return out
 
 
-def any_true(flag: bool) -> bool:
-    """Whether `flag` is true in at least one process."""
+def maximum(values: Sequence[int]) -> list[int]:
+    """Elementwise maximum over processes: how all of them come to know what one of them knows."""
     if world_size() == 1:
-        return flag
-    tensor = torch.tensor([int(flag)], device=device() if td.get_backend() == "nccl" else "cpu")
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.int64, device=device() if td.get_backend() == "nccl" else "cpu")
     td.all_reduce(tensor, op=td.ReduceOp.MAX)
-    return bool(tensor.item())
+    return [int(value) for value in tensor.tolist()]
 
 
 class TreeAccumulator:

@@ -1,7 +1,7 @@
 """PNG grids that say what they are."""
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -20,8 +20,8 @@ def grid(images: np.ndarray, *, columns: int, gap: int = 2) -> np.ndarray:
     return canvas
 
 
-def save_grid(path: Path, images: np.ndarray, *, columns: int, description: Mapping[str, str]) -> None:
-    """Write a grid of generated images, enlarged by whole factors so that small ones can be seen.
+def grid_png(images: np.ndarray, *, columns: int, description: Mapping[str, str]) -> bytes:
+    """A grid of generated images as PNG, enlarged by whole factors so that small ones can be seen.
 
     Args:
         images: [N, C, H, W] uint8.
@@ -32,4 +32,6 @@ def save_grid(path: Path, images: np.ndarray, *, columns: int, description: Mapp
     text = PngImagePlugin.PngInfo()
     for key, value in {"Notice": NOTICE, **description}.items():
         text.add_text(key, value)
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, pnginfo=text)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "png", pnginfo=text)
+    return stream.getvalue()

@@ -1,7 +1,6 @@
 """What a finished training leaves for the stages after it: models/ and reports/training/."""
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,16 @@ from safetensors.torch import save_file
 
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build
+from ganlib.storage import Storage
 from ganlib.training.hooks import calibrate_generator
+from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec
 from ganlib.training.state import Bundle
 from pipeline import curves
 from pipeline.tracking import TrainingFacts
 
 
-def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, root: Path, facts: TrainingFacts) -> None:
+def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached."""
     image = ImageSpec(channels=shape[0], size=shape[1:])
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
@@ -31,6 +32,7 @@ def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, ro
         "images_seen": bundle.numbers["images_seen"],
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
         "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
+        "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,
         "git_commit": facts.tags["git.commit"],
         "data_digest": facts.data_digest,
@@ -49,7 +51,10 @@ def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, ro
             writer.writerows(
                 [line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history
             )
-        shutil.copytree(Path(spec.folder) / "grids", reports / "grids")
+        (reports / "grids").mkdir()
+        for name in storage.names(GRIDS):
+            if not name.startswith("."):  # half-written by a process that died
+                (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
         curves.draw(bundle.history, reports / "curves.png")
 
 

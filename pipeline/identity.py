@@ -23,6 +23,10 @@ def run_key(params: Params, root: Path = ROOT) -> str:
     return digest({"settings": training_settings(params), "data": data_digest, "code": code_digest("ganlib.training.loop", root=root)})
 
 
-def state_folder(params: Params, key: str, root: Path = ROOT) -> Path:
-    """Absolute folder of this training's resumable state."""
-    return (root / params.train.state_uri / key[:16]).resolve()
+def state_uri(params: Params, key: str, root: Path = ROOT) -> str:
+    """Where this training's resumable state is: an absolute folder, or an object-store address; one below `train.state_uri` a training."""
+    base = params.train.state_uri
+    if "://" not in base:
+        return str((root / base / key[:16]).resolve())
+    address, mark, query = base.partition("?")
+    return f"{address.rstrip('/')}/{key[:16]}{mark}{query}"

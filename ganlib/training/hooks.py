@@ -1,28 +1,29 @@
-"""What happens between steps: log lines, sample grids, checkpoints. Each hook decides by images whether it is due."""
+"""What happens between steps: log lines, sample grids, checkpoints, agreeing to stop. Each hook decides by images whether it is due."""
 
-import json
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from ganlib import dist, sampling
 from ganlib.checks import require_finite
 from ganlib.config import ModelConfig, TrainConfig
+from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
-from ganlib.pictures import save_grid
+from ganlib.pictures import grid_png
 from ganlib.rng import generator
-from ganlib.tracker import Tracker
+from ganlib.sliced_wasserstein import sliced_wasserstein
+from ganlib.training.journal import Background, Journal
 from ganlib.training.state import BundleStore, TrainState
 
 CALIBRATION_BATCHES = 50  # shards of generated images behind batch-norm statistics
 
 
 class Hook(Protocol):
-    """Called by every process after every step, and once at the end with `is_last`."""
+    """Called by every process after every step, with `is_last` after the last one."""
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None: ...
 
@@ -33,21 +34,15 @@ def is_due(interval_images: int, state: TrainState) -> bool:
 
 
 class LogHook:
-    """Losses to the history, the live file and the tracker; the clock beside them, never in them.
+    """Losses to the history; the clock beside them, never in them.
 
     A line is `{"step", "images_seen", "scalars": {...}, "time", "images_per_second"}`: the last two are the clock.
     """
 
-    def __init__(self, config: TrainConfig, *, folder: Path, tracker: Tracker, history: list[dict[str, Any]]) -> None:
+    def __init__(self, config: TrainConfig, *, journal: Journal) -> None:
         self.config = config
-        self.history = history
-        self.tracker = tracker
-        self._path = folder / "history.jsonl"
-        self._last = (time.monotonic(), history[-1]["images_seen"] if history else 0)
-        if dist.is_main():
-            temporary = self._path.with_suffix(".tmp")  # lines after the checkpoint we resume from are computed again
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
-            os.replace(temporary, self._path)
+        self.journal = journal
+        self._last = (time.monotonic(), 0)
 
     def restart_clock(self, images_seen: int) -> None:
         self._last = (time.monotonic(), images_seen)
@@ -63,18 +58,9 @@ class LogHook:
         now, (then, images_then) = time.monotonic(), self._last
         self._last = (now, state.images_seen)
         speed = (state.images_seen - images_then) / max(now - then, 1e-9)
-        line = {
-            "step": state.step,
-            "images_seen": state.images_seen,
-            "scalars": scalars,
-            "time": time.time(),
-            "images_per_second": speed,
-        }
-        self.history.append(line)
-        if dist.is_main():
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            self.tracker.scalars({**scalars, "images_per_second": speed}, images_seen=state.images_seen)
+        self.journal.line(
+            {"step": state.step, "images_seen": state.images_seen, "scalars": scalars, "time": time.time(), "images_per_second": speed}
+        )
 
 
 @torch.no_grad()
@@ -95,13 +81,10 @@ class GridHook:
 
     ROWS, COLUMNS = 6, 10
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, *, folder: Path, tracker: Tracker) -> None:
+    def __init__(self, model: ModelConfig, config: TrainConfig, *, journal: Journal) -> None:
         self.model = model
         self.config = config
-        self.folder = folder / "grids"
-        self.tracker = tracker
-        if dist.is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.journal = journal
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if not dist.is_main() or not (is_last or is_due(self.config.grid_interval_images, state)):
@@ -112,36 +95,130 @@ class GridHook:
             self.config.seed, range(self.ROWS * self.COLUMNS), self.model.latent_dim, self.model.latent_distribution
         )
         images = sampling.generate(network, z, batch_images=self.ROWS * self.COLUMNS)
-        path = self.folder / f"images-{state.images_seen:012d}.png"
-        save_grid(path, images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
-        self.tracker.image("grid", path, images_seen=state.images_seen)
+        png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
+        self.journal.picture(f"images-{state.images_seen:012d}.png", png)
+
+
+class Score:
+    """How near the averaged generator is to the data: steers which checkpoints are kept, and nothing else."""
+
+    IMAGES, BATCH_IMAGES = 512, 64
+
+    def __init__(self, model: ModelConfig, train: TrainConfig, images: ArrowImages) -> None:
+        self.model = model
+        self.train = train
+        self.images = images
+
+    @cached_property
+    def _real(self) -> torch.Tensor:
+        count = min(self.IMAGES, len(self.images))
+        chosen = torch.randperm(len(self.images), generator=generator(self.train.seed, "score"))[:count]
+        return sampling.to_float(self.images.gather(np.sort(chosen.numpy())))
+
+    def __call__(self, state: TrainState) -> float:
+        """Sliced Wasserstein distance to real images; lower is better."""
+        network, key = state.ema.module, (self.train.seed, "score latents")
+        calibrate_generator(network, self.model, self.train)
+        z = sampling.latents(len(self._real), self.model.latent_dim, self.model.latent_distribution, generator(*key))
+        fake = sampling.to_float(sampling.generate(network, z, batch_images=self.BATCH_IMAGES))
+        return sliced_wasserstein(self._real, fake, generator=generator(self.train.seed, "score directions"))
 
 
 class CheckpointHook:
-    """The state bundle at an interval, and at the end."""
+    """The state bundle at an interval and at the end, copied between two steps and written in the background.
 
-    def __init__(self, config: TrainConfig, *, store: BundleStore, history: list[dict[str, Any]]) -> None:
+    A write that fails is told and tried again soon, while the training goes on: only the last one must succeed.
+    """
+
+    RETRY_SECONDS = 30.0
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        store: BundleStore,
+        journal: Journal,
+        background: Background,
+        score: Callable[[TrainState], float],
+        fence: Callable[[], None],
+        while_waiting: Callable[[], None],
+    ) -> None:
         self.config = config
         self.store = store
-        self.history = history
+        self.journal = journal
+        self.background = background
+        self.score = score
+        self.fence = fence
+        self.while_waiting = while_waiting
+        self._failed: tuple[float, OSError] | None = None  # when, and why, the newest bundle could not be written
+
+    def is_owed(self) -> bool:
+        """Whether the newest bundle could not be written, and it is time to try again. Asked on the main process."""
+        return self._failed is not None and time.monotonic() - self._failed[0] > self.RETRY_SECONDS
+
+    def is_boundary(self, state: TrainState) -> bool:
+        """Whether a rollback may come back here: at places that depend on no interruption."""
+        return self.config.on_divergence == "rollback" and (state.images_seen == 0 or is_due(self.config.grid_interval_images, state))
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
-        if not (is_last or is_due(self.config.checkpoint_interval_images, state)):
-            return
+        if is_last or is_due(self.config.checkpoint_interval_images, state) or self.is_boundary(state):
+            self.save(state)
+        if is_last:
+            self.finish()
+
+    def save(self, state: TrainState, *, scored: bool = True) -> None:
+        """Copy the state and hand it to the background. All processes must call it together."""
         tensors, numbers = state.snapshot()
+        if not dist.is_main():
+            return
+        self.background.wait(while_waiting=self.while_waiting)  # one bundle at a time
+        self.background.raise_problem()
+        numbers |= {"score": self.score(state) if scored else None, "is_boundary": self.is_boundary(state)}
+        history = list(self.journal.history)
+
+        def write() -> None:
+            self.fence()
+            try:
+                self.store.save(tensors, numbers, history)
+                self._failed = None
+            except OSError as problem:
+                self._failed = time.monotonic(), problem
+                self.journal.event("failed_write", f"{problem}; the training goes on and tries again", images_seen=numbers["images_seen"])
+
+        self.background.submit(write)
+
+    def finish(self) -> None:
+        """Wait for the last bundle; raises what kept it from being written."""
         if dist.is_main():
-            self.store.save(tensors, numbers, self.history)
+            self.background.wait(while_waiting=self.while_waiting)
+            self.background.raise_problem()
+            if self._failed is not None:
+                raise self._failed[1]
 
 
-class StopHook:
-    """Ask, every few steps, whether to stop early; every process agrees before one does."""
+class AgreeHook:
+    """A few times a second all processes agree on what none may do alone: to stop, or to write a checkpoint that failed before."""
 
-    INTERVAL_STEPS = 8  # agreeing costs a message
+    SECONDS = 0.5
+    FIRST_STEPS, MOST_STEPS = 8, 64
 
-    def __init__(self, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, *, should_stop: Callable[[], bool], is_owed: Callable[[], bool]) -> None:
         self.should_stop = should_stop
+        self.is_owed = is_owed
         self.has_stopped = False
+        self.owes_checkpoint = False
+        self._due: int | None = None
+        self._last = (time.monotonic(), 0)
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
-        if state.step % self.INTERVAL_STEPS == 0:
-            self.has_stopped = dist.any_true(self.should_stop())
+        self.owes_checkpoint = False
+        if self._due is None:
+            self._due, self._last = state.step - 1 + self.FIRST_STEPS, (time.monotonic(), state.step - 1)
+        if state.step < self._due:
+            return
+        now, (then, step_then) = time.monotonic(), self._last
+        self._last = (now, state.step)
+        pace = int((state.step - step_then) / max(now - then, 1e-6) * self.SECONDS)  # steps until the next time
+        stop, owed, pace = dist.maximum([self.should_stop(), dist.is_main() and self.is_owed(), pace])
+        self.has_stopped, self.owes_checkpoint = bool(stop), bool(owed)
+        self._due = state.step + min(max(pace, 1), self.MOST_STEPS)

@@ -14,18 +14,20 @@ from ganlib.data.stream import BatchStream
 from ganlib.ema import Ema
 from ganlib.models import ImageSpec
 from ganlib.scalars import Scalars
+from ganlib.storage import open_storage
 from ganlib.tasks import TASKS, Play
-from ganlib.tracker import NullTracker, Tracker
-from ganlib.training.hooks import CheckpointHook, GridHook, Hook, LogHook, StopHook
+from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
+from ganlib.training.journal import Background, Journal
 from ganlib.training.state import BundleStore, TrainState
-from ganlib.training.step import set_learning_rates, train_step
+from ganlib.training.step import DivergenceError, set_learning_rates, train_step
+from ganlib.training.watchdog import Watchdog
 
 
 class TrainingSpec(Section):
     """All that a worker must be told; plain JSON."""
 
     data: str = Field(description="absolute path of train.arrow")
-    folder: str = Field(description="absolute path of this training's state")
+    folder: str = Field(description="absolute path or s3:// address of this training's state")
     model: ModelConfig
     task: TaskConfig
     optim: OptimConfig
@@ -82,41 +84,128 @@ class Running:
         train_step(self.state, self.batches, self.play.phases)
 
 
-def train(spec: TrainingSpec, *, tracker: Tracker | None = None, should_stop: Callable[[], bool] = lambda: False) -> TrainState:
-    """Train from the newest checkpoint below `spec.folder`, or from the start, until `train.total_images`.
+def train(
+    spec: TrainingSpec,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    fence: Callable[[], None] = lambda: None,
+    hang_timeout_seconds: float | None = None,
+) -> TrainState:
+    """Train from the newest checkpoint at `spec.folder`, or from the start, until `train.total_images`.
+
+    Args:
+        should_stop: asked a few times a second on every process; when one says yes, all save and stop.
+        fence: called by the main process before it writes a checkpoint; raises where another attempt owns the state.
+        hang_timeout_seconds: the process ends itself when no step does for so long; None: never.
 
     Returns:
-        the final state; its bundle is on disk.
+        the final state; its bundle is written.
 
     Raises:
-        DivergenceError: a gradient stopped being finite.
-        Interrupted: `should_stop` said so; the bundle of the last finished step is on disk.
+        DivergenceError: a loss or gradient stopped being finite, and no rollback is left.
+        Interrupted: `should_stop` said so; the bundle of the last finished step is written.
         ValueError: settings that do not fit the data, or every checkpoint damaged.
+        OSError: the last checkpoint cannot be written.
     """
-    tracker = tracker or NullTracker()
     running = Running.start(spec)
     state = running.state
-    store = BundleStore(Path(spec.folder) / "checkpoints", keep=spec.train.keep_checkpoints)
+    storage = open_storage(spec.folder)
+    store = BundleStore(storage, keep=spec.train.keep_checkpoints, keep_best=spec.train.keep_best)
+    background = Background()
+    journal = Journal(storage, background)
     bundle, problems = store.newest()
+    computed_again = journal.restart(bundle.history if bundle is not None else [])
     dist.barrier()  # nobody writes before everybody has read
     for problem in problems:
-        tracker.event(f"checkpoint refused, the one before is used: {problem}")
+        journal.event("refused", f"checkpoint refused, the one before is used: {problem}", images_seen=0)
     if bundle is not None:
         state.restore(bundle.tensors, bundle.numbers)
-        tracker.event(f"resumed from {bundle.folder.name}, {state.images_seen:,} of {spec.train.total_images:,} images done")
-    history = bundle.history if bundle is not None else []
-    log = LogHook(spec.train, folder=Path(spec.folder), tracker=tracker, history=history)
-    checkpoint = CheckpointHook(spec.train, store=store, history=history)
-    stop = StopHook(should_stop)
-    hooks: list[Hook] = [log, GridHook(spec.model, spec.train, folder=Path(spec.folder), tracker=tracker), checkpoint, stop]
+    images = f"{state.images_seen:,} of {spec.train.total_images:,} images done"
+    if state.images_seen or computed_again:
+        where = bundle.folder.rpartition("/")[2] if bundle is not None else "the start"
+        journal.event("resumed", f"resumed from {where}, {images}", images_seen=state.images_seen, computed_again=computed_again)
+    else:
+        journal.event("start", f"started on {dist.world_size()} processes, {spec.threads} threads each", images_seen=0)
+    watchdog = Watchdog(
+        hang_timeout_seconds,
+        on_hang=lambda: journal.event("hang", "a process did nothing for too long and ended itself", images_seen=state.images_seen),
+    )
+    log = LogHook(spec.train, journal=journal)
+    checkpoint = CheckpointHook(
+        spec.train,
+        store=store,
+        journal=journal,
+        background=background,
+        score=Score(spec.model, spec.train, running.batches.images),
+        fence=fence,
+        while_waiting=watchdog.beat,
+    )
+    agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
+    hooks: list[Hook] = [log, GridHook(spec.model, spec.train, journal=journal), checkpoint, agree]
     log.restart_clock(state.images_seen)
-    while state.images_seen < spec.train.total_images:
-        running.step()
-        is_last = state.images_seen >= spec.train.total_images
-        for hook in hooks:
-            hook(state, is_last=is_last)
-        if stop.has_stopped and not is_last:
-            checkpoint(state, is_last=True)
-            raise Interrupted(f"stopped after {state.images_seen:,} images; run the same command again to continue")
+    try:
+        if state.images_seen == 0 and checkpoint.is_boundary(state):
+            checkpoint.save(state, scored=False)
+        while state.images_seen < spec.train.total_images:
+            try:
+                running.step()
+            except DivergenceError as divergence:
+                _roll_back(divergence, running=running, checkpoint=checkpoint, journal=journal)
+                log.restart_clock(state.images_seen)
+                continue
+            watchdog.beat()
+            is_last = state.images_seen >= spec.train.total_images
+            for hook in hooks:
+                hook(state, is_last=is_last)
+            watchdog.beat()
+            if agree.has_stopped and not is_last:
+                checkpoint.save(state, scored=False)
+                checkpoint.finish()
+                text = f"stopped after {state.images_seen:,} images; run the same command again to continue"
+                journal.event("interrupted", text, images_seen=state.images_seen)
+                raise Interrupted(text)
+            if agree.owes_checkpoint:
+                checkpoint.save(state)
+        journal.event("finished", f"finished: {images_done(state)}", images_seen=state.images_seen)
+        journal.flush()
+        dist.barrier()
+        return state
+    finally:
+        watchdog.close()
+        background.close()
+
+
+def images_done(state: TrainState) -> str:
+    return f"{state.images_seen:,} images, step {state.step}"
+
+
+def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: CheckpointHook, journal: Journal) -> None:
+    """Back to the newest boundary with lower learning rates, or raise `divergence`. Every process is here at the same step.
+
+    Boundaries are multiples of `grid_interval_images`, so where a training goes back to depends on no interruption and no checkpoint interval.
+    """
+    state, config = running.state, running.spec.train
+    if config.on_divergence != "rollback":
+        raise divergence
+    if len(state.rollbacks) >= config.max_rollbacks:
+        raise DivergenceError(f"{divergence}. {len(state.rollbacks)} rollbacks did not help (train.max_rollbacks)") from divergence
+    checkpoint.finish()
     dist.barrier()
-    return state
+    bundle, _ = checkpoint.store.newest(boundary=True)
+    if bundle is None:
+        raise DivergenceError(f"{divergence}. No checkpoint to go back to could be read") from divergence
+    record = {"from_images": state.images_seen, "to_images": bundle.images_seen, "reason": str(divergence)}
+    rollbacks = [*state.rollbacks, record]
+    journal.restart(bundle.history)
+    dist.barrier()  # everybody has read
+    state.restore(bundle.tensors, bundle.numbers)
+    state.rollbacks = rollbacks
+    text = (
+        f"{divergence}. Rolled back to {bundle.images_seen:,} images, learning rates times {config.rollback_lr_factor ** len(rollbacks):g} "
+        f"(rollback {len(rollbacks)} of {config.max_rollbacks})"
+    )
+    journal.event("rollback", text, images_seen=state.images_seen, rollback=len(rollbacks))
+    if dist.is_main():
+        checkpoint.store.drop_after(state.step)
+    checkpoint.save(state, scored=False)
+    checkpoint.finish()

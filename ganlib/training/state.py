@@ -1,36 +1,49 @@
 """The state of a training as one bundle: everything a resume needs, verified when it is read, never half-written.
 
 A bundle is a folder `step-000000012`: `tensors.safetensors` (networks, moving average, optimizers, running sums), `state.json` (numbers),
-`history.jsonl` (what was logged so far) and `manifest.json` (sha256 of the others, written last). It is filled under a temporary name and
-renamed. No pickle. Random numbers and the data order are functions of the counters, so they need no entry.
+`history.jsonl` (what was logged so far) and `manifest.json` (sha256 of the others, written last: its seal). In a folder it is filled under a
+temporary name and renamed; in an object store, which cannot rename, a bundle without its seal is none. No pickle. Random numbers and the data
+order are functions of the counters, so they need no entry.
 """
 
+import hashlib
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from ganlib import dist
 from ganlib.ema import Ema
-from ganlib.files import atomic_folder, sha256_file
 from ganlib.networks import Networks
 from ganlib.scalars import Scalars
+from ganlib.storage import Storage
 
-FORMAT = 1
+FORMAT = 2
+FOLDER = "checkpoints"
+SEAL = "manifest.json"
+KEEP_BOUNDARIES = 2  # bundles a rollback can go to
 
 
 class BundleError(ValueError):
-    """A bundle is incomplete, damaged or of another training."""
+    """A bundle is damaged or of another training."""
+
+
+class IncompleteError(BundleError):
+    """A bundle without its seal: the process died while it wrote. There was never more of it, so nothing is lost."""
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """What changes while training."""
+    """What changes while training.
+
+    Attributes:
+        rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
+    """
 
     networks: Networks
     ema: Ema
@@ -39,9 +52,13 @@ class TrainState:
     images_per_step: int
     step: int = 0
     images_seen: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors by name, numbers). All processes must call it together; the result is the same on each."""
+        """(tensors by name, numbers): copies on the CPU, so that the training may go on. All processes must call it together.
+
+        The main process gets everything, the others no tensors.
+        """
         sums, counts = self.scalars.state()
         tensors = {"scalars": sums}
         numbers: dict[str, Any] = {
@@ -49,8 +66,11 @@ class TrainState:
             "step": self.step,
             "images_seen": self.images_seen,
             "scalars": counts,
+            "rollbacks": list(self.rollbacks),
             "optimizers": {},
         }
+        if not dist.is_main():
+            return {}, numbers
         for name in self.networks:
             tensors |= {f"{name}.{key}": value for key, value in self.networks[name].state_dict().items()}
         tensors |= {f"ema.{key}": value for key, value in self.ema.module.state_dict().items()}
@@ -61,7 +81,7 @@ class TrainState:
                 tensors |= {
                     f"optimizer.{name}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items() if value is not None
                 }
-        return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, numbers
+        return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Continue where `snapshot` was taken, whatever the number of processes then and now."""
@@ -84,93 +104,153 @@ class TrainState:
             optimizer.load_state_dict({"state": slots, "param_groups": numbers["optimizers"][name]})
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]
+        self.rollbacks = list(numbers["rollbacks"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A verified bundle on disk."""
+    """A verified bundle; `folder` is its name in the storage."""
 
-    folder: Path
+    folder: str
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
     history: list[dict[str, Any]]
 
+    @property
+    def images_seen(self) -> int:
+        return int(self.numbers["images_seen"])
+
 
 class BundleStore:
-    """Bundles of one training below `folder`, newest last."""
+    """Bundles of one training, newest last.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder = folder
+    Args:
+        keep: the newest so many are kept.
+        keep_best: beside them, the so many with the lowest score.
+    """
+
+    def __init__(self, storage: Storage, *, keep: int, keep_best: int = 0) -> None:
+        self.storage = storage
         self.keep = keep
+        self.keep_best = keep_best
+        self._notes: dict[int, dict[str, Any] | None] = {}  # numbers of each bundle; None where they cannot be read
 
     def steps(self) -> list[int]:
-        """Steps that have a complete-looking bundle, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+        """Steps that have a folder, ascending."""
+        return sorted(int(name[5:]) for name in self.storage.names(FOLDER) if name.startswith("step-") and name[5:].isdigit())
 
-    def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:09d}"
+    def name(self, step: int) -> str:
+        return f"{FOLDER}/step-{step:09d}"
 
-    def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: list[dict[str, Any]]) -> Path:
-        """Write a bundle, then drop the oldest beyond `keep`. A crash at any moment leaves the earlier bundles whole.
+    def save(self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: list[dict[str, Any]]) -> str:
+        """Write a bundle, then drop what need not be kept. A crash at any moment leaves the earlier bundles whole.
+
+        Args:
+            numbers: `TrainState.snapshot`'s; `score` (lower is better) and `is_boundary` in it steer what is kept.
 
         Raises:
-            OSError: with the path and the bytes needed, when the disk is full; earlier bundles are untouched.
+            OSError: with the place and the bytes needed, when the disk is full; earlier bundles are untouched.
         """
-        final = self.path(numbers["step"])
-        for leftover in self.folder.glob(".step-*"):  # of a process that died while it wrote
-            shutil.rmtree(leftover, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        step = int(numbers["step"])
+        for leftover in self.storage.names(FOLDER):
+            if leftover.startswith(".step-"):  # of a process that died while it wrote
+                self.storage.remove(f"{FOLDER}/{leftover}")
+        files = {
+            "tensors.safetensors": save(tensors),
+            "state.json": json.dumps(numbers).encode(),
+            "history.jsonl": "".join(json.dumps(line) + "\n" for line in history).encode(),
+        }
+        manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        files[SEAL] = json.dumps(manifest, indent=1).encode()
         try:
-            with atomic_folder(final) as temporary:
-                (temporary / "tensors.safetensors").write_bytes(save(tensors))  # our own write: a full disk is an OSError
-                (temporary / "state.json").write_text(json.dumps(numbers))
-                (temporary / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-                manifest = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-                (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            self.storage.write_folder(self.name(step), files)
         except OSError as error:
-            size_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-            reason = f"{error.strerror}; this checkpoint needs about {size_bytes:,} bytes, earlier checkpoints are whole"
-            raise OSError(error.errno, reason) from error
-        for step in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-        return final
+            size_bytes = sum(len(data) for data in files.values())
+            reason = f"{error.strerror or error}; this checkpoint needs {size_bytes:,} bytes, earlier checkpoints are whole"
+            raise type(error)(error.errno, reason) from error
+        self._notes[step] = numbers
+        self._drop()
+        return self.name(step)
 
     def load(self, step: int) -> Bundle:
         """Read and verify one bundle.
 
         Raises:
+            IncompleteError: it was never finished.
             BundleError: says which file is missing or does not match its checksum.
         """
-        folder = self.path(step)
+        folder = self.name(step)
+        where = f"{self.storage.uri}/{folder}"
+        names = self.storage.names(folder)
+        if SEAL not in names:
+            raise IncompleteError(f"{where} has no {SEAL}: the process died while it wrote it")
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads(self.storage.read(f"{folder}/{SEAL}"))
+            files = {name: self.storage.read(f"{folder}/{name}") for name in manifest}
             for name, expected in manifest.items():
-                if sha256_file(folder / name) != expected:
-                    raise BundleError(f"{folder / name} does not match its checksum")
-            numbers = json.loads((folder / "state.json").read_text())
+                if hashlib.sha256(files[name]).hexdigest() != expected:
+                    raise BundleError(f"{where}/{name} does not match its checksum")
+            numbers = json.loads(files["state.json"])
             if numbers["format"] != FORMAT:
-                raise BundleError(f"{folder} has format {numbers['format']}, expected {FORMAT}")
-            history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-            return Bundle(folder=folder, tensors=load_file(folder / "tensors.safetensors"), numbers=numbers, history=history)
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            raise BundleError(f"{folder} is damaged: {error}") from None
+                raise BundleError(f"{where} has format {numbers['format']}, expected {FORMAT}")
+            history = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+            return Bundle(folder=folder, tensors=load(files["tensors.safetensors"]), numbers=numbers, history=history)
+        except (
+            FileNotFoundError,
+            ValueError,
+            AttributeError,
+            TypeError,
+            KeyError,
+            SafetensorError,
+        ) as error:  # whatever broken JSON becomes
+            raise error if isinstance(error, BundleError) else BundleError(f"{where} is damaged: {error}") from None
 
-    def newest(self) -> tuple[Bundle | None, list[str]]:
-        """The newest bundle that verifies, and a line for each newer one that does not.
+    def newest(self, *, boundary: bool = False) -> tuple[Bundle | None, list[str]]:
+        """The newest bundle that verifies (and that a rollback may go to, if `boundary`), and a line for each newer one that does not.
 
         Raises:
             BundleError: there are bundles, and every one of them is damaged.
         """
         problems: list[str] = []
+        any_damaged = False
         for step in reversed(self.steps()):
             try:
-                return self.load(step), problems
+                bundle = self.load(step)
             except BundleError as error:
+                any_damaged = any_damaged or not isinstance(error, IncompleteError)
                 problems.append(str(error))
-        if problems:
+                continue
+            if not boundary or bundle.numbers.get("is_boundary"):
+                return bundle, problems
+        if any_damaged:
             raise BundleError(
                 "every checkpoint of this training is damaged:\n  "
                 + "\n  ".join(problems)
-                + f"\nremove {self.folder} to train from the start"
+                + f"\nremove {self.storage.uri} to train from the start"
             )
-        return None, []
+        return None, problems
+
+    def drop_after(self, step: int) -> None:
+        """Remove every bundle newer than `step`: they lead to a divergence."""
+        for newer in self.steps():
+            if newer > step:
+                self.storage.remove(self.name(newer))
+                self._notes.pop(newer, None)
+
+    def _drop(self) -> None:
+        """Remove all but the newest, the best, and what a rollback may go to; broken ones go when they are old."""
+        steps = self.steps()
+        for step in steps:
+            if step not in self._notes:
+                try:
+                    self._notes[step] = json.loads(self.storage.read(f"{self.name(step)}/state.json"))
+                except (FileNotFoundError, ValueError):
+                    self._notes[step] = None
+        whole = {step: notes for step in steps if (notes := self._notes[step]) is not None}
+        scored = sorted((notes["score"], -step) for step, notes in whole.items() if notes.get("score") is not None)
+        kept = set(sorted(whole)[-self.keep :]) | {-step for _, step in scored[: self.keep_best]}
+        kept |= set(sorted(step for step, notes in whole.items() if notes.get("is_boundary"))[-KEEP_BOUNDARIES:])
+        for step in steps:
+            if step not in kept and step < max(whole, default=0):
+                self.storage.remove(self.name(step))
+                self._notes.pop(step, None)

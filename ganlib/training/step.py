@@ -1,8 +1,10 @@
 """The step: the algorithm box of every task."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ganlib import optim, rng
 from ganlib.checks import all_finite
@@ -28,7 +30,7 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
                     with replica.synchronised(is_last_shard=index == len(shards) - 1), rng.layer_noise(shard.rng("layers")):
                         replica.before_backward(index)
                         losses = phase.loss(nets, shard, state.scalars.shard(index))  # [n] per sample
-                        (losses.sum() / batches.batch_images).backward()
+                        (poisoned(losses).sum() / batches.batch_images).backward()
                 replica.finish()
                 check_finite(phase, state, replica.accumulator.parameters)
                 phase.optimizer.step()
@@ -40,21 +42,43 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
 
 
 def set_learning_rates(state: TrainState, config: OptimConfig, train: TrainConfig) -> None:
-    """The schedule at this many images, for every optimizer."""
+    """The schedule at this many images, for every optimizer; lower after each rollback."""
     factor = optim.lr_factor(config, images_seen=state.images_seen, total_images=train.total_images)
+    factor *= train.rollback_lr_factor ** len(state.rollbacks)
     for optimizer in state.optimizers.values():
         optim.set_lr(optimizer, factor)
 
 
+def poisoned(losses: Tensor) -> Tensor:
+    """`losses` [n], bit by bit; but where one is not finite, its gradient is NaN in every weight.
+
+    A loss can be infinite with a finite gradient (a hinge), and only one process may have seen it: through the gradient sum all get to know.
+    """
+    return losses * torch.where(torch.isfinite(losses.detach()).all(), 1.0, torch.nan)
+
+
 def check_finite(phase: Phase, state: TrainState, parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Raise DivergenceError before the update when a gradient is NaN or infinite.
+    """Raise DivergenceError before the update when a loss or a gradient is NaN or infinite.
 
     Gradients are the same on every process by now, so every process stops at the same place.
     """
-    if not all_finite(p.grad for p in parameters if p.grad is not None):
-        means = ", ".join(f"{name}={value:.4g}" for name, value in state.scalars.take().items())
-        raise DivergenceError(
-            f"the gradient of {phase.trains} stopped being finite in phase {phase.name!r}, step {state.step}, after "
-            f"{state.images_seen:,} images; nothing was updated. Means since the last log line: {means or 'none'}. Likely causes: a learning "
-            "rate that is too high (optim.*.lr), an unbounded critic (add task.regularizers or task.weight_clip), or train.precision=bf16"
-        )
+    if all_finite(p.grad for p in parameters if p.grad is not None):
+        return
+    means = state.scalars.take()
+    listed = ", ".join(f"{name}={value:.4g}" for name, value in means.items())
+    raise DivergenceError(
+        f"a loss or the gradient of {phase.trains} stopped being finite in phase {phase.name!r}, step {state.step}, after "
+        f"{state.images_seen:,} images; nothing was updated. Means since the last log line: {listed or 'none'}. Likely cause: {likely_cause(means)}"
+    )
+
+
+def likely_cause(means: dict[str, float]) -> str:
+    """What a person would look at first, from the means since the last log line."""
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    penalties = [name.removeprefix("penalty_") for name in broken if name.startswith("penalty_")]
+    largest = max((abs(value) for name, value in means.items() if name.startswith("logit_") and math.isfinite(value)), default=0.0)
+    if penalties and not any(name.startswith("logit_") for name in broken):
+        return f"the penalty {penalties[0]} alone; lower its weight (task.regularizers), or the learning rates (optim.*.lr)"
+    if largest > 1e3 or any(name.startswith("logit_") for name in broken):
+        return "logits that grow without bound; add task.regularizers or task.weight_clip, or lower optim.discriminator.lr"
+    return "a learning rate that is too high (optim.*.lr), or train.precision=bf16"

@@ -11,7 +11,7 @@ import torch
 from ganlib import sampling
 from ganlib.config import SampleConfig
 from ganlib.files import atomic_folder
-from ganlib.pictures import NOTICE, save_grid
+from ganlib.pictures import NOTICE, grid_png
 from pipeline import cli, generator, params
 from pipeline.params import ROOT
 
@@ -37,8 +37,8 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     count = min(config.grid_rows * config.grid_columns, len(images))
     with atomic_folder(root / "samples") as samples:
         write_parquet(samples / "samples.parquet", images, seed=config.seed, generator_sha256=trained.facts["sha256"])
-        save_grid(samples / "grid.png", images[:count], columns=config.grid_columns, description=description)
-        save_grid(samples / "interpolation.png", between, columns=config.interpolation_steps, description=description)
+        (samples / "grid.png").write_bytes(grid_png(images[:count], columns=config.grid_columns, description=description))
+        (samples / "interpolation.png").write_bytes(grid_png(between, columns=config.interpolation_steps, description=description))
 
 
 def interpolate(z: torch.Tensor, *, steps: int) -> torch.Tensor:

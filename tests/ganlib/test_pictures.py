@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from ganlib.pictures import NOTICE, grid, save_grid
+from ganlib.pictures import NOTICE, grid, grid_png
 
 
 def test_each_image_stands_in_its_cell_on_white():
@@ -18,7 +18,7 @@ def test_each_image_stands_in_its_cell_on_white():
 def test_a_png_says_that_it_is_synthetic(tmp_path):
     for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
         path = tmp_path / f"{mode}.png"
-        save_grid(path, np.zeros((4, channels, 8, 8), np.uint8), columns=2, description={"Seed": "7"})
+        path.write_bytes(grid_png(np.zeros((4, channels, 8, 8), np.uint8), columns=2, description={"Seed": "7"}))
         with Image.open(path) as picture:
             assert picture.mode == mode
             assert picture.info["Notice"] == NOTICE

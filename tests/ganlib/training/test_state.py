@@ -7,16 +7,22 @@ import subprocess
 import pytest
 import torch
 
+from ganlib.storage import FolderStorage
 from ganlib.training.loop import train
-from ganlib.training.state import BundleError, BundleStore
+from ganlib.training.state import FORMAT, BundleError, BundleStore
 from ganlib.training.step import DivergenceError
 
 
-def filled(folder, steps=(1, 2, 3), keep=3):
-    store = BundleStore(folder, keep=keep)
+def filled(folder, steps=(1, 2, 3), keep=3, keep_best=0, scores=None):
+    store = BundleStore(FolderStorage(folder), keep=keep, keep_best=keep_best)
     for step in steps:
-        store.save({"w": torch.full((1000,), float(step))}, {"format": 1, "step": step, "images_seen": step}, [{"step": step}])
+        numbers = {"format": FORMAT, "step": step, "images_seen": step, "score": (scores or {}).get(step)}
+        store.save({"w": torch.full((1000,), float(step))}, numbers, [{"step": step}])
     return store
+
+
+def file_of(store, step, name):
+    return store.storage.local(f"{store.name(step)}/{name}")
 
 
 def damage(path, how):
@@ -34,7 +40,7 @@ def damage(path, how):
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "history.jsonl", "manifest.json"])
 def test_a_damaged_bundle_falls_back_to_the_one_before(tmp_path, file, how):
     store = filled(tmp_path)
-    damage(store.path(3) / file, how)
+    damage(file_of(store, 3, file), how)
     bundle, problems = store.newest()
     assert bundle.numbers["step"] == 2
     assert bundle.tensors["w"].eq(2).all()
@@ -45,7 +51,7 @@ def test_a_damaged_bundle_falls_back_to_the_one_before(tmp_path, file, how):
 def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path):
     store = filled(tmp_path, steps=(1, 2))
     for step in (1, 2):
-        damage(store.path(step) / "tensors.safetensors", "truncated")
+        damage(file_of(store, step, "tensors.safetensors"), "truncated")
     with pytest.raises(
         BundleError, match=r"every checkpoint of this training is damaged(.|\n)*step-000000002(.|\n)*remove .* to train from the start"
     ):
@@ -53,14 +59,14 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path):
 
 
 def test_retention_and_leftovers(tmp_path):
-    (tmp_path / ".step-000000009.partial").mkdir(parents=True)  # a crash in the middle of a write
+    (tmp_path / "checkpoints" / ".step-000000009.partial").mkdir(parents=True)  # a crash in the middle of a write
     store = filled(tmp_path, steps=range(1, 6), keep=2)
     assert store.steps() == [4, 5]
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
 def test_no_bundle_is_no_error(tmp_path):
-    assert BundleStore(tmp_path / "nothing", keep=1).newest() == (None, [])
+    assert BundleStore(FolderStorage(tmp_path / "nothing"), keep=1).newest() == (None, [])
 
 
 @pytest.mark.heavy
@@ -71,11 +77,11 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_the_earlier_bundle(tmp_path)
         pytest.skip("mounting a small file system needs root")
     try:
         store = filled(mount, steps=(1,))
-        with pytest.raises(OSError, match=r"step-000000002.*free.*400,000 bytes, earlier checkpoints are whole") as raised:
-            store.save({"w": torch.zeros(100_000)}, {"format": 1, "step": 2, "images_seen": 2}, [])
+        with pytest.raises(OSError, match=r"step-000000002.*free.*400,\d+ bytes, earlier checkpoints are whole") as raised:
+            store.save({"w": torch.zeros(100_000)}, {"format": FORMAT, "step": 2, "images_seen": 2}, [])
         assert raised.value.errno == errno.ENOSPC
         assert store.newest()[0].numbers["step"] == 1
-        assert [path.name for path in mount.iterdir()] == ["step-000000001"]
+        assert [path.name for path in (mount / "checkpoints").iterdir()] == ["step-000000001"]
     finally:
         subprocess.run(["umount", mount], check=True)
 

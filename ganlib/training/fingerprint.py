@@ -1,17 +1,13 @@
-"""One hash per part of a finished training: what must not depend on processes, kills or resizes."""
+"""One hash per part of a training's state: what must not depend on processes, kills or resizes."""
 
 import hashlib
 import json
-from pathlib import Path
 
-from ganlib.training.state import BundleStore
+from ganlib.training.state import Bundle
 
 
-def fingerprint(folder: Path | str) -> dict[str, str]:
-    """sha256 of each network, moving average, optimizer and of the losses (not the clock) of the newest bundle."""
-    bundle, problems = BundleStore(Path(folder) / "checkpoints", keep=3).newest()
-    assert bundle is not None
-    assert problems == []
+def fingerprint(bundle: Bundle) -> dict[str, str]:
+    """sha256 of each network, the moving average, each optimizer, and the losses (their numbers, not their clock) of a bundle."""
     parts: dict[str, hashlib._Hash] = {}
     for name in sorted(bundle.tensors):
         part = ".".join(name.split(".")[: 2 if name.startswith("optimizer") else 1])

@@ -1,0 +1,173 @@
+"""What a training says while it runs: history lines, events, grids; written in the background, so that a slow disk or store holds up no step.
+
+`history.jsonl` has one line a log tick and is the truth about the losses; `events.jsonl` only grows, over every attempt at the training, and
+tells what happened to it: started, resumed, rolled back, could not write, interrupted, finished.
+"""
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ganlib import dist
+from ganlib.storage import Storage
+
+HISTORY = "history.jsonl"
+EVENTS = "events.jsonl"
+GRIDS = "grids"
+
+
+class Background:
+    """One thread that does jobs in order, off the critical path; the first problem of a job waits for `raise_problem`."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._waiting = 0
+        self._count = threading.Lock()
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="background writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        with self._count:
+            self._waiting += 1
+            self._idle.clear()
+        self._jobs.put(job)
+
+    def wait(self, *, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Return when every job is done."""
+        while not self._idle.wait(1.0):
+            while_waiting()
+
+    def raise_problem(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join(timeout=60)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except BaseException as problem:  # handed to the training's own thread
+                self._problem = self._problem or problem
+            with self._count:
+                self._waiting -= 1
+                if self._waiting == 0:
+                    self._idle.set()
+
+
+class Journal:
+    """The live files of one training; silent on every process but the main one.
+
+    A line that cannot be written (a full disk, a store that is away) is no reason to stop: the next one that can be brings it along.
+    """
+
+    def __init__(self, storage: Storage, background: Background) -> None:
+        self.storage = storage
+        self.background = background
+        self.history: list[dict[str, Any]] = []
+        # what follows belongs to the background thread
+        self._lines: list[str] = []
+        self._num_written: int | None = None  # lines in the live file; None: it must be written anew
+        self._events_owed = "\n" if self._is_torn(EVENTS) else ""  # a process died in the middle of a line
+
+    def restart(self, history: list[dict[str, Any]]) -> int:
+        """Continue after `history`; what the live file has beyond it will be computed again.
+
+        Returns:
+            images computed before and to be computed again, as far as the log tells.
+        """
+        last = max((line["images_seen"] for line in parse_lines(self._read(HISTORY))), default=0) if dist.is_main() else 0
+        self.history[:] = history
+        lines = [json.dumps(line) + "\n" for line in history]
+
+        def write() -> None:
+            self._lines, self._num_written = lines, None
+            self._bring_history()
+
+        self._do(write)
+        return max(0, last - (history[-1]["images_seen"] if history else 0))
+
+    def line(self, line: dict[str, Any]) -> None:
+        self.history.append(line)
+
+        def write() -> None:
+            self._lines.append(json.dumps(line) + "\n")
+            self._bring_history()
+
+        self._do(write)
+
+    def event(self, kind: str, text: str, *, images_seen: int, **facts: Any) -> None:
+        line = json.dumps({"time": time.time(), "kind": kind, "text": text, "images_seen": images_seen, **facts}) + "\n"
+
+        def write() -> None:
+            self._events_owed += line
+            self._bring_events()
+
+        self._do(write)
+
+    def picture(self, name: str, png: bytes) -> None:
+        self._do(lambda: self.storage.write(f"{GRIDS}/{name}", png))
+
+    def flush(self) -> None:
+        """Wait for what is being written, and bring what could not be; raises OSError when it still cannot be."""
+        if dist.is_main():
+            self.background.wait()
+            self._bring_history()
+            self._bring_events()
+
+    def _bring_history(self) -> None:
+        if self._num_written is None:
+            self.storage.write(HISTORY, "".join(self._lines).encode())
+        elif self._num_written < len(self._lines):
+            written, self._num_written = self._num_written, None  # until it is there
+            self.storage.append(HISTORY, "".join(self._lines[written:]))
+        self._num_written = len(self._lines)
+
+    def _bring_events(self) -> None:
+        if self._events_owed:
+            self.storage.append(EVENTS, self._events_owed)
+            self._events_owed = ""
+
+    def _is_torn(self, name: str) -> bool:
+        text = self._read(name) if dist.is_main() else ""
+        return text != "" and not text.endswith("\n")
+
+    def _do(self, write: Callable[[], None]) -> None:
+        if not dist.is_main():
+            return
+
+        def job() -> None:
+            try:
+                write()
+            except OSError as problem:
+                logging.getLogger(__name__).warning("%s", problem)
+
+        self.background.submit(job)
+
+    def _read(self, name: str) -> str:
+        try:
+            return self.storage.read(name).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file that may be growing, or whose writer may have died in the middle of one."""
+    found = []
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
