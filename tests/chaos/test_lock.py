@@ -1,0 +1,281 @@
+"""One training, several drivers: real processes take, hold, lose and race for its lock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ganlib.storage import FolderStorage
+from pipeline.lock import LOCK, Holder, LockedError, StateLock, Superseded, holder, require_owner
+
+pytestmark = pytest.mark.chaos
+ROOT = Path(__file__).resolve().parents[2]
+
+# Holds the lock of argv[1] until a line comes; argv[2] is code that runs first, a line "stopping" marks it.
+HOLD = """
+import sys
+from pipeline import lock
+from ganlib.storage import open_storage
+exec(sys.argv[2])
+with lock.StateLock(open_storage(sys.argv[1]), heartbeat_seconds=0.1).held() as held:
+    print("held", held.token, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "stopping":
+            held.mark_stopping()
+        elif line.strip() == "lost?":
+            print(held.lost.wait(20), flush=True)
+        else:
+            break
+print("released", flush=True)
+"""
+ELSEWHERE = (
+    "lock.Place.here = classmethod(lambda cls: lock.Place(machine='m', boot_id='b', pid_namespace='n'))"  # as another machine has it
+)
+
+
+class Child:
+    """A process that holds a lock."""
+
+    def __init__(self, folder: Path, first: str = "", *, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder), first],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.token = self.line().removeprefix("held ")
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def say(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """hold(first code) -> a Child that holds the lock of tmp_path / "state"; gone after the test."""
+    children: list[Child] = []
+
+    def start(first: str = "", **more) -> Child:
+        children.append(Child(tmp_path / "state", first, **more))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.process.kill()
+        child.process.communicate()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return FolderStorage(tmp_path / "state")
+
+
+def rewrite(storage, **changes) -> Holder:
+    """Change what lock.json says."""
+    values = json.loads(storage.read(LOCK)) | changes
+    storage.write(LOCK, json.dumps(values).encode())
+    found = holder(storage)
+    assert found is not None
+    return found
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_second_is_told_who_holds_it_and_since_when(hold, storage):
+    child = hold()
+    found = holder(storage)
+    with pytest.raises(LockedError) as raised, StateLock(storage).held():
+        pass
+    text = str(raised.value)
+    assert f"process {child.process.pid}, since {found.since}: it is running already" in text
+    assert f"@{os.uname().nodename}" in text
+    assert f"kill {child.process.pid}" in text
+    assert storage.uri in text
+    require_owner(storage, child.token)  # the first one has noticed nothing
+    child.say("end")
+    assert child.line() == "released"
+    assert holder(storage) is None
+    with StateLock(storage).held() as lock:
+        require_owner(storage, lock.token)
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(hold, storage, capsys):
+    child = hold()
+    child.process.kill()  # not waited for: a zombie is dead too
+    wait_until(lambda: holder(storage).is_alive() is False)
+    with StateLock(storage).held() as lock:
+        assert f"process {child.process.pid}, since" in (said := capsys.readouterr().err)
+        assert "is taken over: that process is dead" in said
+        require_owner(storage, lock.token)
+        with pytest.raises(Superseded, match=f"process {os.getpid()}"):
+            require_owner(storage, child.token)
+    with pytest.raises(Superseded, match="and ended"):
+        require_owner(storage, lock.token)
+
+
+@pytest.mark.parametrize("change", ["reused", "rebooted"])
+def test_a_pid_that_came_back_is_another_process(hold, storage, change):
+    hold("lock.StateLock._beat = lambda self: None")  # so that it does not write over the change
+    found = holder(storage)
+    assert found.is_alive() is True
+    other = {"started": found.started - 1} if change == "reused" else {"place": {**found.place.model_dump(), "boot_id": "the one before"}}
+    assert rewrite(storage, **other).is_alive() is False
+    with StateLock(storage).held() as lock:
+        require_owner(storage, lock.token)
+
+
+def test_another_machine_is_judged_by_its_heartbeat(hold, storage, capsys):
+    child = hold(ELSEWHERE)
+    assert holder(storage).is_alive() is None
+    with pytest.raises(LockedError, match=rf"on {os.uname().nodename} with: kill"), StateLock(storage, dead_after_seconds=20).held():
+        pass
+    assert "watching up to 20 s whether it lives" in capsys.readouterr().err
+
+    child.process.send_signal(signal.SIGSTOP)  # a machine that sleeps
+    with StateLock(storage, dead_after_seconds=1).held() as lock:
+        assert "is taken over: no heartbeat for 1 s" in capsys.readouterr().err
+        child.process.send_signal(signal.SIGCONT)
+        child.say("lost?")
+        assert child.line() == "True"
+        child.say("end")
+        assert child.line() == "released"
+        require_owner(storage, lock.token)  # the one that woke up has neither written nor removed the lock
+
+
+def test_a_holder_that_stops_is_waited_for(hold, storage, capsys):
+    child = hold()
+    child.say("stopping")
+    wait_until(lambda: holder(storage).stopping)
+    with (
+        pytest.raises(LockedError, match="was asked to stop, and has not ended"),
+        StateLock(storage, patience_seconds=0.5).held(),
+    ):
+        pass
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", HOLD, storage.uri, ""],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stderr.readline().startswith("waiting for ")
+    require_owner(storage, child.token)
+    child.say("end")
+    out, said = waiting.communicate("end\n", timeout=60)
+    assert [line.split()[0] for line in out.splitlines()] == ["held", "released"]
+    assert "waiting" not in said  # said once
+
+
+# A stand-in for dvc: runs the command below itself as dvc does, through $SHELL -c or directly.
+BELOW = """
+import os, subprocess, sys
+command = [sys.executable, "-c", *sys.argv[2:]]
+if sys.argv[1] == "shell":
+    import shlex
+    command = [os.environ["SHELL"], "-c", shlex.join(command) + "; exit $?"]
+subprocess.Popen(command, env={**os.environ, "DVC_STAGE": "train"}).wait()
+"""
+
+
+@pytest.mark.parametrize("how", ["shell", "direct"])
+def test_a_holder_whose_dvc_died_is_waited_for(storage, how):
+    """Killing `dvc` alone leaves the stage behind; it needs a moment to notice."""
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", BELOW, how, HOLD, storage.uri, ""],
+        cwd=ROOT,
+        env={**os.environ, "SHELL": "/bin/sh"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert dvc.stdout.readline().startswith("held")
+    found = holder(storage)
+    try:
+        assert found.dvc_pid == dvc.pid
+        assert not found.is_ending()
+        dvc.kill()
+        dvc.wait()
+        assert holder(storage).is_alive()
+        assert holder(storage).is_ending()
+        with pytest.raises(LockedError, match="has not ended"), StateLock(storage, patience_seconds=0.3).held():
+            pass
+    finally:
+        os.kill(found.pid, signal.SIGKILL)
+        dvc.kill()
+        dvc.communicate()
+    with StateLock(storage).held() as lock:
+        require_owner(storage, lock.token)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"token": "ab', b"\0" * 500])
+def test_a_lock_cut_short_by_a_full_disk_is_none(storage, content):
+    storage.write(LOCK, content)
+    assert holder(storage) is None
+    with StateLock(storage).held() as lock:
+        require_owner(storage, lock.token)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from pipeline import lock
+from ganlib.storage import FolderStorage
+lock.say = lambda text: None
+root, rounds = Path(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+for number in range(rounds):
+    while not (root / f"go-{number}").exists():
+        pass
+    try:
+        with lock.StateLock(FolderStorage(root / str(number))).held():
+            print("held", flush=True)
+            while not (root / f"end-{number}").exists():
+                time.sleep(0.001)
+            print("done", flush=True)
+    except lock.LockedError:
+        print("refused", flush=True)
+"""
+
+
+def test_of_two_that_race_for_a_dead_lock_one_gets_it(hold, storage, tmp_path):
+    rounds = 20
+    child = hold()
+    child.process.kill()
+    child.process.wait()
+    for number in range(rounds):
+        FolderStorage(tmp_path / str(number)).write(LOCK, storage.read(LOCK))
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), str(rounds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 2
+        for number in range(rounds):
+            (tmp_path / f"go-{number}").touch()
+            outcomes = {racer.stdout.readline().strip(): racer for racer in racers}
+            assert sorted(outcomes) == ["held", "refused"], number
+            (tmp_path / f"end-{number}").touch()
+            assert outcomes["held"].stdout.readline() == "done\n"
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
