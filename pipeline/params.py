@@ -60,6 +60,9 @@ class TrackingConfig(Section):
 
     uri: str | None = Field(None, description="null: a sqlite store in the project folder")
     experiment: str = "gan"
+    patience_seconds: float = Field(
+        20, ge=0, description="after a training, so long is waited for MLflow to take what is left; the rest is delivered later", strict=False
+    )
 
 
 class RegisterConfig(Section):
