@@ -1,24 +1,43 @@
-"""Follows a training through its state folder: new history lines, grids and events, handed to trackers in order.
+"""Follows a training through its state: new history lines, events and grids, handed to listeners in order.
 
-The files are the truth. Each tracker has its own thread and its own place in the files, so a slow or dead one holds up neither the training
+The files are the truth. Each listener has its own thread and its own place in the files, so a slow or dead one holds up neither the training
 nor the others, and gets everything once it is back.
 """
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
-POLL_SECONDS = 0.5
+from ganlib.storage import Storage
+
+MAX_PAUSE_SECONDS = 30.0  # between tries of a listener that fails
+EVENTS = ("events.jsonl", "driver.jsonl")  # one writer each
 
 
 class Listener(Protocol):
-    """Gets the lines of a training; may raise, and is then offered the same again."""
+    """Told of a training.
+
+    `begin` and `note_end` are called by the thread that runs the training, and only write down; all else is called by the follower's own thread,
+    may take its time, may raise, and is then offered the same again.
+
+    Attributes:
+        name: what a message calls it.
+        remedy: what a person does about what it did not take.
+    """
+
+    name: str
+    remedy: str
+
+    def begin(self) -> None:
+        """The training is about to begin."""
 
     def lines(self, lines: list[dict[str, Any]]) -> None:
-        """New history lines, oldest first."""
+        """New history lines, oldest first. After a rollback, a step comes again with other numbers."""
 
     def grid(self, path: Path) -> None:
         """A new sample grid."""
@@ -26,82 +45,181 @@ class Listener(Protocol):
     def event(self, text: str) -> None:
         """A new event."""
 
+    def beat(self) -> None:
+        """The training goes on."""
+
+    def note_end(self, status: str) -> None:
+        """The training has ended: FINISHED, FAILED or KILLED. What is left is delivered after this, or never."""
+
+    def end(self, status: str) -> None:
+        """Everything was delivered."""
+
 
 class Follower(threading.Thread):
     """Feeds one listener until told to finish."""
 
-    def __init__(self, folder: Path, listener: Listener) -> None:
+    def __init__(self, storage: Storage, listener: Listener, *, num_events: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(daemon=True, name=f"follow {type(listener).__name__}")
-        self.folder = folder
+        self.storage = storage
         self.listener = listener
         self.problem: Exception | None = None
         self._finish = threading.Event()
-        self._images_seen = -1
+        self._status = ""
+        self._history = _Lines(storage, "history.jsonl")
+        self._events = {name: _Lines(storage, name) for name in EVENTS}
+        self._num_events = {name: num_events.get(name, 0) for name in EVENTS}
+        self._delivered: dict[int, dict[str, float]] = {}  # images_seen -> scalars
         self._grids: set[str] = set()
-        self._num_events = _count_lines(folder / "events.jsonl")
+        self._rolled_back = False
 
     def run(self) -> None:
-        while not self._finish.wait(POLL_SECONDS):
-            self._try()
-        self._try()
+        failures = 0
+        while not self._finish.wait(min(MAX_PAUSE_SECONDS, self.storage.poll_seconds * 2**failures)):
+            failures = 0 if self._try(self._look) else min(failures + 1, 16)
+        self._try(lambda: self.deliver_all(self._status))
 
-    def finish(self, *, timeout_seconds: float) -> None:
-        """Deliver what is left; gives up after the time, or at the first failure."""
+    def finish(self, status: str) -> None:
+        """Ask for what is left to be delivered; `join` waits for it."""
+        self._status = status
         self._finish.set()
-        self.join(timeout_seconds)
 
-    def _try(self) -> None:
+    def deliver_all(self, status: str) -> None:
+        """Deliver everything that is not delivered yet, and the end; raises at the first failure."""
+        if self._rolled_back:  # grids of one name may have been drawn twice
+            self._grids.clear()
+        self._deliver()
+        self._deliver_grids()
+        self.listener.end(status)
+
+    def _try(self, action: Callable[[], object]) -> bool:
         try:
-            self._deliver()
+            action()
             self.problem = None
         except Exception as problem:  # a listener's failure is kept for the end; the training goes on
             self.problem = problem
+        return self.problem is None
 
-    def _deliver(self) -> None:
-        events = _read_lines(self.folder / "events.jsonl")
-        for event in events[self._num_events :]:
-            self.listener.event(event["text"])
-            self._num_events += 1
-        fresh = [line for line in _read_lines(self.folder / "history.jsonl") if line["images_seen"] > self._images_seen]
+    def _look(self) -> None:
+        if self._deliver():
+            self._deliver_grids()
+        self.listener.beat()
+
+    def _deliver(self) -> bool:
+        """Events and lines; whether there was anything new."""
+        is_new = False
+        for name, log in self._events.items():
+            for event in log.read()[self._num_events[name] :]:
+                self.listener.event(str(event.get("text", "")))
+                self._num_events[name] += 1
+                self._rolled_back |= event.get("kind") == "rollback"
+                is_new = True
+        # what was computed again after a resume has the same numbers, and is no news
+        fresh = [line for line in self._history.read() if self._delivered.get(line["images_seen"]) != line["scalars"]]
         if fresh:
             self.listener.lines(fresh)
-            self._images_seen = fresh[-1]["images_seen"]
-        for path in sorted((self.folder / "grids").glob("images-*.png")):
-            if path.name not in self._grids:
-                self.listener.grid(path)
-                self._grids.add(path.name)
+            self._delivered |= {line["images_seen"]: line["scalars"] for line in fresh}
+        return is_new or bool(fresh)
+
+    def _deliver_grids(self) -> None:
+        for name in self.storage.names("grids"):
+            if name.endswith(".png") and name not in self._grids:
+                self.listener.grid(self.storage.local(f"grids/{name}"))
+                self._grids.add(name)
+
+
+class Followers:
+    """Those who follow one training.
+
+    Attributes:
+        status: how the training ended; set inside the block of `following`.
+    """
+
+    def __init__(self, storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> None:
+        num_events = {name: len(_Lines(storage, name).read()) for name in EVENTS}  # earlier attempts' are no news
+        self.status = "FAILED"
+        self._patience_seconds = patience_seconds
+        self._threads = [Follower(storage, listener, num_events=num_events) for listener in listeners]
+        self._problems: list[str] = []
+
+    def problems(self) -> list[str]:
+        """What was not delivered, and why; one text a listener. Asked after the block."""
+        return self._problems
+
+    def _begin(self) -> None:
+        for thread in self._threads:
+            thread.listener.begin()
+        for thread in self._threads:
+            thread.start()
+
+    def _end(self) -> None:
+        deadline = time.monotonic() + self._patience_seconds
+        for thread in self._threads:
+            try:
+                thread.listener.note_end(self.status)
+            except OSError as problem:
+                self._problems.append(f"{thread.listener.name}: how the training ended could not be noted: {problem}")
+            thread.finish(self.status)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            late = f"not done {self._patience_seconds:g} s after the training" if thread.is_alive() else ""
+            why = "; ".join(str(reason) for reason in (thread.problem, late) if reason)
+            if why:
+                self._problems.append(f"{thread.listener.name} has not taken everything: {why}. {thread.listener.remedy}")
 
 
 @contextmanager
-def following(folder: Path, listeners: list[Listener], *, timeout_seconds: float = 60.0) -> Iterator[list[Follower]]:
-    """Follow `folder` with every listener while the block runs; what is left is delivered at its end."""
-    followers = [Follower(folder, listener) for listener in listeners]
-    for follower in followers:
-        follower.start()
+def following(storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> Iterator[Followers]:
+    """Tell every listener of the training in `storage` while the block runs.
+
+    At the end of the block what is left is delivered, for `patience_seconds` in total at most; `Followers.problems` says what was not.
+    """
+    followers = Followers(storage, listeners, patience_seconds=patience_seconds)
+    followers._begin()
     try:
         yield followers
     finally:
-        for follower in followers:
-            follower.finish(timeout_seconds=timeout_seconds)
+        followers._end()
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Complete lines of a JSON-lines file that may be growing."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+class _Lines:
+    """The whole lines of a JSON-lines file that grows, and may be replaced by another one."""
 
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage = storage
+        self._name = name
+        self._data = b""
+        self._lines: list[dict[str, Any]] = []
 
-def _count_lines(path: Path) -> int:
-    return len(_read_lines(path))
+    def read(self) -> list[dict[str, Any]]:
+        try:
+            data = self._storage.read(self._name)
+        except FileNotFoundError:
+            data = b""
+        data = data[: data.rfind(b"\n") + 1]
+        if not data.startswith(self._data):
+            self._data, self._lines = b"", []
+        for text in data[len(self._data) :].splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # a writer died in the middle of it
+                continue
+            if isinstance(line, dict):
+                self._lines.append(line)
+        self._data = data
+        return self._lines
 
 
 class Console:
     """Progress a person can follow: one line a log tick."""
 
+    name = "the console"
+    remedy = ""
+
     def __init__(self, total_images: int) -> None:
         self.total_images = total_images
+
+    def begin(self) -> None:
+        return
 
     def lines(self, lines: list[dict[str, Any]]) -> None:
         for line in lines[-3:]:  # a resume replays the history; the last few lines are enough
@@ -123,3 +241,12 @@ class Console:
 
     def event(self, text: str) -> None:
         print(text, flush=True)
+
+    def beat(self) -> None:
+        return
+
+    def note_end(self, status: str) -> None:
+        return
+
+    def end(self, status: str) -> None:
+        return

@@ -1,26 +1,39 @@
 """MLflow: the only file that imports it. Everything else hands it plain numbers and paths.
 
-One run a training, found again by its run key, so that a resume, the evaluation and the registration all speak of the same run.
+One run a training, found again by its run key, so that a resume, the evaluation and the registration all speak of the same run. A call may fail at
+any moment, even after the server has done what it was asked: so each step asks first what the run has, and can be made again.
 """
 
 import contextlib
 import json
 import logging
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import nn
-
-from pipeline.lineage import digest
+from ganlib.files import sha256_file
+from ganlib.storage import Storage, open_storage
+from pipeline import outbox as outboxes
+from pipeline.follow import Follower
+from pipeline.outbox import STALE_SECONDS, Outbox, TrainingFacts
 from pipeline.params import ROOT, Params
 
+__all__ = ["Store", "TrainingFacts", "TrainingRun", "deliver_pending", "log_evaluation", "open_store", "tracking_uri"]
+
 RUN_KEY = "gan.run_key"
-CONTENT = "content.sha256"
+STATE = "gan.state"
+ATTEMPT = "gan.attempt"
+HEARTBEAT = "gan.heartbeat"
+LAST_EVENT = "gan.last_event"
+EVALUATION = "gan.evaluation"
+HEARTBEAT_SECONDS = 60.0
+MAX_METRICS = 1000  # in one call; a call is one transaction
+_ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither is safe from two threads
 
 
 def tracking_uri(params: Params, root: Path = ROOT) -> str:
@@ -35,7 +48,8 @@ def _mlflow(uri: str) -> Any:
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # at once, for a connection that has gone stale; a server that is away is noticed in milliseconds
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
@@ -48,6 +62,10 @@ def _mlflow(uri: str) -> Any:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return mlflow
+
+
+class Unanswered(OSError):
+    """The tracking store cannot be reached, or refuses; names it."""
 
 
 class Store:
@@ -73,19 +91,33 @@ class Store:
             self.experiment_id = found.experiment_id
 
     def find_run(self, run_key: str) -> str | None:
-        """The id of the newest run of this training, whatever its status."""
-        runs = self.client.search_runs([self.experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'", order_by=["attributes.start_time DESC"])
+        """The id of the run of this training, whatever its status."""
+        runs = self._runs(run_key)
         return str(runs[0].info.run_id) if runs else None
 
-    def run(self, run_key: str, *, tags: Mapping[str, str] | None = None) -> str:
-        """The run of this training, made when there is none."""
-        run_id = self.find_run(run_key)
-        if run_id is None:
-            created = self.client.create_run(self.experiment_id, run_name=run_key[:12], tags={RUN_KEY: run_key})
-            run_id = str(created.info.run_id)
-        for key, value in (tags or {}).items():
-            self.client.set_tag(run_id, key, value)
-        return run_id
+    def run(self, run_key: str, *, started: float | None = None) -> tuple[Any, bool]:
+        """The run of this training, made when there is none, and whether it was made now.
+
+        An answer that got lost may have left a second, empty run behind: it is deleted.
+
+        Args:
+            started: of the training, in seconds since 1970, for a new run.
+        """
+        runs = self._runs(run_key)
+        is_new = not runs
+        if is_new:
+            start_time = None if started is None else int(started * 1000)
+            self.client.create_run(self.experiment_id, run_name=run_key[:12], tags={RUN_KEY: run_key}, start_time=start_time)
+            runs = self._runs(run_key)
+        for twin in runs[1:]:
+            if not twin.data.metrics:
+                self.client.delete_run(twin.info.run_id)
+        return runs[0], is_new
+
+    def _runs(self, run_key: str) -> list[Any]:
+        """Those that have something first, then the oldest, so that everybody takes the same one."""
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'")
+        return sorted(runs, key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
 
     def address(self, run_id: str) -> str:
         """What a person types to look at a run."""
@@ -96,217 +128,269 @@ def open_store(params: Params, root: Path = ROOT) -> Store:
     """The store params.yaml and the environment name.
 
     Raises:
-        OSError: it does not answer.
+        Unanswered: it does not answer.
     """
     uri = tracking_uri(params, root)
-    try:
+    with answering(uri), _ONE_AT_A_TIME:
         return Store(uri, params.tracking.experiment)
-    except Exception as error:  # whatever the store's driver raises: SQL, HTTP, ...
-        raise OSError(f"MLflow at {uri} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingFacts:
-    """What a run says of a training before its first loss."""
-
-    run_key: str
-    params: Mapping[str, Any]  # nested settings that determine the result
-    tags: Mapping[str, str]  # settings that do not, commit, digests
-    data_digest: str
-    data_source: str
-    files: tuple[Path, ...] = ()
-
-
-class TrainingRun:
-    """Ships a training's history into its run. Every call may raise; whoever calls tries again, and nothing is written twice."""
-
-    def __init__(self, params: Params, facts: TrainingFacts, root: Path = ROOT) -> None:
-        self._params = params
-        self._facts = facts
-        self._root = root
-        self._open: tuple[Store, str] | None = None
-
-    def lines(self, lines: list[dict[str, Any]]) -> None:
-        """History lines: losses over images, with the time they were made, so that a replay adds nothing."""
-        store, run_id = self._ensure()
-        metric = store.mlflow.entities.Metric
-        points = [
-            metric(f"train/{name}", float(value), int(line["time"] * 1000), line["images_seen"])
-            for line in lines
-            for name, value in {**line["scalars"], "images_per_second": line["images_per_second"]}.items()
-        ]
-        for start in range(0, len(points), 1000):
-            store.client.log_batch(run_id, metrics=points[start : start + 1000])
-
-    def grid(self, path: Path) -> None:
-        store, run_id = self._ensure()
-        store.client.log_artifact(run_id, str(path), "grids")
-
-    def event(self, text: str) -> None:
-        store, run_id = self._ensure()
-        store.client.set_tag(run_id, "gan.last_event", text)
-
-    def end(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED."""
-        store, run_id = self._ensure()
-        store.client.set_terminated(run_id, status)
-
-    def _ensure(self) -> tuple[Store, str]:
-        if self._open is None:
-            store = open_store(self._params, self._root)
-            run_id = store.run(self._facts.run_key, tags=self._facts.tags)
-            store.client.update_run(run_id, status="RUNNING")
-            param = store.mlflow.entities.Param
-            values = [param(key, str(value)) for key, value in flatten(self._facts.params).items()]
-            for start in range(0, len(values), 100):
-                store.client.log_batch(run_id, params=values[start : start + 100])
-            entities = store.mlflow.entities
-            source = json.dumps({"source": self._facts.data_source})
-            dataset = entities.Dataset(self._facts.data_source, self._facts.data_digest[:32], "local", source)
-            store.client.log_inputs(run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", "training")])])
-            for path in self._facts.files:
-                store.client.log_artifact(run_id, str(path))
-            self._open = store, run_id
-        return self._open
-
-
-def log_evaluation(
-    params: Params, run_key: str, metrics: Mapping[str, float], artifacts: list[Path], *, images_seen: int = 0, root: Path = ROOT
-) -> str:
-    """Put the evaluation's numbers and pictures into the run of the training they are about.
-
-    Returns:
-        where to look at the run.
-    """
-    store = open_store(params, root)
-    run_id = store.run(run_key)
-    for name, value in metrics.items():
-        store.client.log_metric(run_id, f"evaluation/{name}", float(value), step=images_seen)
-    for path in artifacts:
-        store.client.log_artifact(run_id, str(path), "evaluation")
-    return store.address(run_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """The outcome of the promotion decision."""
-
-    model: str
-    version: int
-    is_new: bool
-    aliases: list[str]
-    reason: str
-    run_id: str
-
-
-def register_generator(
-    params: Params,
-    *,
-    generator: nn.Module,
-    example: np.ndarray,
-    run_key: str,
-    content: str,
-    score: float,
-    protocol: Mapping[str, Any],
-    tags: Mapping[str, str],
-    files: list[Path],
-    root: Path = ROOT,
-) -> Registration:
-    """Register a generator when its content is new, and decide who is champion.
-
-    Args:
-        generator: evaluation mode, CPU; z [N, latent_dim] -> [N, C, H, W].
-        example: latents [2 or more, latent_dim] float32.
-        content: sha256 that tells one generator from another; a version that has it is used again.
-        score: of `register.metric`; lower is better.
-        protocol: how it was measured; two scores are compared only when they agree in it.
-    """
-    store = open_store(params, root)
-    name, client = params.register_.model, store.client
-    run_id = store.run(run_key)
-    version = _version_with(store, name, content)
-    is_new = version is None
-    if version is None:
-        version = _log_version(store, run_id, name, generator, example, files)
-        measured = {f"metric.{params.register_.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
-        # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
-        for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
-            client.set_model_version_tag(name, str(version), key, value)
-    client.set_registered_model_alias(name, "challenger", str(version))
-    is_champion, reason = _decide(store, params, version, score=score, protocol=digest(dict(protocol)))
-    if is_champion:
-        client.set_registered_model_alias(name, "champion", str(version))
-    aliases = ["challenger", *(["champion"] if is_champion else [])]
-    return Registration(model=name, version=version, is_new=is_new, aliases=aliases, reason=reason, run_id=run_id)
-
-
-def _version_with(store: Store, name: str, content: str) -> int | None:
-    for version in store.client.search_model_versions(f"name = '{name}' and tags.`{CONTENT}` = '{content}'"):
-        return int(version.version)
-    return None
-
-
-def _decide(store: Store, params: Params, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
-    """Whether `version` becomes (or stays) champion, and why."""
-    name, metric = params.register_.model, params.register_.metric
-    registered = store.client.get_registered_model(name)
-    champion = registered.aliases.get("champion")
-    if champion is None:
-        return True, "there was no champion"
-    if int(champion) == version:
-        return True, "it is the champion already"
-    tags = store.client.get_model_version(name, champion).tags
-    if tags.get("metric.protocol") != protocol or f"metric.{metric}" not in tags:
-        return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"
-    theirs = float(tags[f"metric.{metric}"])
-    verdict = f"{metric} {score:.4g} against {theirs:.4g} of version {champion}"
-    return score < theirs, verdict
-
-
-def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, files: list[Path]) -> int:
-    import torch
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        stack.enter_context(_quiet_stderr_loggers())
-        status = store.client.get_run(run_id).info.status
-        stack.enter_context(store.mlflow.start_run(run_id=run_id))
-        with torch.no_grad():
-            output = generator(torch.from_numpy(example)).numpy()
-        info = store.mlflow.pytorch.log_model(
-            generator,
-            name="generator",
-            signature=store.mlflow.models.infer_signature(example, output),
-            input_example=example,
-            serialization_format="pt2",
-            pip_requirements=[
-                f"torch=={torch.__version__.split('+')[0]}",
-                f"numpy=={np.__version__}",
-                f"mlflow=={store.mlflow.__version__}",
-            ],
-        )
-        for path in files:
-            store.client.log_artifact(run_id, str(path), "generator")
-    if status in ("FAILED", "KILLED"):
-        store.client.set_terminated(run_id, status)
-    with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
-        store.client.create_registered_model(name)
-    return int(store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id).version)
 
 
 @contextlib.contextmanager
-def _quiet_stderr_loggers() -> Iterator[None]:
-    """torch.export and mlflow say a good deal that is no news."""
-    names = ("torch.export", "torch._dynamo", "torch.fx", "mlflow")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+def answering(uri: str) -> Iterator[None]:
+    """Whatever the store's driver raises in this block (SQL, HTTP, ...) becomes an Unanswered."""
     try:
         yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    except Unanswered:
+        raise
+    except Exception as error:
+        if type(error).__module__ == "builtins" and not isinstance(error, OSError):  # a mistake of ours
+            raise
+        raise Unanswered(f"MLflow at {uri} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {error}") from error
+
+
+class TrainingRun:
+    """A listener that ships a training into its run. Nothing is written twice, however often it is told.
+
+    Args:
+        storage: of the training's state; its outbox is written there.
+        outbox: of a training that has ended, to deliver it late; default: of one that begins.
+    """
+
+    name = "MLflow"
+    remedy = "The training is none the worse; the rest is kept in its state, and the next stage or `python -m pipeline.deliver` delivers it"
+
+    def __init__(self, params: Params, facts: TrainingFacts | Outbox, storage: Storage, root: Path = ROOT) -> None:
+        self._params = params
+        self._storage = storage
+        self._root = root
+        self._outbox = facts if isinstance(facts, Outbox) else Outbox.of(facts)
+        self._changing = threading.Lock()  # the outbox: two threads do
+        self._open: tuple[Store, str] | None = None
+        self._has_facts = False
+        self._is_empty = False  # the run, when it was found
+        self._has_points: dict[str, set[tuple[int, str]]] = {}  # metric -> (step, value) that the run has
+        self._last_note = self._last_beat = -HEARTBEAT_SECONDS
+
+    def begin(self) -> None:
+        self._outbox.write(self._storage)
+
+    def lines(self, lines: list[dict[str, Any]]) -> None:
+        """Losses over images, with the time they were made. A line the run has already, computed again at another time, is left out."""
+        with self._run() as (store, run_id):
+            metric = store.mlflow.entities.Metric
+            batch: list[Any] = []
+            for line in lines:
+                name, point = _mark(line)
+                if point in self._points(store, run_id, name):
+                    continue
+                when, step = int(line["time"] * 1000), line["images_seen"]
+                values = {**line["scalars"], "images_per_second": line["images_per_second"]}
+                if len(batch) + len(values) > MAX_METRICS:  # a line is whole in one call, so that one of its points stands for all
+                    store.client.log_batch(run_id, metrics=batch)
+                    batch = []
+                batch += [metric(f"train/{key}", float(value), when, step) for key, value in values.items()]
+            store.client.log_batch(run_id, metrics=batch)
+            for name, point in map(_mark, lines):
+                self._has_points[name].add(point)
+
+    def grid(self, path: Path) -> None:
+        with self._run() as (store, run_id):
+            store.client.log_artifact(run_id, str(path), "grids")
+
+    def event(self, text: str) -> None:
+        with self._run() as (store, run_id):
+            store.client.set_tag(run_id, LAST_EVENT, text[:4000])
+
+    def beat(self) -> None:
+        """Show, in the outbox and in the run, that the training is alive."""
+        now = time.monotonic()
+        if now - self._last_note >= HEARTBEAT_SECONDS:
+            self._change(heartbeat=time.time())
+            self._last_note = now
+        with self._run() as (store, run_id):
+            if now - self._last_beat >= HEARTBEAT_SECONDS:
+                store.client.set_tag(run_id, HEARTBEAT, _clock(self._outbox.heartbeat))
+                store.client.update_run(run_id, status="RUNNING")  # somebody may have thought it dead
+                self._last_beat = now
+
+    def note_end(self, status: str) -> None:
+        self._change(status=status, ended=time.time())
+
+    def end(self, status: str) -> None:
+        current = outboxes.read(self._storage)
+        if current is not None and current.attempt != self._outbox.attempt:
+            return  # the training has begun again, and will end again
+        with contextlib.suppress(FileNotFoundError):
+            self._keep("events.jsonl", self._storage.read("events.jsonl").decode(errors="replace"))
+        with self._run() as (store, run_id):
+            ended = self._outbox.ended or self._outbox.heartbeat
+            store.client.set_terminated(run_id, status, end_time=int(ended * 1000))
+        self._change(status=status, delivered=True)
+
+    def _change(self, **values: Any) -> None:
+        with self._changing:
+            self._outbox = self._outbox.model_copy(update=values)
+            self._outbox.write(self._storage)
+
+    def _keep(self, name: str, text: str) -> None:
+        with self._run() as (store, run_id):
+            store.client.log_text(run_id, text, name)
+
+    @contextlib.contextmanager
+    def _run(self) -> Iterator[tuple[Store, str]]:
+        """The store and the run's id. After a failure nobody knows what the run has, so the next block asks again."""
+        with answering(tracking_uri(self._params, self._root)):
+            try:
+                self._open = self._open or self._find()
+                yield self._open
+            except Exception:
+                self._open = None
+                self._has_points = {}
+                raise
+
+    def _find(self) -> tuple[Store, str]:
+        store, facts = open_store(self._params, self._root), self._outbox
+        run, _ = store.run(facts.run_key, started=facts.started)
+        run_id = str(run.info.run_id)
+        self._is_empty = not run.data.metrics
+        if facts.status is None and run.info.status != "RUNNING":
+            store.client.update_run(run_id, status="RUNNING")
+        if not self._has_facts:
+            self._tell_facts(store, run)
+            self._has_facts = True
+            self._last_beat = time.monotonic()
+        return store, run_id
+
+    def _tell_facts(self, store: Store, run: Any) -> None:
+        facts, entities, run_id = self._outbox, store.mlflow.entities, run.info.run_id
+        tags = {**facts.tags, STATE: self._storage.uri, ATTEMPT: facts.attempt, HEARTBEAT: _clock(facts.heartbeat)}
+        params = {key: str(value) for key, value in flatten(facts.params).items() if key not in run.data.params}  # they cannot change
+        store.client.log_batch(
+            run_id,
+            tags=[entities.RunTag(key, value) for key, value in tags.items()],
+            params=[entities.Param(key, value) for key, value in params.items()],
+        )
+        source = json.dumps({"source": facts.data_source})
+        dataset = entities.Dataset(facts.data_source, facts.data_digest[:32], "local", source)
+        store.client.log_inputs(run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", "training")])])
+        for name, text in facts.files.items():
+            store.client.log_text(run_id, text, name)
+
+    def _points(self, store: Store, run_id: str, name: str) -> set[tuple[int, str]]:
+        if name not in self._has_points:
+            history = [] if self._is_empty else store.client.get_metric_history(run_id, f"train/{name}")
+            self._has_points[name] = {(point.step, _rounded(point.value)) for point in history}
+        return self._has_points[name]
+
+
+def _mark(line: Mapping[str, Any]) -> tuple[str, tuple[int, str]]:
+    """The metric and the point that stand for a line: computed again they are the same, after a rollback they are not."""
+    name = min(line["scalars"], key=lambda name: (not name.startswith("loss_"), name))
+    return name, (line["images_seen"], _rounded(line["scalars"][name]))
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.9g}"  # what any store keeps of a number
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def deliver_pending(params: Params, root: Path = ROOT, *, limit_seconds: float | None = None) -> list[str]:
+    """Tell MLflow what trainings below `train.state_uri` could not tell it, and end RUNNING runs whose training is dead.
+
+    Never raises. After `limit_seconds` (default: tracking.patience_seconds) it returns, and goes on in the background while the process lives.
+
+    Returns:
+        lines for a person; none when there was nothing to do.
+    """
+    limit_seconds = params.tracking.patience_seconds if limit_seconds is None else limit_seconds
+    said: list[str] = []
+    thread = threading.Thread(target=_deliver_and_sweep, args=(params, root, said), name="deliver to MLflow", daemon=True)
+    thread.start()
+    thread.join(limit_seconds)
+    late = [f"warning: MLflow at {tracking_uri(params, root)} is slow: not done after {limit_seconds:g} s"] if thread.is_alive() else []
+    return [*said, *late]
+
+
+def _deliver_and_sweep(params: Params, root: Path, said: list[str]) -> None:
+    try:
+        for storage, outbox in outboxes.pending(params, root):
+            status = outbox.status or "KILLED"
+            try:
+                Follower(storage, TrainingRun(params, outbox, storage, root)).deliver_all(status)
+                said.append(f"MLflow: training {outbox.run_key[:12]} is complete now ({status})")
+            except Unanswered:
+                raise
+            except Exception as problem:  # of this training; the others can be delivered
+                said.append(f"warning: MLflow does not get what {storage.uri} has: {problem!r}")
+        uri = tracking_uri(params, root)
+        if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
+            said += _sweep(open_store(params, root))
+    except Exception as problem:  # nothing waits for this, and it can be done again
+        said.append(f"warning: {problem}")
+
+
+def _sweep(store: Store) -> Iterator[str]:
+    """End the runs of trainings that are dead and could not say so."""
+    with answering(store.uri):
+        for run in store.client.search_runs([store.experiment_id], f"attributes.status = 'RUNNING' and tags.`{RUN_KEY}` LIKE '%'"):
+            last = _last_sign(run)
+            if _is_dead(run, last):
+                store.client.set_terminated(run.info.run_id, "KILLED", end_time=int(last * 1000))
+                yield f"MLflow: run {run.info.run_id} of a training that is dead since {_clock(last)} is KILLED now"
+
+
+def _last_sign(run: Any) -> float:
+    """Of life, in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(run.data.tags[HEARTBEAT]).timestamp()
+    except (KeyError, ValueError):
+        return float(run.info.start_time) / 1000
+
+
+def _is_dead(run: Any, last: float) -> bool:
+    """By the lock, where the state of this very run can be seen from here; else by its last sign of life."""
+    try:
+        storage = open_storage(run.data.tags[STATE])
+        outbox = outboxes.read(storage)
+    except (KeyError, OSError, ValueError):
+        outbox = None
+    if outbox is not None and outbox.attempt == run.data.tags.get(ATTEMPT):
+        return outbox.is_over(storage)
+    return time.time() - last > STALE_SECONDS
+
+
+def log_evaluation(params: Params, root: Path = ROOT) -> str:
+    """Put the numbers and pictures of reports/ into the run of the training they are about, unless it has them.
+
+    Returns:
+        where to look at the run.
+
+    Raises:
+        Unanswered: the store does not answer.
+    """
+    reports = root / "reports"
+    generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
+    measured = json.loads((reports / "evaluation.json").read_text(encoding="utf-8"))
+    store, digest = open_store(params, root), sha256_file(reports / "evaluation.json")
+    with answering(store.uri):
+        run, is_new = store.run(generator["run_key"])
+        run_id, entities = str(run.info.run_id), store.mlflow.entities
+        if run.data.tags.get(EVALUATION) != digest:
+            for path in (*reports.glob("report.html"), *sorted((reports / "plots").glob("*.png"))):
+                store.client.log_artifact(run_id, str(path), "evaluation")
+            when = int((reports / "evaluation.json").stat().st_mtime * 1000)  # told again, it is the same point
+            metrics = [
+                entities.Metric(f"evaluation/{key}", float(value), when, generator["images_seen"])
+                for key, value in measured.items()
+                if isinstance(value, int | float)
+            ]
+            store.client.log_batch(run_id, metrics=metrics, tags=[entities.RunTag(EVALUATION, digest)])
+        if is_new:  # the training was not tracked here
+            store.client.set_terminated(run_id, "FINISHED")
+    return store.address(run_id)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ganlib.metrics.memorization import nearest_pairs
 from ganlib.metrics.reference_store import Reference
 from pipeline import cli, params, plots, report
 
+DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
+
 
 def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """samples.parquet -> images [N, C, H, W] uint8, labels [N] int64 or None where the generator is unconditional."""
@@ -105,12 +107,11 @@ def main() -> None:
     # ---- the one place that tells the tracking server ----
     from pipeline import tracking  # here, because it loads MLflow and `evaluate` itself needs none
 
-    facts = json.loads((params.ROOT / "models" / "generator.json").read_text(encoding="utf-8"))
-    reports = params.ROOT / "reports"
-    pictures = [reports / "report.html", *sorted((reports / "plots").glob("*.png"))]
+    for line in tracking.deliver_pending(settings, limit_seconds=DELIVERY_SECONDS):
+        print(line)
     try:
-        print(tracking.log_evaluation(settings, facts["run_key"], values, pictures, images_seen=facts["images_seen"]))
-    except OSError as problem:  # the numbers are on disk; `register` will insist
+        print(f"MLflow: {tracking.log_evaluation(settings)}")
+    except tracking.Unanswered as problem:  # the numbers are on disk; `register` tells them, and insists
         print(f"warning: {problem}", file=sys.stderr)
 
 

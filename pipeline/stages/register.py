@@ -4,13 +4,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import cli, generator, params, tracking
+from pipeline import cli, generator, params, registration, tracking
 from pipeline.params import ROOT, Params
 
 EXAMPLE_SEED = 0
+DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def register(config: Params, root: Path = ROOT) -> tracking.Registration:
+def register(config: Params, root: Path = ROOT) -> registration.Registration:
     """Register the generator when its content is new; write reports/registration.json.
 
     Raises:
@@ -22,7 +23,7 @@ def register(config: Params, root: Path = ROOT) -> tracking.Registration:
     if metric not in report:
         legal = ", ".join(key for key, value in report.items() if isinstance(value, int | float))
         raise ValueError(f"register.metric={metric!r} is not in reports/evaluation.json; legal: {legal}")
-    outcome = tracking.register_generator(
+    outcome = registration.register_generator(
         config,
         generator=trained.network,
         example=trained.latents(EXAMPLE_SEED, range(4)).numpy(),
@@ -45,10 +46,12 @@ def register(config: Params, root: Path = ROOT) -> tracking.Registration:
 
 def main() -> None:
     config = params.load()
+    for line in tracking.deliver_pending(config, limit_seconds=DELIVERY_SECONDS):
+        print(line)
     outcome = register(config)
     new = "new" if outcome.is_new else "known already"
     print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
-    print(f"MLflow: {tracking.tracking_uri(config)}")
+    print(f"MLflow: {tracking.log_evaluation(config)}")  # unless `evaluate` could do it
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import params, tracking
+from ganlib.storage import open_storage
+from pipeline import params, registration, tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
@@ -21,7 +22,7 @@ def config(monkeypatch):
 
 def register(config, root, *, content, score, protocol="p"):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
-    return tracking.register_generator(
+    return registration.register_generator(
         config,
         generator=network,
         example=np.zeros((2, 3), np.float32),
@@ -61,7 +62,7 @@ def test_a_replay_of_the_history_adds_nothing(config, tmp_path):
         for n in (1, 2, 3)
     ]
     for part in (lines[:2], lines):  # a resume ships what was shipped before
-        tracking.TrainingRun(config, facts, tmp_path).lines(part)
+        tracking.TrainingRun(config, facts, open_storage(tmp_path / "state"), tmp_path).lines(part)
     store = tracking.open_store(config, tmp_path)
     run_id = store.find_run("k")
     history = store.client.get_metric_history(run_id, "train/loss")

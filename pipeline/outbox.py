@@ -1,0 +1,99 @@
+"""`tracking.json`: what MLflow still has to be told of a training, beside the training's state, so that it outlives the process."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ganlib.config import Section
+from ganlib.storage import Storage, open_storage
+from pipeline import identity, lock
+from pipeline.params import ROOT, Params
+
+NAME = "tracking.json"
+STALE_SECONDS = 15 * 60.0  # a training that cannot be watched and has said nothing for so long is dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What a run says of a training before its first loss."""
+
+    run_key: str
+    params: Mapping[str, Any]  # nested settings that determine the result
+    tags: Mapping[str, str]  # settings that do not, commit, digests
+    data_digest: str
+    data_source: str
+    files: tuple[Path, ...] = ()
+
+
+class Outbox(Section):
+    """The content of `tracking.json`. Losses, events and grids are not in it: they are in the state already.
+
+    Attributes:
+        attempt: new at every start of the training; the run has it as a tag.
+        files: texts the run keeps, by name.
+        started, heartbeat, ended: seconds since 1970.
+        status: how it ended; None while it runs, and for ever where it died.
+        delivered: the run has everything, its status too.
+    """
+
+    attempt: str
+    run_key: str
+    params: dict[str, Any]
+    tags: dict[str, str]
+    data_digest: str
+    data_source: str
+    files: dict[str, str]
+    started: float
+    heartbeat: float
+    ended: float | None = None
+    status: Literal["FINISHED", "FAILED", "KILLED"] | None = None
+    delivered: bool = False
+
+    @classmethod
+    def of(cls, facts: TrainingFacts) -> "Outbox":
+        """The outbox of an attempt that begins now."""
+        now = time.time()
+        return cls(
+            attempt=uuid.uuid4().hex,
+            run_key=facts.run_key,
+            params=dict(facts.params),
+            tags=dict(facts.tags),
+            data_digest=facts.data_digest,
+            data_source=facts.data_source,
+            files={path.name: path.read_text(encoding="utf-8", errors="replace") for path in facts.files},
+            started=now,
+            heartbeat=now,
+        )
+
+    def write(self, storage: Storage) -> None:
+        storage.write(NAME, self.model_dump_json(indent=1).encode())
+
+    def is_over(self, storage: Storage) -> bool:
+        """Whether nobody runs this training any more, as far as can be told from here."""
+        holder = lock.holder(storage)
+        is_alive = False if holder is None else holder.is_alive()
+        return not is_alive if is_alive is not None else time.time() - self.heartbeat > STALE_SECONDS
+
+
+def read(storage: Storage) -> Outbox | None:
+    """The outbox in a state; None where there is none, or none that can be read."""
+    try:
+        return Outbox.model_validate_json(storage.read(NAME))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def states(params: Params, root: Path = ROOT) -> Iterator[tuple[Storage, Outbox]]:
+    """Every state below `train.state_uri` that has an outbox."""
+    for name in open_storage(identity.state_uri(params, "", root)).names(""):
+        storage = open_storage(identity.state_uri(params, name, root))
+        if (outbox := read(storage)) is not None:
+            yield storage, outbox
+
+
+def pending(params: Params, root: Path = ROOT) -> list[tuple[Storage, Outbox]]:
+    """Trainings that have ended, and of which MLflow does not know everything."""
+    return [(storage, outbox) for storage, outbox in states(params, root) if not outbox.delivered and outbox.is_over(storage)]

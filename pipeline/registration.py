@@ -1,0 +1,141 @@
+"""A generator as a version in the MLflow registry, and the decision who is champion."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pipeline.lineage import digest
+from pipeline.params import ROOT, Params
+from pipeline.tracking import Store, answering, open_store
+
+CONTENT = "content.sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """The outcome of the promotion decision."""
+
+    model: str
+    version: int
+    is_new: bool
+    aliases: list[str]
+    reason: str
+    run_id: str
+
+
+def register_generator(
+    params: Params,
+    *,
+    generator: nn.Module,
+    example: np.ndarray,
+    run_key: str,
+    content: str,
+    score: float,
+    protocol: Mapping[str, Any],
+    tags: Mapping[str, str],
+    files: list[Path],
+    root: Path = ROOT,
+) -> Registration:
+    """Register a generator when its content is new, and decide who is champion.
+
+    Args:
+        generator: evaluation mode, CPU; z [N, latent_dim] -> [N, C, H, W].
+        example: latents [2 or more, latent_dim] float32.
+        content: sha256 that tells one generator from another; a version that has it is used again.
+        score: of `register.metric`; lower is better.
+        protocol: how it was measured; two scores are compared only when they agree in it.
+
+    Raises:
+        tracking.Unanswered: the store does not answer.
+    """
+    store = open_store(params, root)
+    with answering(store.uri):
+        name, client = params.register_.model, store.client
+        run, is_new_run = store.run(run_key)
+        run_id = str(run.info.run_id)
+        version = _version_with(store, name, content)
+        is_new = version is None
+        if version is None:
+            version = _log_version(store, run_id, name, generator, example, files)
+            measured = {f"metric.{params.register_.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
+            # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
+            for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
+                client.set_model_version_tag(name, str(version), key, value)
+        client.set_registered_model_alias(name, "challenger", str(version))
+        is_champion, reason = _decide(store, params, version, score=score, protocol=digest(dict(protocol)))
+        if is_champion:
+            client.set_registered_model_alias(name, "champion", str(version))
+        if is_new_run:  # the training was not tracked here
+            client.set_terminated(run_id, "FINISHED")
+    aliases = ["challenger", *(["champion"] if is_champion else [])]
+    return Registration(model=name, version=version, is_new=is_new, aliases=aliases, reason=reason, run_id=run_id)
+
+
+def _version_with(store: Store, name: str, content: str) -> int | None:
+    for version in store.client.search_model_versions(f"name = '{name}' and tags.`{CONTENT}` = '{content}'"):
+        return int(version.version)
+    return None
+
+
+def _decide(store: Store, params: Params, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
+    """Whether `version` becomes (or stays) champion, and why."""
+    name, metric = params.register_.model, params.register_.metric
+    registered = store.client.get_registered_model(name)
+    champion = registered.aliases.get("champion")
+    if champion is None:
+        return True, "there was no champion"
+    if int(champion) == version:
+        return True, "it is the champion already"
+    tags = store.client.get_model_version(name, champion).tags
+    if tags.get("metric.protocol") != protocol or f"metric.{metric}" not in tags:
+        return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"
+    theirs = float(tags[f"metric.{metric}"])
+    verdict = f"{metric} {score:.4g} against {theirs:.4g} of version {champion}"
+    return score < theirs, verdict
+
+
+def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, files: list[Path]) -> int:
+    import torch
+
+    with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        output = generator(torch.from_numpy(example)).numpy()
+        info = store.mlflow.pytorch.log_model(
+            generator,
+            name="generator",
+            run_id=run_id,  # not `start_run`, which would change the run's status and end
+            signature=store.mlflow.models.infer_signature(example, output),
+            input_example=example,
+            serialization_format="pt2",
+            pip_requirements=[
+                f"torch=={torch.__version__.split('+')[0]}",
+                f"numpy=={np.__version__}",
+                f"mlflow=={store.mlflow.__version__}",
+            ],
+        )
+    for path in files:
+        store.client.log_artifact(run_id, str(path), "generator")
+    with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
+        store.client.create_registered_model(name)
+    return int(store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id).version)
+
+
+@contextlib.contextmanager
+def _quiet_stderr_loggers() -> Iterator[None]:
+    """torch.export and mlflow say a good deal that is no news."""
+    names = ("torch.export", "torch._dynamo", "torch.fx", "mlflow")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
