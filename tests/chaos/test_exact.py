@@ -1,0 +1,55 @@
+"""`make exact` says equal, and is able to say something else."""
+
+import pytest
+
+from pipeline import exact
+
+pytestmark = pytest.mark.chaos
+
+SAME = {"generator": "aa" * 32, "losses": "bb" * 32}
+
+
+def test_a_difference_is_named_and_ends_in_exit_code_1(monkeypatch, capsys):
+    ways = {"one process": SAME, "torchrun 2": SAME, "ray 4": {**SAME, "losses": "bc" * 32}}
+    assert exact.differences(ways) == ["ray 4 differs from one process in losses"]
+    assert exact.differences({"one process": SAME, "torchrun 2": {"generator": SAME["generator"]}}) == [
+        "torchrun 2 differs from one process in losses"
+    ]
+    assert exact.differences({"one process": SAME, "torchrun 2": dict(SAME)}) == []
+
+    def told(expected_exit: int, last: str, prints: dict) -> None:
+        monkeypatch.setattr(exact, "WAYS", [exact.Way(*name.split()) for name in prints])
+        monkeypatch.setattr(exact, "run", lambda way, spec: prints[f"{way.launcher} {way.workers}"])
+        monkeypatch.setattr("sys.argv", ["exact"])
+        with pytest.raises(SystemExit) as end:
+            exact.main()
+        assert end.value.code == expected_exit
+        assert capsys.readouterr().out.splitlines()[-1] == last
+
+    told(0, "equal", {"torchrun 1": SAME, "ray 1": SAME})
+    told(1, "ray 1 differs from torchrun 1 in generator", {"torchrun 1": SAME, "ray 1": {**SAME, "generator": "ab" * 32}})
+
+
+def test_a_recipe_is_laid_over_the_hard_settings_in_small(tmp_path):
+    hard = exact.settings(None, 640)
+    assert hard.task.regularizers == {"r1": {"gamma": 1.0, "interval_steps": 4}}
+    assert (hard.train.batch_images, hard.train.logical_workers, hard.train.total_images) == (32, 4, 640)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: {discriminator: {width: 8, normalization: none}}\n"
+        "task: {loss: wasserstein, regularizers: {gradient_penalty: {weight: 10.0}}}\ntrain: {total_images: 9, precision: fp32}\n"
+    )
+    mine = exact.settings(recipe, 640)
+    assert mine.task.regularizers == {"gradient_penalty": {"weight": 10.0}}
+    assert mine.task.discriminator_repeats == 2
+    assert (mine.train.precision, mine.train.total_images) == ("fp32", 640)
+
+
+@pytest.mark.slow
+def test_every_way_ends_in_the_same_bytes(make_clone):
+    lines = make_clone().run("python", "-m", "pipeline.exact").stdout.splitlines()
+    assert lines[-1] == "equal"
+    assert len(lines) == len(exact.WAYS) + 2
+    assert all("-  " not in line for line in lines)  # every run has every part
+    for part in ("generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses"):
+        assert f"{part} " in lines[0]
