@@ -57,7 +57,7 @@ def _mlflow(uri: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the import
         import mlflow
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -333,33 +333,32 @@ def _deliver_and_sweep(params: Params, root: Path, said: list[str]) -> None:
 
 
 def _sweep(store: Store) -> Iterator[str]:
-    """End the runs of trainings that are dead and could not say so."""
+    """End the runs of trainings that are over and could not say so."""
     with answering(store.uri):
         for run in store.client.search_runs([store.experiment_id], f"attributes.status = 'RUNNING' and tags.`{RUN_KEY}` LIKE '%'"):
-            last = _last_sign(run)
-            if _is_dead(run, last):
-                store.client.set_terminated(run.info.run_id, "KILLED", end_time=int(last * 1000))
-                yield f"MLflow: run {run.info.run_id} of a training that is dead since {_clock(last)} is KILLED now"
+            if (verdict := _verdict(run)) is not None:
+                status, last = verdict
+                store.client.set_terminated(run.info.run_id, status, end_time=int(last * 1000))
+                yield f"MLflow: run {run.info.run_id} of a training that is over since {_clock(last)} is {status} now"
 
 
-def _last_sign(run: Any) -> float:
-    """Of life, in seconds since 1970."""
+def _verdict(run: Any) -> tuple[str, float] | None:
+    """How and when the training of a RUNNING run ended; None where it lives.
+
+    By its lock, where the state of this very run can be seen from here; else by its last sign of life.
+    """
     try:
-        return datetime.fromisoformat(run.data.tags[HEARTBEAT]).timestamp()
+        last = datetime.fromisoformat(run.data.tags[HEARTBEAT]).timestamp()
     except (KeyError, ValueError):
-        return float(run.info.start_time) / 1000
-
-
-def _is_dead(run: Any, last: float) -> bool:
-    """By the lock, where the state of this very run can be seen from here; else by its last sign of life."""
+        last = float(run.info.start_time) / 1000
     try:
         storage = open_storage(run.data.tags[STATE])
         outbox = outboxes.read(storage)
     except (KeyError, OSError, ValueError):
         outbox = None
     if outbox is not None and outbox.attempt == run.data.tags.get(ATTEMPT):
-        return outbox.is_over(storage)
-    return time.time() - last > STALE_SECONDS
+        return (outbox.status or "KILLED", outbox.ended or last) if outbox.is_over(storage) else None
+    return ("KILLED", last) if time.time() - last > STALE_SECONDS else None
 
 
 def log_evaluation(params: Params, root: Path = ROOT) -> str:
