@@ -39,6 +39,7 @@ def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
     """(FID, training seconds) of the default recipe on the default workers."""
     from ganlib import sampling
     from ganlib.models import ImageSpec, build_generator
+    from ganlib.storage import open_storage
     from ganlib.training.hooks import calibrate_generator
     from ganlib.training.loop import TrainingSpec
     from ganlib.training.state import BundleStore
@@ -54,8 +55,8 @@ def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
             optim=config.optim,
             train=config.train.model_copy(update={"seed": seed, "total_images": total_images}),
         )
-        ray_backend.run(spec, config.cluster, stop_file=Path(folder) / "stop")
-        bundle, _ = BundleStore(Path(folder) / "checkpoints", keep=1).newest()
+        ray_backend.run(spec, config.cluster)
+        bundle, _ = BundleStore(open_storage(folder), keep=1).newest()
         assert bundle is not None
     interval, done, seconds = 0, 0, 0.0
     for line in bundle.history:

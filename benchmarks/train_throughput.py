@@ -161,7 +161,7 @@ def on_ray(spec: "TrainingSpec", workers: int) -> None:
     from pipeline import ray_backend
     from pipeline.params import ClusterConfig
 
-    ray_backend.run(spec, ClusterConfig(workers=workers), stop_file=Path(spec.folder) / "stop")
+    ray_backend.run(spec, ClusterConfig.model_validate({"workers": workers}))
 
 
 def main() -> None:
