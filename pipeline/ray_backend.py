@@ -35,6 +35,7 @@ RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it would take SIGTERM from us and abort
     "RAY_worker_niceness": "0",  # training is what this Ray is for; at its default of 15 any other process comes first
     "RAY_metrics_report_interval_ms": "60000",
     "RAY_task_events_report_interval_ms": "60000",
@@ -152,24 +153,41 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
                 common["runtime_env"] = {"py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")]}
             _require_listener(address)
-            ray.init(address=address, **common)
+            with _our_sigterm():
+                ray.init(address=address, **common)
         else:
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                **common,
-            )
+            with _our_sigterm():
+                ray.init(
+                    address="local",
+                    num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+                    include_dashboard=False,
+                    object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                    **common,
+                )
     except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
         if address:
             raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
         raise ClusterError(f"no Ray can be started on this machine: {error}") from error
+    except BaseException:  # a second Ctrl-C in the middle of it
+        own.end()
+        raise
     try:
         yield not address
     finally:
         _bounded(ray.shutdown, seconds=20)
         own.end()
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """`ray.init` would set a SIGTERM handler that exits on the spot; whoever called us has one that saves first."""
+    from ray._private import utils
+
+    theirs, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
 
 
 class _OwnProcesses:
@@ -351,6 +369,7 @@ class _Driver:
         Raises:
             Exception: what Ray says of its failure.
         """
+        _remove_placement_groups()
         self._storage.remove(STOP)
         attempt = uuid.uuid4().hex
         self._storage.write(ATTEMPT, attempt.encode())
@@ -392,11 +411,20 @@ class _Driver:
     def _trainer(self, size: int, attempt: str, scratch: str) -> Any:
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+        from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+        class Trainer(TorchTrainer):
+            """Without two actors that would have nothing to do: each costs a process that imports Ray, at every restart."""
+
+            def _create_default_callbacks(self) -> list[Any]:
+                needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+                return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
         cluster = self._cluster
         has_gpu = cluster.gpus_per_worker > 0
         worker = Worker(spec=self._spec, owner=self._owner, attempt=attempt, hang_timeout_seconds=cluster.hang_timeout_seconds)
-        return TorchTrainer(
+        return Trainer(
             _work,
             train_loop_config={"worker": worker.model_dump_json()},
             torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo", timeout_s=math.ceil(cluster.hang_timeout_seconds)),
@@ -530,6 +558,19 @@ def _room(nodes: Iterable[Mapping[str, float]], cluster: ClusterConfig) -> int:
     return sum(min(math.floor(node.get(kind, 0) / amount + 1e-6) for kind, amount in each.items()) for node in nodes)
 
 
+def _remove_placement_groups() -> None:
+    """What this job still holds: the part of Ray Train that would give it back may have died."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for key, group in placement_group_table().items():
+        is_ours = PlacementGroupID(bytes.fromhex(key)).hex().endswith(job)
+        if is_ours and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+
+
 def _causes(error: BaseException) -> dict[int, BaseException]:
     """Rank -> what happened to it, out of Ray's wrappings."""
     failures = getattr(error, "worker_failures", None) or {}
@@ -563,6 +604,9 @@ def _words(causes: Mapping[int, BaseException], error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    """Ray Train's own progress lines; ours are made from the history."""
+    """Ray Train's own progress lines, and the pages Ray prints about a dead worker or raylet; ours are made from the state."""
+    import ray._private.worker
+
     for name in ("ray.train", "ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None  # there is no setting for it
