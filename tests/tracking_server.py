@@ -90,17 +90,15 @@ class Proxy:
 
     Attributes:
         delay_seconds: before each request goes on.
-        loses_answer: asked for each request (counted from 0); the server does what it was asked, and the client never hears of it.
+        loses_answer: asked for each request, by its path; where true, the server does what it was asked, and the client never hears of it.
         is_cut: every connection ends at once.
-        num_requests: so far.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.delay_seconds = 0.0
-        self.loses_answer: Callable[[int], bool] = lambda number: False
+        self.loses_answer: Callable[[str], bool] = lambda path: False
         self.is_cut = False
-        self.num_requests = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.uri = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -122,12 +120,12 @@ class Proxy:
             with socket.create_connection(("127.0.0.1", self.target)) as server:
                 answering = threading.Event()  # the last bytes were the server's: the next are a new request
                 answering.set()
-                number = [0]
+                path = [""]
 
                 def back() -> None:
                     with suppress(OSError):
                         while data := server.recv(65536):
-                            if self.is_cut or self.loses_answer(number[0]):
+                            if self.is_cut or self.loses_answer(path[0]):
                                 break
                             answering.set()
                             client.sendall(data)
@@ -139,7 +137,7 @@ class Proxy:
                 while data := client.recv(65536):
                     if answering.is_set():
                         answering.clear()
-                        number[0], self.num_requests = self.num_requests, self.num_requests + 1
+                        path[0] = data.split(b" ", 2)[1].decode().partition("?")[0] if b" " in data else ""
                         time.sleep(self.delay_seconds)
                     if self.is_cut:
                         return

@@ -4,6 +4,7 @@ The server is a real one; between it and us, where that is the fault, stands a p
 """
 
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -134,18 +135,42 @@ def test_down_at_the_start_and_back_later(make_config, tmp_path, request):
     assert training.deliver() == []
 
 
-def test_answers_that_get_lost_make_no_second_run_and_no_second_point(make_config, tmp_path, server, proxy):
+def test_the_first_answer_of_each_kind_of_call_is_lost(make_config, tmp_path, server, proxy):
     training = Training(make_config(proxy.uri), tmp_path)
-    proxy.loses_answer = lambda number: number % 3 != 0  # two of three; every kind of call loses one some time
+    heard = set()
+
+    def loses(path):
+        is_first = path not in heard
+        heard.add(path)
+        return is_first
+
+    proxy.loses_answer = loses
     with training.followed() as followers:
-        for tick in range(1, 25):
-            training.log([tick])
-            time.sleep(0.1)
-        wait_for(lambda: proxy.num_requests > 12, "requests")
-        proxy.loses_answer = lambda number: False
+        training.log(range(1, 4))
+        training.wait_for_points(server)
+        training.log(range(4, 7))
         followers.status = "FINISHED"
     training.deliver()
-    training.check(server, ticks=range(1, 25), status="FINISHED")
+    assert any(path.endswith("runs/create") for path in heard)
+    assert any(path.endswith("runs/log-batch") for path in heard)
+    training.check(server, ticks=range(1, 7), status="FINISHED")
+
+
+def test_points_that_arrived_unheard_are_not_told_again_when_they_are_computed_again(make_config, tmp_path, server, proxy):
+    training = Training(make_config(proxy.uri), tmp_path)
+    with training.followed() as followers:
+        wait_for(lambda: server.runs(training.experiment), "the run")
+        ((run, _),) = server.runs(training.experiment)
+        wait_for(lambda: "params.yaml" in server.artifacts(run), "the facts")
+        proxy.loses_answer = lambda path: path.endswith("runs/log-batch")
+        training.log(range(1, 4))
+        training.wait_for_points(server)
+        training.resume_after(1)  # a worker died, and the group begins again in the same stage
+        training.log(range(2, 6))
+        proxy.loses_answer = lambda path: False
+        followers.status = "FINISHED"
+    training.deliver()
+    training.check(server, ticks=range(1, 6), status="FINISHED")
 
 
 def test_dies_in_the_middle_and_is_back(make_config, tmp_path, server):
@@ -297,6 +322,7 @@ def test_an_evaluation_is_told_once_and_by_whoever_comes_first(make_config, tmp_
         thread.start()
     for thread in threads:
         thread.join()
+    os.utime(root / "reports" / "evaluation.json", (1.0, 1.0))  # as `dvc checkout` may
     tracking.log_evaluation(config, root)
     ((run, status),) = server.runs(config.tracking.experiment)
     assert status == "FINISHED"  # no training will end it
@@ -307,11 +333,11 @@ def test_an_evaluation_is_told_once_and_by_whoever_comes_first(make_config, tmp_
     assert server.points(run)["evaluation/fid", 700] == 2  # measured anew
 
 
-def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path, proxy):
+def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path, server, proxy):
     (tmp_path / "models").mkdir()
     (tmp_path / "reports").mkdir()
     (tmp_path / "models" / "generator.json").write_text(json.dumps({"run_key": "k" * 20, "images_seen": 700}))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
-    proxy.loses_answer = lambda number: number > 0  # dies after the first call
+    proxy.loses_answer = lambda path: path.endswith("runs/search")  # dies after the first call
     with pytest.raises(tracking.Unanswered, match="does not answer"):
         tracking.log_evaluation(make_config(proxy.uri), tmp_path)
