@@ -336,6 +336,7 @@ class _Driver:
         Raises:
             ClusterError: there is none, nor after `cluster.wait_for_nodes_seconds`.
         """
+        _remove_placement_groups()
         began, was_said = time.monotonic(), False
         while not self._stopping.is_set():
             self._view.refresh()
@@ -369,7 +370,6 @@ class _Driver:
         Raises:
             Exception: what Ray says of its failure.
         """
-        _remove_placement_groups()
         self._storage.remove(STOP)
         attempt = uuid.uuid4().hex
         self._storage.write(ATTEMPT, attempt.encode())
