@@ -4,6 +4,7 @@ A name is relative and has forward slashes (`grids/images-000000006400.png`). A 
 has PUT. An object store is tried again when it fails, and every failure is said aloud.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from ganlib.files import atomic_folder, atomic_write
 
 T = TypeVar("T")
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # waits between tries of an object store
+REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")  # trying again would not help
 
 
 class StorageError(OSError):
@@ -148,7 +150,8 @@ class ObjectStorage:
             background_writes=False,
             allow_delayed_open=True,  # one PUT for a small file
             connect_timeout=5,
-            request_timeout=20,
+            request_timeout=10,  # without a byte
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ours says what it does
             **settings,
         )
         self.path = f"{parts.netloc}{parts.path}".rstrip("/")
@@ -160,14 +163,14 @@ class ObjectStorage:
             with self.filesystem.open_input_stream(self._at(name)) as stream:
                 return bytes(stream.read())
 
-        return self._persistently(get, f"reading {self._at(name)}")
+        return self._persistently(get, f"reading s3://{self._at(name)}")
 
     def write(self, name: str, data: bytes) -> None:
         def put() -> None:
             with self.filesystem.open_output_stream(self._at(name)) as stream:
                 stream.write(data)
 
-        self._persistently(put, f"writing {len(data):,} bytes to {self._at(name)}")
+        self._persistently(put, f"writing {len(data):,} bytes to s3://{self._at(name)}")
         self._grown.pop(name, None)
 
     def append(self, name: str, text: str) -> None:
@@ -182,7 +185,7 @@ class ObjectStorage:
     def write_folder(self, name: str, files: Mapping[str, bytes]) -> None:
         *_, seal = files
         if self._exists(f"{name}/{seal}"):
-            self._persistently(lambda: self.filesystem.delete_file(self._at(f"{name}/{seal}")), f"replacing {self._at(name)}")
+            self._persistently(lambda: self.filesystem.delete_file(self._at(f"{name}/{seal}")), f"replacing s3://{self._at(name)}")
         for file, data in files.items():
             self.write(f"{name}/{file}", data)
 
@@ -190,7 +193,7 @@ class ObjectStorage:
         from pyarrow import fs
 
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        found = self._persistently(lambda: self.filesystem.get_file_info(selector), f"listing {self._at(folder)}")
+        found = self._persistently(lambda: self.filesystem.get_file_info(selector), f"listing s3://{self._at(folder)}")
         return sorted(info.base_name for info in found)
 
     def remove(self, name: str) -> None:
@@ -203,7 +206,7 @@ class ObjectStorage:
             elif kind == fs.FileType.File:
                 self.filesystem.delete_file(self._at(name))
 
-        self._persistently(delete, f"removing {self._at(name)}")
+        self._persistently(delete, f"removing s3://{self._at(name)}")
         self._grown.pop(name, None)
 
     def local(self, name: str) -> Path:
@@ -220,7 +223,7 @@ class ObjectStorage:
     def _exists(self, name: str) -> bool:
         from pyarrow import fs
 
-        info = self._persistently(lambda: self.filesystem.get_file_info(self._at(name)), f"looking for {self._at(name)}")
+        info = self._persistently(lambda: self.filesystem.get_file_info(self._at(name)), f"looking for s3://{self._at(name)}")
         return bool(info.type == fs.FileType.File)
 
     def _persistently(self, action: Callable[[], T], what: str) -> T:
@@ -237,10 +240,11 @@ class ObjectStorage:
                 raise
             except OSError as error:
                 reason = str(error).strip()
-                if wait is None or "ACCESS_DENIED" in reason or "NO_SUCH_BUCKET" in reason or "InvalidAccessKeyId" in reason:
+                if wait is None or any(word in reason for word in REFUSED):
                     raise StorageError(
-                        f"s3://{what.split(' ')[-1]}: {what} failed: {reason}; check that the store answers and that "
-                        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL fit it, then run the same command again"
+                        error.errno or errno.EIO,
+                        f"{what} failed: {reason}; check that the store answers and that "
+                        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL fit it, then run the same command again",
                     ) from error
                 logging.getLogger(__name__).warning("%s failed, next try in %g s: %s", what, wait, reason)
                 time.sleep(wait)

@@ -1,8 +1,11 @@
 """Clones of this project for the tests that run it as a user does."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.clones import Clone, new_clone
+from tests.object_store import ObjectStore, object_store
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +30,13 @@ def make_prepared(make_clone, tmp_path_factory):
         return ready[0].copy(tmp_path_factory.mktemp("prepared") / "clone")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectStore]:
+    """A real S3 server; each test takes a prefix of its own in its bucket."""
+    with object_store() as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

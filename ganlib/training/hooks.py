@@ -127,7 +127,8 @@ class Score:
 class CheckpointHook:
     """The state bundle at an interval and at the end, copied between two steps and written in the background.
 
-    A write that fails is told and tried again soon, while the training goes on: only the last one must succeed.
+    A write that fails is told and tried again soon, while the training goes on: only the last one must succeed. A write that takes longer than the
+    interval makes the next checkpoint later, not the training slower.
     """
 
     RETRY_SECONDS = 30.0
@@ -150,11 +151,15 @@ class CheckpointHook:
         self.score = score
         self.fence = fence
         self.while_waiting = while_waiting
+        self._is_writing = False
+        self._is_late = False  # one was due while another was being written
         self._failed: tuple[float, OSError] | None = None  # when, and why, the newest bundle could not be written
 
     def is_owed(self) -> bool:
-        """Whether the newest bundle could not be written, and it is time to try again. Asked on the main process."""
-        return self._failed is not None and time.monotonic() - self._failed[0] > self.RETRY_SECONDS
+        """Whether a bundle was left out or could not be written, and it is time to try again. Asked on the main process."""
+        if self._is_writing:
+            return False
+        return self._is_late or (self._failed is not None and time.monotonic() - self._failed[0] > self.RETRY_SECONDS)
 
     def is_boundary(self, state: TrainState) -> bool:
         """Whether a rollback may come back here: at places that depend on no interruption."""
@@ -162,29 +167,41 @@ class CheckpointHook:
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if is_last or is_due(self.config.checkpoint_interval_images, state) or self.is_boundary(state):
-            self.save(state)
+            self.save(state, is_needed=is_last or self.is_boundary(state))
         if is_last:
             self.finish()
 
-    def save(self, state: TrainState, *, scored: bool = True) -> None:
-        """Copy the state and hand it to the background. All processes must call it together."""
+    def save(self, state: TrainState, *, scored: bool = True, is_needed: bool = False) -> None:
+        """Copy the state and hand it to the background. All processes must call it together.
+
+        Args:
+            scored: measure its generator too.
+            is_needed: wait for an earlier bundle that is still being written; else this one is left for later.
+        """
         tensors, numbers = state.snapshot()
         if not dist.is_main():
             return
-        self.background.wait(while_waiting=self.while_waiting)  # one bundle at a time
         self.background.raise_problem()
+        self._is_late = self._is_writing and not is_needed
+        if self._is_late:
+            return
+        if is_needed:
+            self.background.wait(while_waiting=self.while_waiting)
         numbers |= {"score": self.score(state) if scored else None, "is_boundary": self.is_boundary(state)}
         history = list(self.journal.history)
 
         def write() -> None:
-            self.fence()
             try:
+                self.fence()
                 self.store.save(tensors, numbers, history)
                 self._failed = None
             except OSError as problem:
                 self._failed = time.monotonic(), problem
                 self.journal.event("failed_write", f"{problem}; the training goes on and tries again", images_seen=numbers["images_seen"])
+            finally:
+                self._is_writing = False
 
+        self._is_writing = True
         self.background.submit(write)
 
     def finish(self) -> None:

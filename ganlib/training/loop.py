@@ -126,10 +126,12 @@ def train(
         journal.event("resumed", f"resumed from {where}, {images}", images_seen=state.images_seen, computed_again=computed_again)
     else:
         journal.event("start", f"started on {dist.world_size()} processes, {spec.threads} threads each", images_seen=0)
-    watchdog = Watchdog(
-        hang_timeout_seconds,
-        on_hang=lambda: journal.event("hang", "a process did nothing for too long and ended itself", images_seen=state.images_seen),
-    )
+
+    def tell_hang() -> None:
+        journal.event("hang", "a process did nothing for too long and ended itself", images_seen=state.images_seen)
+        background.wait()
+
+    watchdog = Watchdog(hang_timeout_seconds, on_hang=tell_hang)
     log = LogHook(spec.train, journal=journal)
     checkpoint = CheckpointHook(
         spec.train,
@@ -145,7 +147,7 @@ def train(
     log.restart_clock(state.images_seen)
     try:
         if state.images_seen == 0 and checkpoint.is_boundary(state):
-            checkpoint.save(state, scored=False)
+            checkpoint.save(state, scored=False, is_needed=True)
         while state.images_seen < spec.train.total_images:
             try:
                 running.step()
@@ -159,7 +161,7 @@ def train(
                 hook(state, is_last=is_last)
             watchdog.beat()
             if agree.has_stopped and not is_last:
-                checkpoint.save(state, scored=False)
+                checkpoint.save(state, scored=False, is_needed=True)
                 checkpoint.finish()
                 text = f"stopped after {state.images_seen:,} images; run the same command again to continue"
                 journal.event("interrupted", text, images_seen=state.images_seen)
@@ -207,5 +209,5 @@ def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: Che
     journal.event("rollback", text, images_seen=state.images_seen, rollback=len(rollbacks))
     if dist.is_main():
         checkpoint.store.drop_after(state.step)
-    checkpoint.save(state, scored=False)
+    checkpoint.save(state, scored=False, is_needed=True)
     checkpoint.finish()

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,25 @@ def test_retention_and_leftovers(tmp_path):
     store = filled(tmp_path, steps=range(1, 6), keep=2)
     assert store.steps() == [4, 5]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    scores = {1: 0.3, 2: 0.1, 3: 0.2, 4: None, 5: 0.4, 6: 0.5}
+    assert filled(tmp_path, steps=range(1, 7), keep=2, keep_best=1, scores=scores).steps() == [2, 5, 6]
+    assert filled(tmp_path, steps=(7,), keep=2, keep_best=2, scores={7: 0.05}).steps() == [2, 6, 7]  # by another process
+
+
+def test_a_broken_bundle_takes_nobodys_place(tmp_path):
+    store = filled(tmp_path, steps=(1, 2), keep=2)
+    damage(file_of(store, 2, "state.json"), "missing")
+    assert filled(tmp_path, steps=(3,), keep=2).steps() == [1, 3]
+
+
+def test_a_trained_checkpoint_has_a_score(make_spec):
+    spec = make_spec("x")
+    train(spec)
+    bundle, _ = BundleStore(FolderStorage(Path(spec.folder)), keep=1).newest()
+    assert 0 < bundle.numbers["score"] < 3
 
 
 def test_no_bundle_is_no_error(tmp_path):

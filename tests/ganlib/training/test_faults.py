@@ -1,0 +1,276 @@
+"""What goes wrong while training, for real: full disks, stores that are away, divergence, hangs."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from parts import parts_of
+
+from ganlib import storage
+from ganlib.storage import open_storage
+from ganlib.training import hooks
+from ganlib.training.journal import EVENTS, HISTORY, parse_lines
+from ganlib.training.loop import Interrupted, train
+from ganlib.training.state import BundleStore
+from ganlib.training.step import DivergenceError, poisoned
+from ganlib.training.watchdog import EXIT_CODE
+
+ROOT = Path(__file__).resolve().parents[3]
+# diverges after some steps at the first learning rate, and no more after two rollbacks
+WILD = {
+    "task__loss": "least_squares",
+    "train__precision": "fp32",
+    "train__on_divergence": "rollback",
+    "train__grid_interval_images": 160,
+    "model__discriminator": {"width": 8, "normalization": "none"},
+}
+
+
+def events(spec, kind):
+    return [event for event in parse_lines(open_storage(spec.folder).read(EVENTS).decode()) if event["kind"] == kind]
+
+
+def newest(spec):
+    bundle, problems = BundleStore(open_storage(spec.folder), keep=1).newest()
+    assert problems == []
+    return bundle
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def fill(disk):
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"0" * 4096)
+
+
+@pytest.mark.heavy
+@pytest.mark.chaos
+def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_space(make_spec, small_disk, monkeypatch):
+    monkeypatch.setattr(hooks.AgreeHook, "MOST_STEPS", 4)
+    monkeypatch.setattr(hooks.CheckpointHook, "RETRY_SECONDS", 0.0)
+    settings = {"train__total_images": 1600, "train__grid_interval_images": 100_000}
+    whole = make_spec("whole", **settings)
+    train(whole)
+    spec = make_spec("parts", **settings, folder=str(small_disk / "state"))
+    asked, kept = [], []
+
+    def visit():
+        """Called between two steps; a disk that fills at the second visit and is freed at the fifth."""
+        asked.append(None)
+        if len(asked) == 2:
+            kept.append(newest(spec).numbers["step"])
+            fill(small_disk)
+        if len(asked) == 5:
+            assert kept[0] in BundleStore(open_storage(spec.folder), keep=9).steps()
+            (small_disk / "filler").unlink()
+        return False
+
+    train(spec, should_stop=visit)
+    assert len(asked) > 5
+    assert parts_of(spec.folder) == parts_of(whole.folder)
+    (first, *_) = events(spec, "failed_write")
+    assert str(small_disk / "state" / "checkpoints") in first["text"]
+    assert "this checkpoint needs" in first["text"]
+    live = parse_lines((small_disk / "state" / HISTORY).read_text())
+    assert [line["scalars"] for line in live] == [line["scalars"] for line in newest(spec).history]  # no line was lost
+
+
+@pytest.mark.heavy
+@pytest.mark.chaos
+def test_a_disk_that_stays_full_ends_in_words_and_loses_nothing_before(make_spec, small_disk):
+    spec = make_spec("x", folder=str(small_disk / "state"), train__grid_interval_images=100_000)
+    before = []
+
+    def visit():
+        if not before:
+            before.append(newest(spec).numbers["step"])
+            fill(small_disk)
+        return False
+
+    with pytest.raises(OSError, match=r"not enough disk space for .*checkpoints/step.*needs [\d,]+ bytes, earlier checkpoints are whole"):
+        train(spec, should_stop=visit)
+    assert newest(spec).numbers["step"] == before[0]
+    (small_disk / "filler").unlink()
+    whole = make_spec("whole", train__grid_interval_images=100_000)
+    train(whole)
+    train(spec)  # "run the same command again"
+    assert parts_of(spec.folder) == parts_of(whole.folder)
+
+
+@pytest.mark.heavy
+@pytest.mark.chaos
+def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3, monkeypatch):
+    for key, value in s3.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(hooks.CheckpointHook, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(hooks.AgreeHook, "MOST_STEPS", 4)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.1,))
+    real_open = storage.ObjectStorage.__init__
+
+    def impatient(self, uri):  # a request without an answer fails after a second here
+        real_open(self, uri)
+        from pyarrow import fs
+
+        settings = {"endpoint_override": f"127.0.0.1:{s3.port}", "scheme": "http", "region": "us-east-1", "request_timeout": 1}
+        self.filesystem = fs.S3FileSystem(**settings, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1), allow_delayed_open=True)
+
+    monkeypatch.setattr(storage.ObjectStorage, "__init__", impatient)
+    whole = make_spec("whole", train__total_images=6400)
+    train(whole)
+    spec = make_spec("away", folder=f"{s3.uri}/away", train__total_images=6400)
+    asked = []
+
+    def visit():
+        asked.append(None)
+        if len(asked) == 2:
+            s3.stop()
+        if len(asked) == 12:
+            s3.resume()
+        return False
+
+    try:
+        train(spec, should_stop=visit)
+    finally:
+        s3.resume()
+    assert parts_of(spec.folder) == parts_of(whole.folder)
+    assert "writing" in events(spec, "failed_write")[0]["text"]
+    live = parse_lines(open_storage(spec.folder).read(HISTORY).decode())
+    assert [line["scalars"] for line in live] == [line["scalars"] for line in newest(spec).history]
+
+
+@pytest.mark.heavy
+@pytest.mark.chaos
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
+    settings = {"train__total_images": 9600, "train__checkpoint_interval_images": 64, "train__log_interval_images": 64}
+    whole = make_spec("whole", **settings)
+    train(whole)
+    spec = make_spec("killed", **settings, **({"folder": f"{s3.uri}/killed"} if place == "s3" else {}))
+    path = Path(whole.folder) / "spec.json"
+    path.write_text(spec.model_dump_json())
+    environment = {**os.environ, **s3.environment}
+    command = [sys.executable, "-m", "ganlib.training", str(path)]
+    kills = 0
+    for wait_seconds in (0.0, 0.3, 0.8, None):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if wait_seconds is None:
+            assert process.wait(timeout=200) == 0, process.stderr.read()[-3000:]
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                for key, value in s3.environment.items():
+                    patch.setenv(key, value)
+                files = open_storage(spec.folder)
+                seen = len(files.names("checkpoints"))
+                deadline = time.monotonic() + 100
+                while process.poll() is None and len(files.names("checkpoints")) == seen and time.monotonic() < deadline:
+                    time.sleep(0.01)  # until it has begun to write its first one
+            time.sleep(wait_seconds)
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        process.stderr.close()
+    assert kills >= 2
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in s3.environment.items():
+            patch.setenv(key, value)
+        assert parts_of(spec.folder) == parts_of(whole.folder)
+        assert sum(event["computed_again"] for event in events(spec, "resumed")) >= 0
+
+
+def test_a_loss_that_is_not_finite_reaches_every_weight():
+    losses = torch.tensor([1.0, float("inf")], requires_grad=True)
+    poisoned(losses).sum().backward()
+    assert losses.grad.isnan().all()
+    fine = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert poisoned(fine).tolist() == [1.0, 2.0]
+    poisoned(fine).sum().backward()
+    assert fine.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.fixture
+def wild(make_spec):
+    def make(name, **overrides):
+        rate = {"name": "sgd", "lr": 3.0e3}
+        return make_spec(name, **{**WILD, "optim__discriminator": rate, "train__rollback_lr_factor": 1e-3, **overrides})
+
+    return make
+
+
+def test_a_divergence_rolls_back_with_a_lower_learning_rate(wild):
+    spec = wild("x")
+    state = train(spec)
+    assert state.images_seen == 640
+    records = newest(spec).numbers["rollbacks"]
+    assert 1 <= len(records) <= 3
+    assert all(record["to_images"] % 160 == 0 and record["to_images"] < record["from_images"] + 1 for record in records)
+    assert newest(spec).history[-1]["scalars"]["lr_factor"] == pytest.approx(1e-3 ** len(records))
+    told = events(spec, "rollback")
+    assert len(told) == len(records)
+    assert "Rolled back to" in told[0]["text"]
+    assert "learning rates times 0.001" in told[0]["text"]
+
+
+def test_rollbacks_are_the_same_through_interruptions_and_other_checkpoint_intervals(wild):
+    whole, parts = wild("whole"), wild("parts", train__checkpoint_interval_images=64)
+    train(whole)
+    with pytest.raises(Interrupted):
+        train(parts, should_stop=lambda: True)
+    train(parts)
+    assert parts_of(parts.folder) == parts_of(whole.folder)
+    assert newest(parts).numbers["rollbacks"] == newest(whole).numbers["rollbacks"]
+
+
+def test_rollbacks_are_bounded(wild):
+    with pytest.raises(DivergenceError, match=r"2 rollbacks did not help \(train.max_rollbacks\)"):
+        train(wild("x", train__rollback_lr_factor=0.999, train__max_rollbacks=2))
+
+
+HANG = """
+import sys, time
+from ganlib.training import loop
+spec = loop.TrainingSpec.model_validate_json(open(sys.argv[1]).read())
+calls = []
+def should_stop():
+    calls.append(None)
+    if len(calls) > 1:
+        time.sleep(1000)
+    return False
+loop.train(spec, should_stop=should_stop, hang_timeout_seconds=3)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.chaos
+def test_a_process_that_hangs_ends_itself_and_says_where(make_spec, tmp_path):
+    spec = make_spec("x", train__total_images=100_000)
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    done = subprocess.run([sys.executable, "-c", HANG, str(tmp_path / "spec.json")], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == EXIT_CODE, done.stderr[-3000:]
+    assert "no step has ended for 3 s" in done.stderr
+    assert "should_stop" in done.stderr  # the stack
+    assert len(events(spec, "hang")) == 1
+
+
+def test_a_torn_event_line_is_skipped_and_the_next_ones_are_whole(make_spec):
+    spec = make_spec("x")
+    path = Path(spec.folder) / EVENTS
+    path.write_text(json.dumps({"kind": "start", "images_seen": 0, "text": "a", "time": 1.0}) + '\n{"kind": "che')
+    train(spec)
+    kinds = [event["kind"] for event in parse_lines(path.read_text())]
+    assert kinds == ["start", "start", "finished"]

@@ -1,0 +1,102 @@
+"""A real S3 server (SeaweedFS) on free loopback ports, for the tests of `train.state_uri: s3://...`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SECRETS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "of-this-test"}
+
+
+@dataclass
+class ObjectStore:
+    """A running server; `environment` is what a client needs, `uri` a bucket in it."""
+
+    process: subprocess.Popen
+    port: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**SECRETS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", "AWS_REGION": "us-east-1"}
+
+    @property
+    def uri(self) -> str:
+        return "s3://state/trainings"
+
+    def stop(self) -> None:
+        """As `kill -STOP`: the server is there and answers nothing."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+def free_ports(count: int) -> list[int]:
+    """Free TCP ports whose +10000 neighbours (gRPC) are free too."""
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as probe, socket.socket() as neighbour:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            if port >= 50_000 or port in found:
+                continue
+            try:
+                neighbour.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            found.append(port)
+    return found
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """SeaweedFS with one bucket, its data in a temporary folder; ends with the block."""
+    s3, master, volume, filer, admin = free_ports(5)
+    with tempfile.TemporaryDirectory(prefix="weed", ignore_cleanup_errors=True) as folder:
+        ports = [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}"]
+        quiet = ["-admin.ui=false", "-master.telemetry=false", "-webdav=false", "-debug.port=0"]
+        command = [
+            str(Path(sys.executable).with_name("weed")),
+            "mini",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-bucket=state",
+        ]
+        with (Path(folder) / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, *ports, *quiet], cwd=folder, env={**os.environ, **SECRETS}, stdout=log, stderr=log, start_new_session=True
+            )
+        store = ObjectStore(process, s3)
+        try:
+            from pyarrow import fs
+
+            client = fs.S3FileSystem(
+                access_key=SECRETS["AWS_ACCESS_KEY_ID"],
+                secret_key=SECRETS["AWS_SECRET_ACCESS_KEY"],
+                endpoint_override=f"127.0.0.1:{s3}",
+                scheme="http",
+                region="us-east-1",
+            )
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    assert client.get_file_info("state").type == fs.FileType.Directory
+                    with client.open_output_stream("state/probe") as stream:
+                        stream.write(b"1")
+                    break
+                except (OSError, AssertionError):
+                    assert process.poll() is None, (Path(folder) / "log").read_text()[-3000:]
+                    assert time.monotonic() < deadline, (Path(folder) / "log").read_text()[-3000:]
+                    time.sleep(0.5)
+            yield store
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
