@@ -19,6 +19,7 @@ from ganlib.files import atomic_folder, atomic_write
 
 T = TypeVar("T")
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # waits between tries of an object store
+REQUEST_SECONDS = 10  # a request may be without a byte for so long
 REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")  # trying again would not help
 
 
@@ -150,7 +151,7 @@ class ObjectStorage:
             background_writes=False,
             allow_delayed_open=True,  # one PUT for a small file
             connect_timeout=5,
-            request_timeout=10,  # without a byte
+            request_timeout=REQUEST_SECONDS,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ours says what it does
             **settings,
         )

@@ -1,5 +1,6 @@
 """What happens between steps: log lines, sample grids, checkpoints, agreeing to stop. Each hook decides by images whether it is due."""
 
+import copy
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -117,9 +118,10 @@ class Score:
 
     def __call__(self, state: TrainState) -> float:
         """Sliced Wasserstein distance to real images; lower is better."""
-        network, key = state.ema.module, (self.train.seed, "score latents")
-        calibrate_generator(network, self.model, self.train)
-        z = sampling.latents(len(self._real), self.model.latent_dim, self.model.latent_distribution, generator(*key))
+        network = copy.deepcopy(state.ema.module)  # its batch-norm statistics are measured here, on fewer images than for an export
+        key = generator(self.train.seed, "score latents")
+        z = sampling.latents(len(self._real), self.model.latent_dim, self.model.latent_distribution, key)
+        calibrate(network, ((part.to(next(network.parameters()).device),) for part in z.split(self.BATCH_IMAGES)))
         fake = sampling.to_float(sampling.generate(network, z, batch_images=self.BATCH_IMAGES))
         return sliced_wasserstein(self._real, fake, generator=generator(self.train.seed, "score directions"))
 

@@ -121,26 +121,19 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
     monkeypatch.setattr(hooks.CheckpointHook, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(hooks.AgreeHook, "MOST_STEPS", 4)
     monkeypatch.setattr(storage, "RETRY_SECONDS", (0.1,))
-    real_open = storage.ObjectStorage.__init__
-
-    def impatient(self, uri):  # a request without an answer fails after a second here
-        real_open(self, uri)
-        from pyarrow import fs
-
-        settings = {"endpoint_override": f"127.0.0.1:{s3.port}", "scheme": "http", "region": "us-east-1", "request_timeout": 1}
-        self.filesystem = fs.S3FileSystem(**settings, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1), allow_delayed_open=True)
-
-    monkeypatch.setattr(storage.ObjectStorage, "__init__", impatient)
-    whole = make_spec("whole", train__total_images=6400)
+    monkeypatch.setattr(storage, "REQUEST_SECONDS", 1)
+    settings = {"train__total_images": 3200, "train__grid_interval_images": 100_000}
+    whole = make_spec("whole", **settings)
     train(whole)
-    spec = make_spec("away", folder=f"{s3.uri}/away", train__total_images=6400)
-    asked = []
+    spec = make_spec("away", folder=f"{s3.uri}/away", **settings)
+    visits, steps = [], []
 
     def visit():
-        asked.append(None)
-        if len(asked) == 2:
+        visits.append(time.monotonic())
+        if len(visits) == 2:
             s3.stop()
-        if len(asked) == 12:
+        if len(visits) == 10:
+            steps.append(len(visits))  # eight more visits were made while nothing answered
             s3.resume()
         return False
 
@@ -148,8 +141,8 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
         train(spec, should_stop=visit)
     finally:
         s3.resume()
+    assert steps
     assert parts_of(spec.folder) == parts_of(whole.folder)
-    assert "writing" in events(spec, "failed_write")[0]["text"]
     live = parse_lines(open_storage(spec.folder).read(HISTORY).decode())
     assert [line["scalars"] for line in live] == [line["scalars"] for line in newest(spec).history]
 
@@ -158,7 +151,7 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", ["folder", "s3"])
 def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
-    settings = {"train__total_images": 9600, "train__checkpoint_interval_images": 64, "train__log_interval_images": 64}
+    settings = {"train__total_images": 4800, "train__checkpoint_interval_images": 64, "train__log_interval_images": 64}
     whole = make_spec("whole", **settings)
     train(whole)
     spec = make_spec("killed", **settings, **({"folder": f"{s3.uri}/killed"} if place == "s3" else {}))
@@ -167,7 +160,7 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
     environment = {**os.environ, **s3.environment}
     command = [sys.executable, "-m", "ganlib.training", str(path)]
     kills = 0
-    for wait_seconds in (0.0, 0.3, 0.8, None):
+    for wait_seconds in (0.0, 0.5, None):
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if wait_seconds is None:
             assert process.wait(timeout=200) == 0, process.stderr.read()[-3000:]
@@ -185,7 +178,7 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
             kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
         process.stderr.close()
-    assert kills >= 2
+    assert kills == 2
     with pytest.MonkeyPatch.context() as patch:
         for key, value in s3.environment.items():
             patch.setenv(key, value)
