@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ganlib.storage import FolderStorage
+from ganlib.storage import FolderStorage, open_storage
 from pipeline.lock import LOCK, Holder, LockedError, StateLock, Superseded, holder, require_owner
+from tests.object_store import object_store
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,7 +239,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from pipeline import lock
-from ganlib.storage import FolderStorage
+from ganlib.storage import FolderStorage, open_storage
 lock.say = lambda text: None
 root, rounds = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
@@ -279,3 +280,69 @@ def test_of_two_that_race_for_a_dead_lock_one_gets_it(hold, storage, tmp_path):
         for racer in racers:
             racer.kill()
             racer.communicate()
+
+
+@pytest.mark.slow
+def test_an_object_store_has_one_holder_too(capsys, monkeypatch):
+    """Without flock: who has written looks again. Two that come at once, then the lock of the killed winner."""
+    with object_store() as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        storage = open_storage(f"{server.uri}/one")
+        command = [sys.executable, "-c", HOLD, storage.uri, ""]
+        both = [
+            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        try:
+            loser = next(iter(wait_for_one_to_end(both)))
+            (winner,) = (process for process in both if process is not loser)
+            assert f"held by {holder(storage)}: it is running already" in loser.stderr.read()
+            assert winner.stdout.readline() == f"held {holder(storage).token}\n"
+            before = holder(storage).beats
+            wait_until(lambda: holder(storage).beats > before)
+        finally:
+            for process in both:
+                process.kill()
+                process.communicate()
+        with StateLock(storage).held() as lock:
+            assert "is taken over: that process is dead" in capsys.readouterr().err
+            require_owner(storage, lock.token)
+        assert holder(storage) is None
+
+
+def wait_for_one_to_end(processes):
+    wait_until(lambda: any(process.poll() is not None for process in processes), 240)
+    return [process for process in processes if process.poll() is not None]
+
+
+def test_two_clones_that_share_a_state_train_once(make_prepared, finished, tmp_path):
+    """Both begin at once. One trains; the other says who and since when, touches nothing, and has the result when it comes again."""
+    clones = [make_prepared(), make_prepared()]
+    for clone in clones:
+        clone.set(train__state_uri=str(tmp_path / "shared"))
+    train = ["python", "-m", "pipeline.stages.train"]
+    both = [
+        subprocess.Popen(train, cwd=clone.root, env=clone.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for clone in clones
+    ]
+    try:
+        wait_for_one_to_end(both)
+        loser = 0 if both[0].poll() is not None else 1
+        (folder,) = (tmp_path / "shared").iterdir()
+        found = holder(FolderStorage(folder))
+        assert found.pid == both[1 - loser].pid
+        assert both[loser].returncode == 1
+        assert f"error: this training is held by {found}: it is running already (state {folder})" in both[loser].communicate()[1]
+        _, said = both[1 - loser].communicate(timeout=300)
+        assert both[1 - loser].returncode == 0, said[-3000:]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    assert holder(FolderStorage(folder)) is None
+    assert not (clones[loser].root / "models").exists()
+    assert "training on" not in clones[loser].run(*train).stdout
+    expected = (finished.root / "models" / "generator.safetensors").read_bytes()
+    for clone in clones:
+        assert (clone.root / "models" / "generator.safetensors").read_bytes() == expected
