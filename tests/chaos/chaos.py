@@ -273,12 +273,13 @@ class Round:
             return bool(found)
 
         if kill.moment == "starting":
-            return found if self.wait_for(lambda: time.monotonic() > self._killed_at + kill.share * START_SECONDS and are_there()) else None
+            start = self._killed_at + kill.share * START_SECONDS
+            return found if self.wait_for(lambda: time.monotonic() > start and are_there(), poll_seconds=0.1) else None
         if kill.moment == "ending":
             if not self.wait_for(lambda: any(event.get("kind") == "finished" for event in self.sight.events)):
                 return None
             until = time.monotonic() + kill.share * END_SECONDS
-            return found if self.wait_for(lambda: time.monotonic() > until and are_there()) else None
+            return found if self.wait_for(lambda: time.monotonic() > until and are_there(), poll_seconds=0.1) else None
 
         def is_far_enough() -> bool:
             sight = self.sight
