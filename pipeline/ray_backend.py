@@ -31,6 +31,7 @@ from ganlib.training.step import DivergenceError
 from pipeline.lock import Superseded, require_owner
 from pipeline.params import ROOT, ClusterConfig
 
+SHUTDOWN_TIMEOUT = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -42,7 +43,7 @@ RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed within this
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # nodes may have gone since they were counted: count again after so long
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more; the loop below sees a node that is going
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",  # a worker that hangs does not answer; half a minute at its default
+    SHUTDOWN_TIMEOUT: "3",  # a worker that hangs does not answer; half a minute at its default
 }
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 STOP = "stop"  # in the state: workers save and end
@@ -151,7 +152,10 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
     try:
         if address:
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
-                common["runtime_env"] = {"py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")]}
+                common["runtime_env"] = {
+                    "py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")],
+                    "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
+                }
             _require_listener(address)
             with _our_sigterm():
                 ray.init(address=address, **common)
@@ -267,6 +271,7 @@ class _Driver:
         self._sizes = cluster.group_sizes(spec.train.logical_workers)
         self._failures, self._newest = 0, self._newest_step()
         self._may_wait = False
+        self._owed: dict[str, Any] = {}  # what `driver.jsonl` is to be told when the next worker group starts
 
     @property
     def cpus(self) -> float:
@@ -318,13 +323,24 @@ class _Driver:
         if self._failures > self._cluster.max_failures:
             count = "" if self._failures == 1 else f" {self._failures} times without a new checkpoint in between"
             raise ClusterError(f"{reason}{count} (cluster.max_failures={self._cluster.max_failures})") from error
-        self._note("restart", f"{reason}; starting again from step {step}", workers=workers, failures=self._failures)
+        self._owed = {
+            "kind": "restart",
+            "text": reason,
+            "noticed": round(time.time(), 3),
+            "workers_before": workers,
+            "failures": self._failures,
+        }
 
     def _newest_step(self) -> int:
         return max(BundleStore(self._storage, keep=self._spec.train.keep_checkpoints).steps(), default=0)
 
-    def _note(self, kind: str, text: str, **facts: object) -> None:
-        line = {"time": round(time.time(), 3), "kind": kind, "text": text, **facts}
+    def _note(self, size: int) -> None:
+        """Write to `driver.jsonl` that another worker group starts, and why; `noticed` is when that was known."""
+        if not self._owed:
+            return
+        text = f"{self._owed['text']}: {size} worker{'' if size == 1 else 's'} go on from step {self._newest_step()}"
+        line = self._owed | {"time": round(time.time(), 3), "text": text, "workers": size}
+        self._owed = {}
         try:
             self._storage.append("driver.jsonl", json.dumps(line) + "\n")
         except OSError as problem:
@@ -370,13 +386,14 @@ class _Driver:
         Raises:
             Exception: what Ray says of its failure.
         """
+        self._note(size)
         self._storage.remove(STOP)
         attempt = uuid.uuid4().hex
         self._storage.write(ATTEMPT, attempt.encode())
         with tempfile.TemporaryDirectory(prefix="ray-train-", ignore_cleanup_errors=True) as scratch:
             fit = _Fit(self._trainer(size, attempt, scratch))
             fit.start()
-            deadline, resize, larger_since = math.inf, "", math.inf
+            deadline, larger_since, resize, noticed = math.inf, math.inf, "", 0.0
             while fit.is_alive():
                 fit.join(0.2)  # signal handlers run in between
                 now = time.monotonic()
@@ -390,15 +407,17 @@ class _Driver:
                 room = min(size + self._view.free, self._view.room)
                 larger = next((n for n in self._sizes if size < n <= room), 0)
                 larger_since = min(larger_since, now) if larger else math.inf
-                if not resize and now - larger_since > GROW_SECONDS:
-                    resize = f"there is room for {larger} workers"
-                    self._ask_to_stop()
-                if not resize and self._view.is_draining and self._view.room < size:
-                    resize = "a node is being taken away"
-                    self._ask_to_stop()
+                if not resize:
+                    if now - larger_since > GROW_SECONDS:
+                        resize = f"there is room for {larger} workers"
+                    elif self._view.is_draining and self._view.room < size:
+                        resize = "a node is being taken away"
+                    if resize:
+                        noticed = time.time()
+                        self._ask_to_stop()
             fit.result()
         if resize and not self._stopping.is_set():
-            self._note("resize", f"{resize}; {size} workers have stopped at step {self._newest_step()}", workers=size)
+            self._owed = {"kind": "resize", "text": resize, "noticed": round(noticed, 3), "workers_before": size}
             return True
         return False
 
@@ -590,17 +609,25 @@ def _is_final(cause: BaseException) -> bool:
 def _words(causes: Mapping[int, BaseException], error: BaseException) -> str:
     """A failure in one line."""
     from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
+    if isinstance(error, RayLost):
+        return "Ray died"
     if not causes:
         failure = getattr(error, "controller_failure", error)
-        return f"the worker group failed: {type(failure).__name__}: {str(failure).strip().splitlines()[0] if str(failure).strip() else ''}"
-    rank, cause = next(((rank, cause) for rank, cause in causes.items() if isinstance(cause, RayActorError)), next(iter(causes.items())))
-    text = str(cause)
-    if isinstance(cause, RayActorError):
-        return f"worker {rank} died" + (" with its node" if "node has died" in text else "")
-    if type(cause).__name__ == "WorkerHealthCheckTimeoutError":
+        return f"the worker group failed: {type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}"
+    died = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
+    if died:
+        return f"worker {died[0]} died"
+    rank, cause = next(iter(causes.items()))
+    text = str(cause).strip()
+    if isinstance(cause, WorkerHealthCheckTimeoutError):
         return f"worker {rank} hangs"
-    return f"worker {rank}: {type(cause).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"
+    if isinstance(cause, RuntimeError) and "timeout" in text.lower():
+        return f"worker {rank} waited in vain for another one"
+    if isinstance(cause, RuntimeError) and ("gloo" in text or "Connection" in text or "NCCL" in text):
+        return f"worker {rank} lost its connection to another one"
+    return f"worker {rank}: {type(cause).__name__}: {text.partition(chr(10))[0]}"
 
 
 def _quiet() -> None:
