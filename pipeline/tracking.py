@@ -11,8 +11,9 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,36 +301,43 @@ def _clock(seconds: float) -> str:
 def deliver_pending(params: Params, root: Path = ROOT, *, limit_seconds: float | None = None) -> list[str]:
     """Tell MLflow what trainings below `train.state_uri` could not tell it, and end RUNNING runs whose training is dead.
 
-    Never raises. After `limit_seconds` (default: tracking.patience_seconds) it returns, and goes on in the background while the process lives.
+    Never raises.
+
+    Args:
+        limit_seconds: how long to wait; None: not at all, and what there is to say is printed when it is known. What is not done then goes on
+            in the background while the process lives.
 
     Returns:
         lines for a person; none when there was nothing to do.
     """
-    limit_seconds = params.tracking.patience_seconds if limit_seconds is None else limit_seconds
     said: list[str] = []
-    thread = threading.Thread(target=_deliver_and_sweep, args=(params, root, said), name="deliver to MLflow", daemon=True)
+    say = said.append if limit_seconds is not None else partial(print, flush=True)
+    thread = threading.Thread(target=_deliver_and_sweep, args=(params, root, say), name="deliver to MLflow", daemon=True)
     thread.start()
-    thread.join(limit_seconds)
-    late = [f"warning: MLflow at {tracking_uri(params, root)} is slow: not done after {limit_seconds:g} s"] if thread.is_alive() else []
-    return [*said, *late]
+    if limit_seconds is not None:
+        thread.join(limit_seconds)
+        if thread.is_alive():
+            return [*said, f"warning: MLflow at {tracking_uri(params, root)} is slow: not done after {limit_seconds:g} s"]
+    return said
 
 
-def _deliver_and_sweep(params: Params, root: Path, said: list[str]) -> None:
+def _deliver_and_sweep(params: Params, root: Path, say: Callable[[str], None]) -> None:
     try:
         for storage, outbox in outboxes.pending(params, root):
             status = outbox.status or "KILLED"
             try:
                 Follower(storage, TrainingRun(params, outbox, storage, root)).deliver_all(status)
-                said.append(f"MLflow: training {outbox.run_key[:12]} is complete now ({status})")
+                say(f"MLflow: training {outbox.run_key[:12]} is complete now ({status})")
             except Unanswered:
                 raise
             except Exception as problem:  # of this training; the others can be delivered
-                said.append(f"warning: MLflow does not get what {storage.uri} has: {problem!r}")
+                say(f"warning: MLflow does not get what {storage.uri} has: {problem!r}")
         uri = tracking_uri(params, root)
         if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
-            said += _sweep(open_store(params, root))
+            for line in _sweep(open_store(params, root)):
+                say(line)
     except Exception as problem:  # nothing waits for this, and it can be done again
-        said.append(f"warning: {problem}")
+        say(f"warning: {problem}")
 
 
 def _sweep(store: Store) -> Iterator[str]:
@@ -356,8 +364,11 @@ def _verdict(run: Any) -> tuple[str, float] | None:
         outbox = outboxes.read(storage)
     except (KeyError, OSError, ValueError):
         outbox = None
-    if outbox is not None and outbox.attempt == run.data.tags.get(ATTEMPT):
-        return (outbox.status or "KILLED", outbox.ended or last) if outbox.is_over(storage) else None
+    if outbox is not None and outbox.run_key == run.data.tags[RUN_KEY]:
+        if not outbox.is_over(storage):
+            return None
+        if outbox.attempt == run.data.tags.get(ATTEMPT):
+            return outbox.status or "KILLED", outbox.ended or last
     return ("KILLED", last) if time.time() - last > STALE_SECONDS else None
 
 

@@ -3,8 +3,11 @@
 The server is a real one; between it and us, where that is the fault, stands a proxy. What the training leaves is written as a training writes it.
 """
 
+import csv
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -162,9 +165,10 @@ def test_points_that_arrived_unheard_are_not_told_again_when_they_are_computed_a
         wait_for(lambda: server.runs(training.experiment), "the run")
         ((run, _),) = server.runs(training.experiment)
         wait_for(lambda: "params.yaml" in server.artifacts(run), "the facts")
-        proxy.loses_answer = lambda path: path.endswith("runs/log-batch")
+        lost = []
+        proxy.loses_answer = lambda path: path.endswith("runs/log-batch") and not lost.append(path)
         training.log(range(1, 4))
-        training.wait_for_points(server)
+        wait_for(lambda: len(lost) == 2, "the call and its repetition")
         training.resume_after(1)  # a worker died, and the group begins again in the same stage
         training.log(range(2, 6))
         proxy.loses_answer = lambda path: False
@@ -341,3 +345,39 @@ def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path
     proxy.loses_answer = lambda path: path.endswith("runs/search")  # dies after the first call
     with pytest.raises(tracking.Unanswered, match="does not answer"):
         tracking.log_evaluation(make_config(proxy.uri), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_whole_training_whose_server_dies_and_comes_back_slow(make_prepared, server, proxy):
+    clone = make_prepared()
+    clone.set(tracking__uri=proxy.uri, tracking__experiment="whole", tracking__patience_seconds=3, train__log_interval_images=800)
+    with (clone.root / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.stages.train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log
+        )
+        try:
+            wait_for(
+                lambda: process.poll() is not None or any(server.points(run) for run, _ in server.runs("whole")), "points", seconds=300
+            )
+            proxy.is_cut = True
+            assert process.wait(400) == 0, (clone.root / "log").read_text()[-4000:]
+        finally:
+            process.kill()
+    assert "MLflow has not taken everything" in (clone.root / "log").read_text()
+    assert [status for _, status in server.runs("whole")] == ["RUNNING"]
+    proxy.is_cut, proxy.delay_seconds = False, 5.0
+    said = clone.run("python", "-m", "pipeline.deliver").stdout
+    assert "is complete now (FINISHED)" in said
+    ((run, status),) = server.runs("whole")
+    points = server.points(run)
+    with (clone.root / "reports" / "training" / "history.csv").open() as file:
+        steps = {int(line["images_seen"]) for line in csv.DictReader(file)}
+    assert len(steps) > 20
+    assert status == "FINISHED"
+    assert set(points.values()) == {1}
+    assert {step for name, step in points if name == "train/loss_generator"} == steps
+    proxy.delay_seconds = 0.0
+    assert "nothing to deliver" in clone.run("python", "-m", "pipeline.deliver").stdout
+    clone.run("python", "-m", "pipeline.stages.train")  # as `dvc repro --force` does
+    assert server.runs("whole") == [(run, "FINISHED")]
+    assert server.points(run) == points
