@@ -1,8 +1,8 @@
 """Tells MLflow what it could not be told while trainings ran: losses, events, grids and how they ended.
 
-A training never waits for MLflow. What a server that was away or slow did not take stays in the training's state (`tracking.json` says how far it
-is); the stages `train`, `evaluate` and `register` deliver it when they run, and so does this command. It can be given again and again, nothing is
-written twice. Runs that are RUNNING though their training is dead become KILLED.
+A training never waits for MLflow. What a server that was away or slow did not take stays in the training's state (`tracking.json` says whether
+something is); the stages `train`, `evaluate` and `register` deliver it when they run, and so does this command. It can be given again and again,
+nothing is written twice. Runs that are RUNNING though their training is dead become KILLED.
 
 Exit code 0: nothing is left to deliver; 1: something is, and the lines before say why.
 """
