@@ -257,6 +257,8 @@ def run(spec: TrainingSpec, cluster: ClusterConfig, *, owner: str = "", stopping
                 driver.run(is_own=is_own)
                 return
             except RayLost as lost:
+                if driver.is_stopping:
+                    return
                 if not is_own:
                     raise
                 driver.count_failure(lost, workers=0)
@@ -272,6 +274,10 @@ class _Driver:
         self._failures, self._newest = 0, self._newest_step()
         self._may_wait = False
         self._owed: dict[str, Any] = {}  # what `driver.jsonl` is to be told when the next worker group starts
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     @property
     def cpus(self) -> float:
@@ -292,16 +298,12 @@ class _Driver:
 
     def _attempt(self, size: int) -> bool:
         """One worker group, until it ends; whether another one is needed."""
-        try:
-            return self._group(size)
-        except RayLost:
-            raise
-        except Exception as error:
-            if self._stopping.is_set():
-                return False  # it failed while it was to end
-            self._view.require_ray()
-            self.count_failure(error, workers=size)
-            return True
+        is_needed, failure = self._group(size)
+        if failure is None or self._stopping.is_set():  # what fails while it is to end has ended
+            return is_needed and not self._stopping.is_set()
+        self._view.refresh()  # is it Ray that failed?
+        self.count_failure(failure, workers=size)
+        return True
 
     def count_failure(self, error: Exception, *, workers: int) -> None:
         """Note it, and that there will be another try.
@@ -380,12 +382,8 @@ class _Driver:
             "lower cluster.workers or what each reserves (params.yaml: cluster)"
         )
 
-    def _group(self, size: int) -> bool:
-        """One worker group, until it ends; whether it is to be started again with another size.
-
-        Raises:
-            Exception: what Ray says of its failure.
-        """
+    def _group(self, size: int) -> tuple[bool, Exception | None]:
+        """One worker group, until it ends: whether it is to be started again with another size, and what Ray says of its failure."""
         self._note(size)
         self._storage.remove(STOP)
         attempt = uuid.uuid4().hex
@@ -402,7 +400,7 @@ class _Driver:
                     self._ask_to_stop()
                 if now > deadline:
                     print("the workers did not save in time (cluster.stop_grace_seconds); they are ended", file=sys.stderr, flush=True)
-                    return False  # they end with the connection
+                    return False, None  # they end with the connection
                 self._view.require_ray()
                 room = min(size + self._view.free, self._view.room)
                 larger = next((n for n in self._sizes if size < n <= room), 0)
@@ -415,11 +413,12 @@ class _Driver:
                     if resize:
                         noticed = time.time()
                         self._ask_to_stop()
-            fit.result()
+        if fit.failure is not None:
+            return False, fit.failure
         if resize and not self._stopping.is_set():
             self._owed = {"kind": "resize", "text": resize, "noticed": round(noticed, 3), "workers_before": size}
-            return True
-        return False
+            return True, None
+        return False, None
 
     def _ask_to_stop(self) -> None:
         try:
@@ -466,18 +465,13 @@ class _Fit(threading.Thread):
     def __init__(self, trainer: Any) -> None:
         super().__init__(name="ray train", daemon=True)
         self._trainer = trainer
-        self._problem: BaseException | None = None
+        self.failure: Exception | None = None
 
     def run(self) -> None:
         try:
             self._trainer.fit()
-        except BaseException as problem:  # handed over by `result`
-            self._problem = problem
-
-    def result(self) -> None:
-        """Raise what `fit` raised."""
-        if self._problem is not None:
-            raise self._problem
+        except Exception as failure:
+            self.failure = failure
 
 
 class _View:

@@ -27,6 +27,14 @@ def test_a_divergence_stops_once_in_words(prepared):
     prepared.run("git", "checkout", "-q", "params.yaml")
 
 
+def test_a_ray_of_our_own_without_the_gpus_asked_for_is_named(prepared):
+    prepared.set(cluster__gpus_per_worker=1000)
+    done = prepared.run("python", "-m", "pipeline.stages.train", check=False)
+    assert done.returncode == 1
+    assert "cluster.workers=2 need 2 CPUs and 2000 GPUs, the cluster has" in done.stderr
+    prepared.run("git", "checkout", "-q", "params.yaml")
+
+
 def test_a_ray_that_is_not_there_is_named(prepared):
     done = prepared.run("env", "RAY_ADDRESS=127.0.0.1:1", "python", "-m", "pipeline.stages.train", check=False, timeout=200)
     assert done.returncode == 1
