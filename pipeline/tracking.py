@@ -1,7 +1,8 @@
 """MLflow: the only file that imports it. Everything else hands it plain numbers and paths.
 
 One run a training, found again by its run key, so that a resume, the evaluation and the registration all speak of the same run. A call may fail at
-any moment, even after the server has done what it was asked: so each step asks first what the run has, and can be made again.
+any moment, even after the server has done what it was asked: so each step asks first what the run has, and can be made again. Shipping, delivering
+late and sweeping stand in one file, because all three rest on that.
 """
 
 import contextlib
