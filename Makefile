@@ -7,7 +7,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro test check lock results clean-state
+.PHONY: setup repro test check exact chaos lock results clean-state
+KILLS ?= 100
 
 setup: .venv/.done
 
@@ -31,7 +32,14 @@ check: setup
 	mypy
 
 test: check
-	pytest
+	pytest -m "not slow"
+
+exact: setup
+	@python -m pipeline.exact
+
+chaos: setup
+	pytest -m chaos
+	@python tests/chaos/chaos.py --kills $(KILLS)
 
 lock: setup
 	@(echo "# Locked by 'make lock' from requirements.in; torch is left out, so that pip's own settings choose its build (Makefile: TORCH)."; \
