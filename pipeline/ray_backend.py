@@ -533,7 +533,9 @@ class _View:
         draining = set(state.state.get_draining_nodes())
         nodes = [node for node in ray.nodes() if node["Alive"]]
         here = next(node for node in nodes if node["NodeID"] == self._node)
-        _connect(here["NodeManagerAddress"], here["NodeManagerPort"])
+        if not _is_there(here):  # Ray ends this process, without a word of ours, soon after it has noticed
+            self._patience_seconds = min(self._patience_seconds, OWN_RAY_SECONDS)
+            raise ConnectionError("the raylet of this node is gone")
         alive = {node["NodeID"]: node for node in nodes if node["NodeID"] not in draining and _is_there(node)}
         free = state.available_resources_per_node()
         self._totals = {kind: sum(node["Resources"].get(kind, 0) for node in alive.values()) for kind in ("CPU", "GPU")}
