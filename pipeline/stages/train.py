@@ -1,13 +1,15 @@
 """train: prepared images -> models/ and reports/training/, on as many workers as `cluster` gives, continuing what was interrupted."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ganlib.data.arrow import Manifest, read_manifest
-from ganlib.storage import open_storage
+from ganlib.storage import Storage, open_storage
 from ganlib.training.loop import TrainingSpec
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cli, identity, lineage, params, ray_backend, tracking
-from pipeline.follow import Console, following
+from pipeline.follow import Console, Listener, following
 from pipeline.lock import LockedError, StateLock
 from pipeline.params import ROOT, Params
 
@@ -32,15 +34,25 @@ def train(config: Params, root: Path = ROOT) -> None:
         for line in tracking.deliver_pending(config, root):
             print(line, flush=True)
         run = tracking.TrainingRun(config, facts, storage, root)
-        with following(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds) as followers:
+        with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
+            bundle = _finished(store, config) or _work(spec, config, store, lock)
+            artifacts.write(bundle, spec, manifest.shape, storage=storage, root=root, facts=facts)
+
+
+@contextmanager
+def _telling(storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> Iterator[None]:
+    """Tell the listeners of what happens in the block and how it ends; a warning says what they did not take."""
+    followers = None
+    try:
+        with following(storage, listeners, patience_seconds=patience_seconds) as followers:
             try:
-                bundle = _finished(store, config) or _work(spec, config, store, lock)
-                artifacts.write(bundle, spec, manifest.shape, storage=storage, root=root, facts=facts)
+                yield
                 followers.status = "FINISHED"
             except (KeyboardInterrupt, SystemExit):
                 followers.status = "KILLED"
                 raise
-        for problem in followers.problems():
+    finally:
+        for problem in followers.problems() if followers is not None else []:
             cli.say(f"warning: {problem}")
 
 

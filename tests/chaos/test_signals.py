@@ -153,6 +153,11 @@ def processes_of(clone) -> list[str]:
     return [" ".join([str(process.pid), process.name(), *process.cmdline()])[:200] for process in living(clone)]
 
 
+def worker_of(clone) -> psutil.Process:
+    """One of the workers that train."""
+    return next(process for process in living(clone) if process.name().startswith("ray::RayTrain"))
+
+
 def runs(clone) -> list[str]:
     code = f"import mlflow; print([r.info.status for r in mlflow.MlflowClient('sqlite:///{clone.root}/mlflow.db').search_runs(['1'])])"
     return json.loads(clone.run("python", "-W", "ignore", "-c", code).stdout.replace("'", '"'))
@@ -165,7 +170,10 @@ def clone(make_prepared, tmp_path_factory):
     clone = Clone(prepared.root, prepared.environment | {"HOME": str(tmp_path_factory.mktemp("home"))})
     clone.set(train__checkpoint_interval_images=10**9)
     yield clone
-    assert processes_of(clone) == []
+    left = processes_of(clone)
+    for process in living(clone):
+        process.kill()
+    assert left == []
 
 
 def test_a_stopped_training_saves_ends_and_says_so(clone):
@@ -206,12 +214,18 @@ def is_saved_and_gone(training) -> None:
 
 
 def test_a_killed_dvc_is_continued_by_the_next(clone, finished):
-    """kill -9 to dvc alone leaves the stage to itself. The next `dvc repro`, at once, waits for it, continues, and ends in the same bytes."""
+    """kill -9 to dvc alone leaves the stage to itself. The next `dvc repro` waits until it has saved, continues, and ends in the same bytes."""
+    clone.set(cluster__stop_grace_seconds=600)
     training = Training(clone)
+    worker = worker_of(clone)
+    worker.send_signal(signal.SIGSTOP)  # so that the stage cannot have ended before the next one comes
     training.dvc.kill()
-    again = Training(clone, waits=True)
     assert training.end() == -signal.SIGKILL
+    again = Training(clone, waits=True)
+    wait_until(lambda: "waiting for" in again.said or again.dvc.poll() is not None, log=lambda: training.said + again.said)
+    worker.send_signal(signal.SIGCONT)
     assert again.end() == 0, again.said[-3000:]
+    assert "it is stopping, and writes a last checkpoint first" in again.said
     assert "error" not in again.said.lower()
     (resumed,) = events(clone, "resumed")
     assert resumed["images_seen"] > 0
@@ -232,9 +246,7 @@ def test_a_second_ctrl_c_does_not_wait(clone):
     """A worker that stands still cannot save; whoever presses Ctrl-C again has seen enough."""
     clone.set(cluster__stop_grace_seconds=600)
     training = Training(clone)
-    workers = [process for process in living(clone) if process.name().startswith("ray::") and "Train" in process.name()]
-    assert workers
-    workers[0].send_signal(signal.SIGSTOP)
+    worker_of(clone).send_signal(signal.SIGSTOP)
     for text in ("stopping: a checkpoint is written first", "interrupted"):
         os.killpg(training.dvc.pid, signal.SIGINT)
         wait_until(lambda text=text: text in training.said, log=lambda: training.said[-3000:])
