@@ -61,7 +61,10 @@ class TrackingConfig(Section):
     uri: str | None = Field(None, description="null: a sqlite store in the project folder")
     experiment: str = "gan"
     patience_seconds: float = Field(
-        20, ge=0, description="after a training, so long is waited for MLflow to take what is left; the rest is delivered later", strict=False
+        20,
+        ge=0,
+        description="after a training, so long is waited for MLflow to take what is left; the rest is delivered later",
+        strict=False,
     )
 
 
@@ -92,8 +95,9 @@ class Params(Section):
         v, w = self.train.logical_workers, self.cluster.workers
         if not self.cluster.group_sizes(v):
             legal = [n for n in range(1, v + 1) if v % n == 0]
+            problem = "does not divide" if isinstance(w, int) else "holds no divisor of"
             raise ValueError(
-                f"cluster.workers={w} {'does not divide' if isinstance(w, int) else 'holds no divisor of'} train.logical_workers={v}; legal: {', '.join(map(str, legal))} (params.yaml: cluster.workers)"
+                f"cluster.workers={w} {problem} train.logical_workers={v}; legal: {', '.join(map(str, legal))} (params.yaml: cluster.workers)"
             )
         return self
 
