@@ -469,6 +469,7 @@ def main() -> None:
     parser.add_argument("--state-uri", choices=["folder", "s3"], default="folder", help="s3: on an object store started for it")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else int(time.time())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: nothing is left behind
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(short_folder())
         clone = prepared_clone(scratch)
