@@ -154,18 +154,34 @@ class TreeAccumulator:
                 cast(Tensor, parameter.grad).copy_(part + cast(Tensor, parameter.grad))
 
 
+def _exchange(give: Tensor, take: Tensor, *, partner: int) -> None:
+    for work in td.batch_isend_irecv([td.P2POp(td.isend, give, partner), td.P2POp(td.irecv, take, partner)]):
+        work.wait()
+
+
 def _reduce_over_processes(buffer: Tensor) -> torch.futures.Future[Tensor]:
-    """Sum `buffer` [n] over processes as a binary tree in rank order, for the traffic of a ring: all_to_all, sum, all_gather."""
-    world = world_size()
-    if world == 2:  # a + b has one order; the library's own all-reduce gives exactly that
+    """Sum `buffer` [n] over processes as a binary tree in rank order, in place, for the traffic of a ring and fewer messages.
+
+    Recursive halving, then doubling (Rabenseifner 2004): at distance 1, 2, 4, ... two processes swap halves of what they still hold, and each adds
+    to the half it keeps; a + b is b + a to the last bit, so the order is the tree's. The sums travel back the same way.
+    """
+    if world_size() == 2:  # one addition has one order: the library's own all-reduce gives exactly that
         work = td.all_reduce(buffer, async_op=True)
         return work.get_future().then(lambda _: buffer)
-    size = -(-buffer.numel() // world)
-    padded = torch.nn.functional.pad(buffer, (0, size * world - buffer.numel()))
-    received = torch.empty_like(padded)
-    td.all_to_all_single(received, padded)
-    td.all_gather(list(padded.view(world, size).unbind()), tree_sum(list(received.view(world, size).unbind())))
-    buffer.copy_(padded[: buffer.numel()])
+    low, high, distance = 0, buffer.numel(), 1
+    way: list[tuple[int, slice, slice]] = []
+    received = torch.empty_like(buffer[: -(-high // 2)])
+    while distance < world_size():
+        partner, middle = rank() ^ distance, (low + high) // 2
+        lower, upper = slice(low, middle), slice(middle, high)
+        keep, give = (lower, upper) if rank() < partner else (upper, lower)
+        part = received[: keep.stop - keep.start]
+        _exchange(buffer[give], part, partner=partner)
+        buffer[keep].add_(part)
+        way.append((partner, keep, give))
+        low, high, distance = keep.start, keep.stop, 2 * distance
+    for partner, keep, give in reversed(way):
+        _exchange(buffer[keep], buffer[give], partner=partner)
     future: torch.futures.Future[Tensor] = torch.futures.Future()
     future.set_result(buffer)
     return future

@@ -28,6 +28,7 @@ from ganlib.storage import Storage, StorageError, open_storage
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from ganlib.training.state import BundleStore
 from ganlib.training.step import DivergenceError
+from pipeline import processes
 from pipeline.lock import Superseded, require_owner
 from pipeline.params import ROOT, ClusterConfig
 
@@ -49,6 +50,7 @@ LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 STOP = "stop"  # in the state: workers save and end
 ATTEMPT = "attempt"  # in the state: which worker group may write; a worker of an earlier one that wakes up late ends
 SUPERSEDED_EXIT_CODE = 87
+STARTED_BY = "GANPIPE_RAY_STARTED_BY"  # in the environment of everything a Ray of our own starts: pid and start of the driver
 
 LOOK_SECONDS = 2.0  # how often the cluster is looked at
 GROW_SECONDS = 10.0  # a larger group must have been possible for so long: a node that flickers stops nobody
@@ -160,6 +162,9 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
             with _our_sigterm():
                 ray.init(address=address, **common)
         else:
+            _end_orphans()
+            driver = processes.this()
+            os.environ[STARTED_BY] = f"{driver.pid} {driver.started}"
             with _our_sigterm():
                 ray.init(
                     address="local",
@@ -220,6 +225,17 @@ class _OwnProcesses:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(list(self._seen), timeout=10)
+
+
+def _end_orphans() -> None:
+    """Kill what is left of the Rays of drivers that died: some of Ray's helpers outlive both the driver and the raylet."""
+    for process in psutil.process_iter():
+        try:
+            pid, _, started = process.environ().get(STARTED_BY, "").partition(" ")
+            if pid and not processes.Process(int(pid), float(started)).is_alive():
+                process.kill()
+        except (psutil.Error, ValueError):  # gone, or another user's
+            continue
 
 
 def _require_listener(address: str) -> None:
