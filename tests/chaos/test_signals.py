@@ -213,6 +213,7 @@ def is_saved_and_gone(training) -> None:
     assert not (clone.root / "models").exists()
 
 
+@pytest.mark.slow  # test_kills.py has a killed dvc too
 def test_a_killed_dvc_is_continued_by_the_next(clone, finished):
     """kill -9 to dvc alone leaves the stage to itself. The next `dvc repro` waits until it has saved, continues, and ends in the same bytes."""
     clone.set(cluster__stop_grace_seconds=600)

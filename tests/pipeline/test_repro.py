@@ -193,32 +193,6 @@ def test_the_run_cache_restores_without_training(finished):
     assert (finished.root / "models" / "generator.safetensors").is_file()
 
 
-def test_kill_nine_ends_in_the_same_hashes(finished, make_prepared):
-    """The whole process group dies between two log lines; tests/chaos has gentler ends and crueller ones."""
-    clone = make_prepared()
-    log_path = clone.root.parent / "log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            ["dvc", "repro", "train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log, start_new_session=True
-        )
-    deadline = time.monotonic() + 180
-    while "8,000 / 32,000 images" not in log_path.read_text():
-        assert process.poll() is None, log_path.read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    out = clone.run("dvc", "repro", "train").stdout
-    assert "resumed from step-" in out
-    expected = {path: md5 for path, md5 in finished.lock().items() if path.startswith(("models/g", "models/d", "reports/training"))}
-    assert len(expected) >= 6
-    found = {path: clone.lock()[path] for path in expected}
-    del expected["models/generator.json"], found["models/generator.json"]  # it names the commit, and the two clones have their own
-    assert found == expected
-    # one run, whatever happened to it
-    assert in_store(clone, "print([r.info.status for r in client.search_runs(['1'])])") == "['FINISHED']"
-
-
 def test_dvc_exp_run_compares(finished):
     finished.run("git", "add", "-A")
     finished.run("git", "commit", "-qm", "results")
