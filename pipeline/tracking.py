@@ -232,7 +232,9 @@ class TrainingRun:
     def _change(self, **values: Any) -> None:
         with self._changing:
             self._outbox = self._outbox.model_copy(update=values)
-            self._outbox.write(self._storage)
+            current = outboxes.read(self._storage)
+            if current is None or current.attempt == self._outbox.attempt:  # else a later attempt has its own to tell
+                self._outbox.write(self._storage)
 
     def _keep(self, name: str, text: str) -> None:
         with self._run() as (store, run_id):

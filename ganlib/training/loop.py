@@ -163,7 +163,7 @@ def train(
             if agree.has_stopped and not is_last:
                 checkpoint.save(state, scored=False, is_needed=True)
                 checkpoint.finish()
-                text = f"stopped after {state.images_seen:,} images; run the same command again to continue"
+                text = f"saved and stopped after {state.images_seen:,} images"
                 journal.event("interrupted", text, images_seen=state.images_seen)
                 raise Interrupted(text)
             if agree.owes_checkpoint:

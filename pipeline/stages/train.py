@@ -68,6 +68,7 @@ def _work(spec: TrainingSpec, config: Params, store: BundleStore, lock: StateLoc
             raise
     bundle = _finished(store, config)
     if bundle is None:
+        cli.say("run the same command again to continue")
         raise request.interruption()
     return bundle
 
