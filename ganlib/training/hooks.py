@@ -231,7 +231,7 @@ class AgreeHook:
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         self.owes_checkpoint = False
-        if self._due is None:
+        if self._due is None or state.step < self._last[1]:  # the first step, or the first after a rollback
             self._due, self._last = state.step - 1 + self.FIRST_STEPS, (time.monotonic(), state.step - 1)
         if state.step < self._due:
             return

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,6 +228,24 @@ def test_rollbacks_are_the_same_through_interruptions_and_other_checkpoint_inter
     train(parts)
     assert parts_of(parts.folder) == parts_of(whole.folder)
     assert newest(parts).numbers["rollbacks"] == newest(whole).numbers["rollbacks"]
+
+
+def test_a_training_can_be_stopped_after_a_rollback(wild):
+    spec = wild("x", train__total_images=6400)
+    with pytest.raises(Interrupted):
+        train(spec, should_stop=lambda: len(events(spec, "rollback")) > 0)
+    assert 0 < newest(spec).images_seen < 6400
+
+
+def test_what_was_agreed_before_a_rollback_holds_nobody_up():
+    asked = []
+    agree = hooks.AgreeHook(should_stop=lambda: bool(asked.append(None)), is_owed=lambda: False)
+    for step in range(1, 1000):
+        agree(SimpleNamespace(step=step), is_last=False)
+    before = len(asked)
+    for step in range(1, 100):
+        agree(SimpleNamespace(step=step), is_last=False)
+    assert len(asked) > before
 
 
 def test_rollbacks_are_bounded(wild):
