@@ -162,7 +162,6 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
             with _our_sigterm():
                 ray.init(address=address, **common)
         else:
-            _end_orphans()
             driver = processes.this()
             os.environ[STARTED_BY] = f"{driver.pid} {driver.started}"
             with _our_sigterm():
@@ -227,7 +226,7 @@ class _OwnProcesses:
         psutil.wait_procs(list(self._seen), timeout=10)
 
 
-def _end_orphans() -> None:
+def end_orphans() -> None:
     """Kill what is left of the Rays of drivers that died: some of Ray's helpers outlive both the driver and the raylet."""
     for process in psutil.process_iter():
         try:

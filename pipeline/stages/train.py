@@ -31,6 +31,7 @@ def train(config: Params, root: Path = ROOT) -> None:
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
+        ray_backend.end_orphans()
         for line in tracking.deliver_pending(config, root):
             print(line, flush=True)
         run = tracking.TrainingRun(config, facts, storage, root)
