@@ -8,7 +8,8 @@ Ray's node, Ray's head, the stage's driver, dvc, its whole process group) dies a
 written, after the last step), both chosen by the seed. What ends without success is run again, by the same command. A copy that gets through is
 compared with the undisturbed one and the next copy begins, until there were enough kills. It runs unattended and touches no process but its own.
 
-The last line is JSON. Exit code 1: hashes differ, a process was left over, or nothing moved for a long time.
+The last line is JSON. Exit code 1: hashes differ, a process was left over, or nothing moved for a long time. Long, because a script that kills is
+best read in one piece.
 """
 
 import argparse
