@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -183,7 +184,8 @@ def test_a_stopped_training_saves_ends_and_says_so(clone):
     training = Training(clone)
     os.killpg(training.dvc.pid, signal.SIGINT)
     assert training.end() != 0
-    assert "exited with 130" in training.said
+    # bash hands the stage's exit code on; dash, which DVC takes where SHELL is not set, ends by the Ctrl-C it got itself
+    assert re.search("exited with (130|-2)$", training.said, re.MULTILINE)
     is_saved_and_gone(training)
 
     training = Training(clone)
@@ -252,6 +254,7 @@ def test_a_second_ctrl_c_does_not_wait(clone):
         os.killpg(training.dvc.pid, signal.SIGINT)
         wait_until(lambda text=text: text in training.said, log=lambda: training.said[-3000:])
     assert training.end() != 0
-    assert "exited with 130" in training.said
+    # bash hands the stage's exit code on; dash, which DVC takes where SHELL is not set, ends by the Ctrl-C it got itself
+    assert re.search("exited with (130|-2)$", training.said, re.MULTILINE)
     wait_until(lambda: not processes_of(clone), log=lambda: "\n".join(processes_of(clone)))
     assert runs(clone) == ["KILLED"]
