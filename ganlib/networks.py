@@ -1,7 +1,8 @@
 """The networks of a training: one replica each, and how a phase calls them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ class Networks:
         for name, module in self._modules.items():
             dist.require_same(module, what=f"network {name}")
         self._replicas = {name: dist.Replica(module, logical_workers=train.logical_workers) for name, module in self._modules.items()}
+        self._advancing: list[Any] = [
+            layer for module in self._modules.values() for layer in module.modules() if hasattr(layer, "before_update")
+        ]
         self._parameters = {name: list(module.parameters()) for name, module in self._modules.items()}
 
     def _place(self, module: nn.Module) -> nn.Module:
@@ -42,6 +46,11 @@ class Networks:
     def replica(self, name: str) -> dist.Replica:
         return self._replicas[name]
 
+    def before_update(self) -> None:
+        """Let layers advance what changes once an update, however many shards or processes compute it (`before_update` of a module)."""
+        for layer in self._advancing:
+            layer.before_update()
+
     @contextmanager
     def training(self, trains: str) -> Iterator["View"]:
         """A view in which only `trains` collects gradients, and is called through its DDP wrapper."""
@@ -52,24 +61,25 @@ class Networks:
 
 
 class View:
-    """How a phase's loss calls networks: `nets("generator", z)`, under autocast; `nets.precise(name)` in float32."""
+    """How a phase's loss calls networks: `nets("generator", z)`, under autocast unless `is_precise`."""
 
     def __init__(self, networks: Networks, trains: str) -> None:
         self._networks = networks
         self._called = {name: networks.replica(name).trained if name == trains else networks[name] for name in networks}
 
-    def __call__(self, name: str, x: Tensor) -> Tensor:
+    def __call__(self, name: str, x: Tensor, labels: Tensor | None = None, *, is_precise: bool = False, **options: Any) -> Any:
+        """The network of that name at x.
+
+        Args:
+            is_precise: float32 whatever the precision, for terms that differentiate twice.
+            options: what else its `forward` takes, `full=True` for one.
+        """
         networks = self._networks
         if x.ndim == 4:
             x = x.contiguous(memory_format=networks.memory_format)
-        with torch.autocast(networks.device.type, torch.bfloat16, enabled=networks.is_bf16):
-            return self._called[name](x)
+        with torch.autocast(networks.device.type, torch.bfloat16, enabled=networks.is_bf16 and not is_precise):
+            return self._called[name](x, labels, **options)
 
-    def precise(self, name: str) -> Callable[[Tensor], Tensor]:
-        """The network in float32 whatever the precision, for penalties that differentiate twice."""
-
-        def call(x: Tensor) -> Tensor:
-            with torch.autocast(self._networks.device.type, enabled=False):
-                return self._called[name](x)
-
-        return call
+    def bare(self, name: str) -> nn.Module:
+        """The network itself, for terms that look at its weights."""
+        return self._networks[name]

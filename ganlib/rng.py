@@ -48,9 +48,18 @@ def draw_uniform(shape: torch.Size | tuple[int, ...], *, like: Tensor) -> Tensor
     Raises:
         RuntimeError: outside such a block: a layer never falls back to the global generator.
     """
+    return torch.rand(shape, generator=_current()).to(like.device)
+
+
+def draw_normal(shape: torch.Size | tuple[int, ...], *, like: Tensor) -> Tensor:
+    """N(0, 1) float32, otherwise as `draw_uniform`."""
+    return torch.randn(shape, generator=_current()).to(like.device)
+
+
+def _current() -> torch.Generator:
     rng = _layer_noise.get()
     if rng is None:
         raise RuntimeError(
             "a layer asked for random numbers outside `with rng.layer_noise(generator):`; wrap the forward call, or use .eval()"
         )
-    return torch.rand(shape, generator=rng).to(like.device)
+    return rng

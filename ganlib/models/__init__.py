@@ -4,6 +4,7 @@ A family is an object with option schemas, a check and two constructors. `build`
 it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,29 @@ class ImageSpec(Section):
 
     channels: int = Field(ge=1)
     size: tuple[int, int] = Field(strict=False)
+    class_counts: tuple[int, ...] = Field(
+        (), strict=False, description="training images of each class; () where the networks know no classes"
+    )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes the networks are told; 0: unconditional."""
+        return len(self.class_counts)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that a discriminator finds in a batch.
+
+    Attributes:
+        logits: [N] float32.
+        features: [N, F] float32, what the logit is a linear function of.
+        class_logits: [N, classes] float32 of an auxiliary classifier, None without one.
+    """
+
+    logits: Tensor
+    features: Tensor
+    class_logits: Tensor | None = None
 
 
 class Generator(Protocol):
@@ -30,9 +54,9 @@ class Generator(Protocol):
 
 
 class Discriminator(Protocol):
-    """`forward(images [N, C, H, W], labels [N] int64 | None) -> logits [N]` in float32."""
+    """`forward(images [N, C, H, W], labels [N] int64 | None) -> logits [N]` in float32; with `full=True` -> Judgement."""
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def forward(self, images: Tensor, labels: Tensor | None = None, *, full: bool = False) -> Tensor | Judgement: ...
     def initialise(self, generator: torch.Generator) -> None: ...
 
 
@@ -60,13 +84,20 @@ def check(config: ModelConfig, image: ImageSpec) -> Family:
     """Resolve and validate a `model` section before any work.
 
     Raises:
-        ValueError: unknown family, options the family does not have, or an image it cannot make.
+        ValueError: unknown family, options the family does not have, an image it cannot make, or class conditions without classes.
     """
+    if config.conditional and not image.classes:
+        raise ValueError("model.conditional=true needs labelled data, and this data has no labels; set model.conditional: false")
     family = MODELS.get(config.name, key="model.name")
     options(family.generator_options, config.generator, key="model.generator")
     options(family.discriminator_options, config.discriminator, key="model.discriminator")
     family.check(image)
     return family
+
+
+def known_to(config: ModelConfig, image: ImageSpec) -> ImageSpec:
+    """`image` as the networks of `config` know it: without classes unless they are conditional."""
+    return image if config.conditional else image.model_copy(update={"class_counts": ()})
 
 
 def build(config: ModelConfig, image: ImageSpec, *, seed: int) -> tuple[nn.Module, nn.Module]:
@@ -75,7 +106,7 @@ def build(config: ModelConfig, image: ImageSpec, *, seed: int) -> tuple[nn.Modul
 
 
 def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
-    family = check(config, image)
+    family, image = check(config, image), known_to(config, image)
     chosen = options(family.generator_options, config.generator, key="model.generator")
     with torch.device("meta"):
         network = family.generator(image, config.latent_dim, chosen)
@@ -83,7 +114,7 @@ def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.M
 
 
 def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
-    family = check(config, image)
+    family, image = check(config, image), known_to(config, image)
     chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
     with torch.device("meta"):
         network = family.discriminator(image, chosen)

@@ -1,6 +1,7 @@
 """A generator against a discriminator: every loss of `ganlib.losses`, every penalty of `ganlib.regularizers`."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def discriminator_loss(loss: Loss, penalties: Sequence[tuple[str, Regularizer]])
         scalars.add("logit_real", real_logits)
         scalars.add("logit_fake", fake_logits)
         for name, penalty in penalties:
-            extra = penalty.penalty(nets.precise("discriminator"), shard.real, fake, shard.rng(name))
+            extra = penalty.penalty(partial(nets, "discriminator", is_precise=True), shard.real, fake, shard.rng(name))
             scalars.add(f"penalty_{name}", extra)
             values = values + extra
         return values
@@ -45,7 +46,7 @@ def penalty_loss(name: str, penalty: Regularizer) -> PhaseLoss:
         if penalty.reads_fake:
             with torch.no_grad():
                 fake = nets("generator", shard.latents())
-        values = penalty.penalty(nets.precise("discriminator"), shard.real, fake, shard.rng(name))
+        values = penalty.penalty(partial(nets, "discriminator", is_precise=True), shard.real, fake, shard.rng(name))
         scalars.add(f"penalty_{name}", values)
         return values * penalty.interval_steps
 
