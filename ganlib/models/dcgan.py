@@ -1,6 +1,5 @@
 """Convolutional generator and discriminator after DCGAN, for any size that halves down to a 4..7 pixel core."""
 
-import math
 from itertools import pairwise
 from typing import Literal
 
@@ -14,22 +13,7 @@ from ganlib.models.layers.initialise import initialise_normal
 from ganlib.models.layers.minibatch import MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNorm
-
-CORE = 4  # the shorter side of the smallest feature map is 4..7 pixels
-
-
-def doublings(size: tuple[int, int]) -> int:
-    """How often the core is doubled to reach `size`; ValueError with the nearest legal sizes when it cannot."""
-    steps = max(0, (min(size) // CORE).bit_length() - 1)
-    unit = 1 << steps
-    if steps == 0 or any(side % unit for side in size):
-        unit = max(unit, 2)
-        lower, upper = ([max(2 * CORE, unit * rounded(side / unit)) for side in size] for rounded in (math.floor, math.ceil))
-        raise ValueError(
-            f"data.image_size={list(size)} cannot be made by model.name=dcgan: at least {2 * CORE} pixels a side, "
-            f"each side a multiple of {unit}; nearest: {lower} or {upper}"
-        )
-    return steps
+from ganlib.models.layers.sizes import doublings
 
 
 class GeneratorOptions(Section):
@@ -55,7 +39,7 @@ class DCGANGenerator(nn.Module):
 
     def __init__(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> None:
         super().__init__()
-        steps = doublings(image.size)
+        steps = doublings(image.size, family="dcgan")
         core = (image.size[0] >> steps, image.size[1] >> steps)
         widths = [options.width * min(16, 1 << level) for level in range(steps, 0, -1)]  # coarse to fine
         has_norm = options.normalization == "batch"
@@ -85,7 +69,7 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, image: ImageSpec, options: DiscriminatorOptions) -> None:
         super().__init__()
-        steps = doublings(image.size)
+        steps = doublings(image.size, family="dcgan")
         height, width = image.size[0] >> steps, image.size[1] >> steps
         widths = [options.width * min(16, 1 << level) for level in range(steps)]
         layers: list[nn.Module] = []
@@ -120,7 +104,7 @@ class DCGAN:
     discriminator_options = DiscriminatorOptions
 
     def check(self, image: ImageSpec) -> None:
-        doublings(image.size)
+        doublings(image.size, family="dcgan")
 
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return DCGANGenerator(image, latent_dim, options)
