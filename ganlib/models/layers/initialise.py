@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from ganlib.models.layers.attention import SelfAttention
 from ganlib.models.layers.norm import BatchNorm
+from ganlib.models.layers.spectral import initialise_spectral
 
 
 def initialise_normal(network: nn.Module, generator: torch.Generator, *, std: float = 0.02) -> None:
@@ -26,3 +28,30 @@ def initialise_he(network: nn.Module, generator: torch.Generator, *, slope: floa
                 module.bias.zero_()
         elif isinstance(module, BatchNorm):
             module.initialise(generator, std=0.0)
+
+
+def initialise_glorot(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights U(-a, a) with a^2 = 6 / (fan_in + fan_out) (Glorot & Bengio, AISTATS 2010, eq. 16), biases 0, batch norms plain."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+    _initialise_rest(network, generator)
+
+
+def initialise_orthogonal(network: nn.Module, generator: torch.Generator) -> None:
+    """Orthogonal weights [out, rest] (arXiv:1312.6120; BigGAN, arXiv:1809.11096, section 3), biases 0, batch norms plain."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+            nn.init.orthogonal_(module.weight, generator=generator)
+    _initialise_rest(network, generator)
+
+
+def _initialise_rest(network: nn.Module, generator: torch.Generator) -> None:
+    for module in network.modules():  # after the weights: a conditional batch norm sets embeddings of its own
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            module.bias.zero_()
+        elif isinstance(module, BatchNorm):
+            module.initialise(generator, std=0.0)
+        elif isinstance(module, SelfAttention):
+            module.initialise(generator)
+    initialise_spectral(network, generator)

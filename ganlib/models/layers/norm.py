@@ -1,6 +1,7 @@
 """Batch normalisation whose result does not depend on how many processes share a batch."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,33 @@ class BatchNormFlat(BatchNorm):
         return super().forward(x[:, :, None, None])[:, :, 0, 0]
 
 
+class ConditionalBatchNorm(BatchNorm):
+    """Batch norm whose gain 1 + g(c) and shift s(c) are functions of a condition (arXiv:1707.00683, section 4.1).
+
+    `forward(x [N, C, H, W], c)`: c is the labels [N] int64 where the functions are embeddings, or a vector [N, D] where they are linear.
+
+    Args:
+        gain, shift: c -> [N, channels]. Embeddings start at 0, as a plain batch norm; linear maps are left to the network's initialisation.
+    """
+
+    def __init__(self, channels: int, *, gain: nn.Module, shift: nn.Module) -> None:
+        super().__init__(channels, affine=False)
+        self.gain = gain
+        self.shift = shift
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        gain, shift = (function(condition).to(x.dtype)[:, :, None, None] for function in (self.gain, self.shift))
+        return torch.addcmul(shift, super().forward(x), 1 + gain)
+
+    def initialise(self, generator: torch.Generator, *, std: float) -> None:
+        for function in (self.gain, self.shift):
+            if isinstance(function, nn.Embedding):
+                nn.init.zeros_(function.weight)
+        self.reset_running_stats()
+
+
 @torch.no_grad()
-def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+def calibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     """Set every batch norm's evaluation statistics to the average over `batches` of the statistics it sees in training mode.
 
     Args:
