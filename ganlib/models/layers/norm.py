@@ -1,11 +1,22 @@
-"""Batch normalisation whose result does not depend on how many processes share a batch."""
+"""Batch normalisation whose result does not depend on how many processes share a batch, and statistics for evaluation."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A layer with statistics for evaluation, which `calibrate` measures; training keeps none."""
+
+    def measure(self, x: Tensor) -> list[Tensor]:
+        """Statistics of one batch of the layer's (first) input."""
+
+    def set_measured(self, statistics: list[Tensor]) -> None:
+        """Keep the averages over batches of what `measure` returned."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -19,6 +30,17 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def measure(self, x: Tensor) -> list[Tensor]:
+        x = x.double()
+        axes = [0, *range(2, x.ndim)]
+        return [x.mean(axes), x.var(axes, unbiased=True)]
+
+    def set_measured(self, statistics: list[Tensor]) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.running_mean.copy_(statistics[0])
+        self.running_var.copy_(statistics[1])
 
     def initialise(self, generator: torch.Generator, *, std: float) -> None:
         """Scale N(1, std), shift 0 (DCGAN, arXiv:1511.06434, released code)."""
@@ -59,25 +81,45 @@ class ConditionalBatchNorm(BatchNorm):
         self.reset_running_stats()
 
 
+class MeanLatent(nn.Module):
+    """Passes w [N, D] on, pulled towards its mean: mean + truncation * (w - mean) (arXiv:1812.04948, appendix B)."""
+
+    mean: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.empty(dim))
+
+    def forward(self, w: Tensor, truncation: float = 1.0) -> Tensor:
+        return w if truncation == 1.0 else torch.lerp(self.mean, w, truncation)
+
+    def measure(self, x: Tensor) -> list[Tensor]:
+        return [x.double().mean(0)]
+
+    def set_measured(self, statistics: list[Tensor]) -> None:
+        self.mean.copy_(statistics[0])
+
+    def initialise(self) -> None:
+        self.mean.zero_()
+
+
 @torch.no_grad()
-def calibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
-    """Set every batch norm's evaluation statistics to the average over `batches` of the statistics it sees in training mode.
+def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor | None, ...]]) -> None:
+    """Set the evaluation statistics of every `Measured` layer to the average over `batches` of what it sees in training mode.
 
     Args:
         network: left in evaluation mode.
         batches: arguments of `network`, one tuple a batch; the batches should have the size the network was trained with.
     """
-    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    layers = [module for module in network.modules() if isinstance(module, Measured)]
     if not layers:
         network.eval()
         return
-    sums: dict[BatchNorm, list[Tensor]] = {}
+    sums: dict[nn.Module, list[Tensor]] = {}
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, BatchNorm)
-        x = inputs[0].double()
-        axes = [0, *range(2, x.ndim)]
-        batch = [x.mean(axes), x.var(axes, unbiased=True)]
+        assert isinstance(layer, Measured)
+        batch = layer.measure(inputs[0])
         sums[layer] = [a + b for a, b in zip(sums[layer], batch, strict=True)] if layer in sums else batch
 
     network.eval()  # dropout off, everything else frozen ...
@@ -92,9 +134,7 @@ def calibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    for layer, (mean, variance) in sums.items():
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        layer.running_mean.copy_(mean / count)
-        layer.running_var.copy_(variance / count)
+    for measured, totals in sums.items():
+        assert isinstance(measured, Measured)
+        measured.set_measured([total / count for total in totals])
     network.eval()
