@@ -63,6 +63,13 @@ class TaskConfig(Section):
     regularizers: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name -> options, for example r1: {gamma: 1.0}")
     discriminator_repeats: int = Field(1, ge=1, description="discriminator updates per generator update (n_critic)")
     weight_clip: float | None = Field(None, gt=0, description="clip every discriminator weight to [-c, c] after its update (WGAN)")
+    generator_loss_weight: float = Field(1.0, ge=0, description="of the adversarial loss; 0: regularizers alone train the generator")
+    label_noise: float = Field(0.0, ge=0, le=0.5, description="share of pairs whose real and generated image swap labels in D's update")
+    gradient_normalization: bool = Field(False, description="D divided by the norm of its input gradient (GN-GAN)")
+    augment: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name -> options; what D sees, real and generated, in its own update and in the generator's"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="of the task itself")
 
 
 class OptimizerConfig(Section):
@@ -71,6 +78,7 @@ class OptimizerConfig(Section):
     name: str = Field("adam", description="a registered optimizer")
     lr: float = Field(gt=0)
     options: dict[str, Any] = Field(default_factory=dict, description="for example betas: [0.5, 0.99]")
+    max_gradient_norm: float | None = Field(None, gt=0, description="a longer gradient is scaled down to this norm (gradient clipping)")
 
 
 class OptimConfig(Section):
@@ -95,7 +103,9 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast in the networks; losses and penalties stay in float32")
     channels_last: bool = True
     ema_halflife_images: int = Field(10_000, ge=0, description="of the generator's moving average; 0 switches it off")
-    augment: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name -> options, for example hflip: {p: 0.5}")
+    augment: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
+    )
     log_interval_images: int = Field(10_000, ge=1)
     grid_interval_images: int = Field(50_000, ge=1)
     checkpoint_interval_images: int = Field(100_000, ge=1)

@@ -20,10 +20,13 @@ class Ema:
         self.halflife_images = halflife_images
         self._source = [p.data for p in generator.parameters()]
         self._average = [p.data for p in self.module.parameters()]
+        self._buffers = list(zip(self.module.buffers(), generator.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, *, batch_images: int, images_seen: int) -> None:
-        """beta = 0.5 ** (batch / halflife); average parameters. Batch-norm statistics are measured at export, not averaged."""
+        """beta = 0.5 ** (batch / halflife); average parameters, copy buffers. Evaluation statistics are measured at export."""
         halflife = min(float(self.halflife_images), RAMP * images_seen)
         beta = 0.5 ** (batch_images / halflife) if halflife > 0 else 0.0
         torch._foreach_lerp_(self._average, self._source, 1.0 - beta)
+        for mine, source in self._buffers:
+            mine.copy_(source)

@@ -1,6 +1,7 @@
-"""Penalties on the discriminator's gradient: one value a sample, computed in float32.
+"""Terms beside the adversarial loss: one value a sample, for the discriminator, the generator or both.
 
-A penalty with `interval_steps` k > 1 is lazy: it becomes a phase of its own, k times as strong, every k steps (arXiv:1912.04958, section 3.1).
+A regularizer is a class with a method named after each network it trains. One with `interval_steps` k > 1 is lazy: it becomes a phase of its own,
+k times as strong, every k steps (arXiv:1912.04958, section 3.1).
 """
 
 from collections.abc import Callable
@@ -10,29 +11,32 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from ganlib.moment import Moment
 from ganlib.registry import Registry
 
 Critic = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N]
 
 
 class Regularizer(Protocol):
-    """Penalty of a discriminator at some images.
+    """Beside these it has `discriminator(moment) -> [n]`, `generator(moment) -> [n]`, or both; it must reach every parameter of the network.
 
     Attributes:
         interval_steps: applied every so many steps.
-        reads_fake: whether `fake` is needed.
-        allows_batch_norm: whether the penalty means anything when one sample's logit depends on the others.
+        allows_batch_norm: whether the term means anything when one sample's logit depends on the others.
     """
 
-    interval_steps: int
-    reads_fake: ClassVar[bool]
-    allows_batch_norm: ClassVar[bool]
+    @property
+    def interval_steps(self) -> int: ...
 
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor | None, rng: torch.Generator) -> Tensor:
-        """[N, C, H, W] real and fake -> [N]."""
+    allows_batch_norm: ClassVar[bool]
 
 
 REGULARIZERS: Registry[Any] = Registry("regularizer", package="ganlib.regularizers")
+
+
+def trained_by(regularizer: Regularizer) -> list[str]:
+    """The networks a regularizer has a term for."""
+    return [name for name in ("discriminator", "generator") if hasattr(regularizer, name)]
 
 
 def input_gradient(critic: Critic, images: Tensor) -> Tensor:
@@ -55,13 +59,11 @@ class GradientPenalty:
 
     weight: float = 10.0
     interval_steps: int = 1
-    reads_fake: ClassVar[bool] = True
     allows_batch_norm: ClassVar[bool] = False
 
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor | None, rng: torch.Generator) -> Tensor:
-        assert fake is not None
-        alpha = torch.rand(len(real), 1, 1, 1, generator=rng).to(real.device)
-        gradient = input_gradient(critic, real + alpha * (fake - real))
+    def discriminator(self, moment: Moment) -> Tensor:
+        alpha = torch.rand(len(moment.real), 1, 1, 1, generator=moment.rng("gradient_penalty")).to(moment.real.device)
+        gradient = input_gradient(moment.critic(moment.labels), moment.real + alpha * (moment.fake - moment.real))
         return self.weight * ((squared_norm(gradient) + 1e-12).sqrt() - 1).square()  # 1e-12: the root has no slope at 0
 
 
@@ -72,11 +74,10 @@ class R1:
 
     gamma: float = 1.0
     interval_steps: int = 1
-    reads_fake: ClassVar[bool] = False
     allows_batch_norm: ClassVar[bool] = True
 
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor | None, rng: torch.Generator) -> Tensor:
-        return 0.5 * self.gamma * squared_norm(input_gradient(critic, real))
+    def discriminator(self, moment: Moment) -> Tensor:
+        return 0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.labels), moment.real))
 
 
 @REGULARIZERS.register("r2", paper="arXiv:1801.04406, eq. 10")
@@ -86,9 +87,7 @@ class R2:
 
     gamma: float = 1.0
     interval_steps: int = 1
-    reads_fake: ClassVar[bool] = True
     allows_batch_norm: ClassVar[bool] = True
 
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor | None, rng: torch.Generator) -> Tensor:
-        assert fake is not None
-        return 0.5 * self.gamma * squared_norm(input_gradient(critic, fake))
+    def discriminator(self, moment: Moment) -> Tensor:
+        return 0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.fake_labels), moment.fake))

@@ -1,12 +1,15 @@
-"""Latents, and images from a generator."""
+"""What a generator is fed, and images from it."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ganlib import rng
+from ganlib.config import ModelConfig
+from ganlib.models import ImageSpec, known_to
 
 Distribution = Literal["normal", "uniform"]
 
@@ -18,24 +21,77 @@ def latents(count: int, dim: int, distribution: Distribution, generator: torch.G
     return torch.randn(count, dim, generator=generator)
 
 
-def seeded_latents(seed: int, indices: range, dim: int, distribution: Distribution) -> Tensor:
-    """[len(indices), dim]: the latent of image i depends on (seed, i) alone, so any single image can be made again."""
-    return torch.cat([latents(1, dim, distribution, rng.generator(seed, "sample", i)) for i in indices])
+class Inputs(NamedTuple):
+    """Arguments of a generator: z [N, latent_dim] float32, labels [N] int64 or None."""
+
+    z: Tensor
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Inputs":
+        return Inputs(self.z.to(device), None if self.labels is None else self.labels.to(device))
+
+    def split(self, size: int) -> list["Inputs"]:
+        """Batches of `size`, the last one shorter."""
+        parts = self.z.split(size)
+        return [Inputs(z, y) for z, y in zip(parts, [None] * len(parts) if self.labels is None else self.labels.split(size), strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """The distribution of a generator's inputs: p(z), and p(y) of the training data where it is told a class.
+
+    Attributes:
+        class_counts: training images of each class; () for an unconditional generator.
+    """
+
+    latent_dim: int
+    distribution: Distribution
+    class_counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: ModelConfig, image: ImageSpec) -> "Prior":
+        return cls(latent_dim=model.latent_dim, distribution=model.latent_distribution, class_counts=known_to(model, image).class_counts)
+
+    def draw(self, count: int, generator: torch.Generator) -> Inputs:
+        """`count` inputs on the CPU, all from one generator."""
+        z = latents(count, self.latent_dim, self.distribution, generator)
+        return Inputs(z, self._labels(count, generator) if self.class_counts else None)
+
+    def seeded(self, seed: int, indices: range) -> Inputs:
+        """Input i depends on (seed, i) alone, so any single image can be made again."""
+        z = torch.cat([latents(1, self.latent_dim, self.distribution, rng.generator(seed, "sample", i)) for i in indices])
+        if not self.class_counts:
+            return Inputs(z)
+        return Inputs(z, torch.cat([self._labels(1, rng.generator(seed, "sample label", i)) for i in indices]))
+
+    def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
+        """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
+        z, labels = self.seeded(seed, indices)
+        return Inputs(
+            z,
+            None if labels is None else torch.arange(len(z)) % columns * max(1, len(self.class_counts) // columns) % len(self.class_counts),
+        )
+
+    def _labels(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] int64: the class of an image drawn from the training data."""
+        ends = torch.tensor(self.class_counts).cumsum(0)
+        return torch.searchsorted(ends, torch.randint(int(ends[-1]), (count,), generator=generator), right=True)
 
 
 @torch.no_grad()
-def generate(network: nn.Module, z: Tensor, *, batch_images: int) -> np.ndarray:
+def generate(network: nn.Module, inputs: Inputs, *, batch_images: int, **options: Any) -> np.ndarray:
     """Images of a generator in evaluation mode.
 
     Args:
-        z: [N, latent_dim].
         batch_images: fixed size of a forward pass; part of the numerics.
+        options: what else its `forward` takes, `truncation=0.7` for one.
 
     Returns:
         [N, C, H, W] uint8.
     """
     assert not network.training
-    return np.concatenate([to_uint8(network(part.to(next(network.parameters()).device))) for part in z.split(batch_images)])
+    device = next(network.parameters()).device
+    return np.concatenate([to_uint8(network(*part.to(device), **options)) for part in inputs.split(batch_images)])
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -33,6 +33,7 @@ class ArrowImages:
         labels: [N] int64, or None for unlabelled data.
         class_names: a name for each class, or None for unlabelled data.
         num_classes: 0 for unlabelled data.
+        class_counts: images of each class; () for unlabelled data.
 
     Raises:
         ValueError: the file is missing, truncated or of another format; names the stage to rerun.
@@ -61,6 +62,9 @@ class ArrowImages:
         if self.class_names is not None:
             labels = [batch.column(1).to_numpy() for batch in batches]
             self.labels = np.concatenate(labels).astype(np.int64) if labels else np.empty(0, np.int64)
+        self.class_counts: tuple[int, ...] = ()
+        if self.labels is not None:
+            self.class_counts = tuple(np.bincount(self.labels, minlength=self.num_classes).tolist())
 
     def _view(self, batch: Any) -> np.ndarray:
         size = math.prod(self.shape)

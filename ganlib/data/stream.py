@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ganlib import rng, sampling
 from ganlib.augment import Augmentation
-from ganlib.config import ModelConfig, TrainConfig
+from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
+from ganlib.sampling import Inputs, Prior
 
 
 class Shard:
@@ -37,10 +38,9 @@ class Shard:
         """A generator for one purpose of this shard alone."""
         return rng.generator(self._stream.seed, f"{self._phase}/{purpose}", *self._counters)
 
-    def latents(self, purpose: str = "latents") -> Tensor:
-        """[n, latent_dim] float32 on the training device."""
-        model = self._stream.model
-        return sampling.latents(self.count, model.latent_dim, model.latent_distribution, self.rng(purpose)).to(self._stream.device)
+    def inputs(self, purpose: str = "latents") -> Inputs:
+        """n inputs of the generator on the training device; labels follow the data's distribution."""
+        return self._stream.prior.draw(self.count, self.rng(purpose)).to(self._stream.device)
 
     @cached_property
     def real(self) -> Tensor:
@@ -74,14 +74,14 @@ class BatchStream:
         self,
         images: ArrowImages,
         *,
-        model: ModelConfig,
+        prior: Prior,
         train: TrainConfig,
         here: range,
         augmentations: Sequence[Augmentation],
         device: torch.device,
     ) -> None:
         self.images = images
-        self.model = model
+        self.prior = prior
         self.seed = train.seed
         self.batch_images = train.batch_images
         self.shard_images = train.shard_images

@@ -22,7 +22,7 @@ class ImageSpec(Section):
     channels: int = Field(ge=1)
     size: tuple[int, int] = Field(strict=False)
     class_counts: tuple[int, ...] = Field(
-        (), strict=False, description="training images of each class; () where the networks know no classes"
+        default=(), strict=False, description="training images of each class; () where the networks know no classes"
     )
 
     @property
@@ -44,6 +44,19 @@ class Judgement:
     logits: Tensor
     features: Tensor
     class_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """All that a style-based generator makes, with `full=True`.
+
+    Attributes:
+        images: [N, C, H, W].
+        styles: [N, L, D] float32, the w that each of its L layers was given.
+    """
+
+    images: Tensor
+    styles: Tensor
 
 
 class Generator(Protocol):

@@ -9,60 +9,82 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from ganlib.config import Section
-from ganlib.models import MODELS, ImageSpec
+from ganlib.models import MODELS, ImageSpec, Judgement
+from ganlib.models.layers.heads import Condition, Head, with_label
 from ganlib.models.layers.initialise import initialise_he
 from ganlib.models.layers.minibatch import MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNormFlat
+from ganlib.models.layers.spectral import SpectralEmbedding, SpectralLinear
 
 
-class MLPOptions(Section):
-    """Options of either network."""
+class GeneratorOptions(Section):
+    """Options of the generator."""
 
     width: int = Field(32, ge=1, description="units of a hidden layer, divided by 8, so that it can stay when the family changes")
     depth: int = Field(3, ge=1, description="hidden layers")
     normalization: Literal["none", "batch"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1)
-    minibatch_stddev: bool = Field(False, description="discriminator: the batch's spread as one more feature")
+
+
+class DiscriminatorOptions(GeneratorOptions):
+    """Options of the discriminator."""
+
+    spectral_norm: bool = Field(False, description="every weight divided by its largest singular value")
+    minibatch_stddev: bool = Field(False, description="the batch's spread as one more feature before the logit")
+    condition: Condition = Field("concat", description="how it is told the class, where the model is conditional")
+
+
+def hidden_layers(fan_in: int, options: GeneratorOptions, *, linear: type[nn.Linear], activation: nn.Module) -> list[nn.Module]:
+    """[N, fan_in] -> [N, 8 width], through `depth` layers."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise([fan_in] + [options.width * 8] * options.depth):
+        layers += [linear(inputs, outputs)]
+        layers += [BatchNormFlat(outputs)] if options.normalization == "batch" else []
+        layers += [activation, Dropout(options.dropout)]
+    return layers
 
 
 class MLPGenerator(nn.Module):
-    """Latents through rectified hidden layers to a tanh image."""
+    """Latents, and a class one-hot beside them, through rectified hidden layers to a tanh image."""
 
-    def __init__(self, image: ImageSpec, latent_dim: int, options: MLPOptions) -> None:
+    def __init__(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> None:
         super().__init__()
         self.shape = (image.channels, *image.size)
-        hidden = options.width * 8
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise([latent_dim] + [hidden] * options.depth):
-            layers += [nn.Linear(fan_in, fan_out)]
-            layers += [BatchNormFlat(fan_out)] if options.normalization == "batch" else []
-            layers += [nn.ReLU(), Dropout(options.dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, math.prod(self.shape)), nn.Tanh())
+        self.classes = image.classes
+        hidden = hidden_layers(latent_dim + self.classes, options, linear=nn.Linear, activation=nn.ReLU())
+        self.layers = nn.Sequential(*hidden, nn.Linear(options.width * 8, math.prod(self.shape)), nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, latent_dim] -> [N, C, H, W] float32 in [-1, 1]
-        return self.layers(z).float().unflatten(1, self.shape)
+        return self.layers(with_label(z, labels, self.classes)).float().unflatten(1, self.shape)
 
     def initialise(self, generator: Rng) -> None:
         initialise_he(self, generator)
 
 
 class MLPDiscriminator(nn.Module):
-    """A flattened image through leaky hidden layers to one logit."""
+    """A flattened image, and a class one-hot beside it, through leaky hidden layers to one logit."""
 
-    def __init__(self, image: ImageSpec, options: MLPOptions) -> None:
+    def __init__(self, image: ImageSpec, options: DiscriminatorOptions) -> None:
         super().__init__()
-        hidden = options.width * 8
-        layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in, fan_out in pairwise([image.channels * math.prod(image.size)] + [hidden] * options.depth):
-            layers += [nn.Linear(fan_in, fan_out)]
-            layers += [BatchNormFlat(fan_out)] if options.normalization == "batch" else []
-            layers += [nn.LeakyReLU(0.2), Dropout(options.dropout)]
-        layers += [MinibatchStddev()] if options.minibatch_stddev else []
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden + options.minibatch_stddev, 1))
+        linear = SpectralLinear if options.spectral_norm else nn.Linear
+        self.label_inputs = image.classes if options.condition == "concat" else 0
+        pixels = image.channels * math.prod(image.size)
+        hidden = hidden_layers(pixels + self.label_inputs, options, linear=linear, activation=nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*hidden, *([MinibatchStddev()] if options.minibatch_stddev else []))
+        self.head = Head(
+            options.width * 8 + options.minibatch_stddev,
+            classes=image.classes,
+            condition=options.condition,
+            linear=linear,
+            embedding=SpectralEmbedding if options.spectral_norm else nn.Embedding,
+        )
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, C, H, W] -> logits [N] float32
-        return self.layers(images).float()[:, 0]
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, full: bool = False
+    ) -> Tensor | Judgement:  # [N, C, H, W] -> logits [N] float32
+        judgement = self.head(self.layers(with_label(images.flatten(1), labels, self.label_inputs)), labels)
+        return judgement if full else judgement.logits
 
     def initialise(self, generator: Rng) -> None:
         initialise_he(self, generator, slope=0.2)
@@ -71,16 +93,16 @@ class MLPDiscriminator(nn.Module):
 class MLP:
     """Fully connected pair; any image size and channel count."""
 
-    generator_options = MLPOptions
-    discriminator_options = MLPOptions
+    generator_options = GeneratorOptions
+    discriminator_options = DiscriminatorOptions
 
     def check(self, image: ImageSpec) -> None:
         return
 
-    def generator(self, image: ImageSpec, latent_dim: int, options: MLPOptions) -> nn.Module:
+    def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return MLPGenerator(image, latent_dim, options)
 
-    def discriminator(self, image: ImageSpec, options: MLPOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
         return MLPDiscriminator(image, options)
 
 

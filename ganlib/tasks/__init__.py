@@ -1,7 +1,7 @@
 """Tasks: what is trained against what, as a list of phases. A task is the algorithm box of a paper; the step runs it without knowing which."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from ganlib.models import ImageSpec
 from ganlib.networks import Networks, View
 from ganlib.registry import Registry
 from ganlib.scalars import ShardScalars
+from ganlib.steering import Steering
 
 PhaseLoss = Callable[[View, Shard, ShardScalars], Tensor]  # per-sample losses [n] of one shard
 
@@ -28,6 +29,7 @@ class Phase:
         interval_steps: due every so many steps (lazy regularisation).
         repeats: updates in a row when due (n_critic); each reads the next batch.
         constrain: applied to the network after each update (weight clipping), or None.
+        max_gradient_norm: a longer gradient is scaled down to it, or None.
     """
 
     name: str
@@ -37,16 +39,26 @@ class Phase:
     interval_steps: int = 1
     repeats: int = 1
     constrain: Callable[[nn.Module], None] | None = None
+    max_gradient_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Play:
-    """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged."""
+    """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged.
+
+    Attributes:
+        steering: every loss, regularizer and augmentation the phases use, with the numbers of theirs that follow the training.
+        before_step: called with images_seen before every step.
+        ends_at_images: the next stage of the task is built then (`Task.build(stage=...)`); None: this one is the last.
+    """
 
     networks: Networks
     phases: list[Phase]
     optimizers: Mapping[str, torch.optim.Optimizer]
     sampled: str
+    steering: Steering = field(default_factory=lambda: Steering({}))
+    before_step: Callable[[int], None] = lambda images_seen: None
+    ends_at_images: int | None = None
 
     @property
     def batches_per_step(self) -> int:
@@ -60,7 +72,10 @@ class Task(Protocol):
     def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
         """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks."""
 
-    def build(self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec) -> Play: ...
+    def build(
+        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
+    ) -> Play:
+        """Networks, optimizers and phases of one stage; most tasks have one stage."""
 
 
 TASKS: Registry[Any] = Registry("task", package="ganlib.tasks")

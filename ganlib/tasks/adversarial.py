@@ -1,72 +1,105 @@
-"""A generator against a discriminator: every loss of `ganlib.losses`, every penalty of `ganlib.regularizers`."""
+"""A generator against a discriminator: every loss of `ganlib.losses`, every term of `ganlib.regularizers`."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ganlib import models, optim
-from ganlib.config import ModelConfig, OptimConfig, TaskConfig, TrainConfig, construct
+from ganlib import augment, models, optim
+from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig, construct, options
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
+from ganlib.moment import Moment
 from ganlib.networks import Networks, View
-from ganlib.regularizers import REGULARIZERS, Regularizer
+from ganlib.regularizers import REGULARIZERS, Regularizer, trained_by
 from ganlib.scalars import ShardScalars
+from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
 
+LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
+SIGN = "sign_real"  # the share of real images D calls real, minus the rest: how ADA sees overfitting
 
-def discriminator_loss(loss: Loss, penalties: Sequence[tuple[str, Regularizer]]) -> PhaseLoss:
-    """D's loss on real and generated images, plus the penalties that are due at every step."""
 
-    def compute(nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
-        with torch.no_grad():
-            fake = nets("generator", shard.latents())
-        real_logits = nets("discriminator", shard.real)  # apart from fake: batch statistics never mix the two
-        fake_logits = nets("discriminator", fake)
-        values = loss.discriminator(real_logits, fake_logits)
-        scalars.add("loss_discriminator", values)
+class Rules:
+    """The loss functions of the phases: what is minimised at a moment, whichever networks play.
+
+    Args:
+        steering: holds the loss, the regularizers and the augmentations by key.
+        present: changes real images before anything else sees them.
+    """
+
+    def __init__(self, task: TaskConfig, steering: Steering, *, present: Callable[[Tensor], Tensor] = lambda images: images) -> None:
+        self.task = task
+        self.steering = steering
+        self.present = present
+        self._regularizers = list(task.regularizers)
+
+    def discriminator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
+        """D's loss on real and generated images, plus the terms that are due at every step."""
+        loss: Loss = self.steering[LOSS]
+        moment = self._moment(nets, shard, trains_generator=False)
+        moment.fake  # noqa: B018 - first, as an algorithm box has it
+        real_logits, fake_logits = moment.real_judgement.logits, moment.fake_judgement.logits
         scalars.add("logit_real", real_logits)
         scalars.add("logit_fake", fake_logits)
-        for name, penalty in penalties:
-            extra = penalty.penalty(partial(nets, "discriminator", is_precise=True), shard.real, fake, shard.rng(name))
-            scalars.add(f"penalty_{name}", extra)
-            values = values + extra
+        if SIGN in self.steering.watched:
+            scalars.add(SIGN, real_logits.sign())
+        if self.task.label_noise:
+            is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")).to(real_logits.device) < self.task.label_noise
+            real_logits, fake_logits = (
+                torch.where(is_swapped, fake_logits, real_logits),
+                torch.where(is_swapped, real_logits, fake_logits),
+            )
+        values = loss.discriminator(real_logits, fake_logits)
+        scalars.add("loss_discriminator", values)
+        return values + self._terms("discriminator", moment, scalars)
+
+    def generator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
+        """G's loss, plus its terms; real logits only for a loss that compares with them."""
+        loss: Loss = self.steering[LOSS]
+        moment = self._moment(nets, shard, trains_generator=True)
+        values = torch.zeros(shard.count, device=moment.fake.device)
+        if self.task.generator_loss_weight:
+            fake_logits = moment.fake_judgement.logits
+            values = loss.generator(moment.real_judgement.logits if loss.reads_real else None, fake_logits)
+            scalars.add("loss_generator", values)
+            values = values * self.task.generator_loss_weight
+        return values + self._terms("generator", moment, scalars)
+
+    def lazy(self, name: str, network: str) -> PhaseLoss:
+        """A lazy term alone, as strong as the steps it stands for."""
+
+        def compute(nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
+            regularizer: Regularizer = self.steering[name]
+            moment = self._moment(nets, shard, trains_generator=network == "generator")
+            return self._term(name, network, moment, scalars) * regularizer.interval_steps
+
+        return compute
+
+    def _moment(self, nets: View, shard: Shard, *, trains_generator: bool) -> Moment:
+        return Moment(
+            nets,
+            shard,
+            trains_generator=trains_generator,
+            augmentations=[self.steering[name] for name in self.task.augment],
+            present=self.present,
+            is_normalized=self.task.gradient_normalization,
+        )
+
+    def _terms(self, network: str, moment: Moment, scalars: ShardScalars) -> Tensor | float:
+        values: Tensor | float = 0.0
+        for name in self._regularizers:
+            regularizer = self.steering[name]
+            if regularizer.interval_steps == 1 and network in trained_by(regularizer):
+                values = values + self._term(name, network, moment, scalars)
         return values
 
-    return compute
-
-
-def penalty_loss(name: str, penalty: Regularizer) -> PhaseLoss:
-    """A lazy penalty alone, as strong as the steps it stands for."""
-
-    def compute(nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
-        fake = None
-        if penalty.reads_fake:
-            with torch.no_grad():
-                fake = nets("generator", shard.latents())
-        values = penalty.penalty(partial(nets, "discriminator", is_precise=True), shard.real, fake, shard.rng(name))
-        scalars.add(f"penalty_{name}", values)
-        return values * penalty.interval_steps
-
-    return compute
-
-
-def generator_loss(loss: Loss) -> PhaseLoss:
-    """G's loss; real logits only for a loss that compares with them."""
-
-    def compute(nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
-        fake_logits = nets("discriminator", nets("generator", shard.latents()))
-        real_logits = None
-        if loss.reads_real:
-            with torch.no_grad():
-                real_logits = nets("discriminator", shard.real)
-        values = loss.generator(real_logits, fake_logits)
-        scalars.add("loss_generator", values)
+    def _term(self, name: str, network: str, moment: Moment, scalars: ShardScalars) -> Tensor:
+        values: Tensor = getattr(self.steering[name], network)(moment)
+        scalars.add(f"penalty_{name}" if network == "discriminator" else f"penalty_{name}_generator", values)
         return values
-
-    return compute
 
 
 class ClipWeights:
@@ -86,73 +119,81 @@ class Adversarial:
     """One generator against one discriminator."""
 
     def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
-        self._loss(task)
-        penalties = self._penalties(task)
+        _parts(task)
+        options(Section, task.options, key="task.options")
         models.check(model, image)
-        normalization = model.discriminator.get("normalization", _default_normalization(model))
-        for name, penalty in penalties:
-            if normalization == "batch" and not penalty.allows_batch_norm:
-                raise ValueError(
-                    f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "
-                    "set model.discriminator.normalization: none"
-                )
+        check_penalties(model, task)
 
-    def build(self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec) -> Play:
+    def build(
+        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
+    ) -> Play:
         self.check(model, task, image)
-        loss, penalties = self._loss(task), self._penalties(task)
         generator, discriminator = models.build(model, image, seed=train.seed)
-        networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
-        lazy = [(name, penalty) for name, penalty in penalties if penalty.interval_steps > 1]
-        every_step = [(name, penalty) for name, penalty in penalties if penalty.interval_steps == 1]
-        optimizers = _optimizers(networks, optim, lazy_interval=min((p.interval_steps for _, p in lazy), default=1))
-        phases = [
-            Phase(
-                name="discriminator",
-                trains="discriminator",
-                loss=discriminator_loss(loss, every_step),
-                optimizer=optimizers["discriminator"],
-                repeats=task.discriminator_repeats,
-                constrain=ClipWeights(task.weight_clip) if task.weight_clip is not None else None,
-            ),
-            *(
-                Phase(
-                    name=f"penalty {name}",
-                    trains="discriminator",
-                    loss=penalty_loss(name, penalty),
-                    optimizer=optimizers["discriminator"],
-                    interval_steps=penalty.interval_steps,
-                )
-                for name, penalty in lazy
-            ),
-            Phase(name="generator", trains="generator", loss=generator_loss(loss), optimizer=optimizers["generator"]),
-        ]
-        return Play(networks=networks, phases=phases, optimizers=optimizers, sampled="generator")
-
-    @staticmethod
-    def _loss(task: TaskConfig) -> Loss:
-        loss: Loss = construct(LOSSES.get(task.loss, key="task.loss"), task.loss_options, key="task.loss_options")
-        return loss
-
-    @staticmethod
-    def _penalties(task: TaskConfig) -> list[tuple[str, Regularizer]]:
-        penalties = []
-        for name, values in task.regularizers.items():
-            penalty = construct(REGULARIZERS.get(name, key="task.regularizers"), values or {}, key=f"task.regularizers.{name}")
-            if penalty.interval_steps < 1:
-                raise ValueError(f"task.regularizers.{name}.interval_steps={penalty.interval_steps}: expected at least 1")
-            penalties.append((name, penalty))
-        return penalties
+        return play(generator, discriminator, task=task, optim_config=optim, train=train)
 
 
-def _default_normalization(model: ModelConfig) -> str:
-    field = models.MODELS.get(model.name).discriminator_options.model_fields.get("normalization")
-    return str(field.default) if field is not None else "none"
-
-
-def _optimizers(networks: Networks, config: OptimConfig, *, lazy_interval: int) -> dict[str, torch.optim.Optimizer]:
-    return {
-        "generator": optim.build(config.generator, networks["generator"].parameters(), key="optim.generator"),
-        "discriminator": optim.build(
-            config.discriminator, networks["discriminator"].parameters(), lazy_interval=lazy_interval, key="optim.discriminator"
-        ),
+def play(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    task: TaskConfig,
+    optim_config: OptimConfig,
+    train: TrainConfig,
+    present: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Play:
+    """Phases of a generator against a discriminator."""
+    networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
+    steering = Steering(_parts(task))
+    rules = Rules(task, steering, present=present)
+    lazy = [(name, network) for name in task.regularizers for network in trained_by(steering[name]) if steering[name].interval_steps > 1]
+    optimizers = {
+        network: optim.build(
+            getattr(optim_config, network),
+            networks[network].parameters(),
+            lazy_interval=min((steering[name].interval_steps for name, trained in lazy if trained == network), default=1),
+            key=f"optim.{network}",
+        )
+        for network in networks
     }
+
+    def phase(name: str, trains: str, loss: PhaseLoss, **attributes: Any) -> Phase:
+        bound = getattr(optim_config, trains).max_gradient_norm
+        return Phase(name=name, trains=trains, loss=loss, optimizer=optimizers[trains], max_gradient_norm=bound, **attributes)
+
+    clip = ClipWeights(task.weight_clip) if task.weight_clip is not None else None
+    phases = {
+        "discriminator": phase("discriminator", "discriminator", rules.discriminator, repeats=task.discriminator_repeats, constrain=clip),
+        "generator": phase("generator", "generator", rules.generator),
+    }
+    lazy_phases: dict[str, list[Phase]] = {
+        trained: [
+            phase(f"penalty {name}", trained, rules.lazy(name, trained), interval_steps=steering[name].interval_steps)
+            for name, network in lazy
+            if network == trained
+        ]
+        for trained in phases
+    }
+    ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", steering=steering)
+
+
+def _parts(task: TaskConfig) -> dict[str, Any]:
+    """The loss, the regularizers and the augmentations of `task` by the key they have in `Steering`; ValueError for what is unknown."""
+    parts: dict[str, Any] = {LOSS: construct(LOSSES.get(task.loss, key="task.loss"), task.loss_options, key="task.loss_options")}
+    for name, values in task.regularizers.items():
+        parts[name] = construct(REGULARIZERS.get(name, key="task.regularizers"), values or {}, key=f"task.regularizers.{name}")
+        if parts[name].interval_steps < 1:
+            raise ValueError(f"task.regularizers.{name}.interval_steps={parts[name].interval_steps}: expected at least 1")
+    return parts | dict(zip(task.augment, augment.build(task.augment, key="task.augment"), strict=True))
+
+
+def check_penalties(model: ModelConfig, task: TaskConfig) -> None:
+    """Raise ValueError for a term that means nothing for these networks."""
+    field = models.MODELS.get(model.name).discriminator_options.model_fields.get("normalization")
+    normalization = model.discriminator.get("normalization", field.default if field is not None else "none")
+    for name in task.regularizers:
+        if normalization == "batch" and not REGULARIZERS.get(name).allows_batch_norm:
+            raise ValueError(
+                f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "
+                "set model.discriminator.normalization: none"
+            )

@@ -11,11 +11,12 @@ import torch
 
 from ganlib import dist, sampling
 from ganlib.checks import require_finite
-from ganlib.config import ModelConfig, TrainConfig
+from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
 from ganlib.pictures import grid_png
 from ganlib.rng import generator
+from ganlib.sampling import Inputs, Prior
 from ganlib.sliced_wasserstein import sliced_wasserstein
 from ganlib.training.journal import Background, Journal
 from ganlib.training.state import BundleStore, TrainState
@@ -55,6 +56,7 @@ class LogHook:
         if not scalars:  # the last step was logged already
             return
         require_finite(scalars, where=f"losses up to step {state.step} ({state.images_seen:,} images)")
+        scalars |= {f"{part}_{name}": value for part, numbers in state.steering.numbers().items() for name, value in numbers.items()}
         scalars["lr_factor"] = next(g["lr"] / g["base_lr"] for o in state.optimizers.values() for g in o.param_groups)
         now, (then, images_then) = time.monotonic(), self._last
         self._last = (now, state.images_seen)
@@ -65,16 +67,14 @@ class LogHook:
 
 
 @torch.no_grad()
-def calibrate_generator(network: torch.nn.Module, model: ModelConfig, train: TrainConfig) -> None:
-    """Measure batch-norm statistics of a generator on the latents every export of it uses."""
+def calibrate_generator(network: torch.nn.Module, prior: Prior, train: TrainConfig) -> None:
+    """Measure the evaluation statistics of a generator on the inputs every export of it uses."""
     device = next(network.parameters()).device
 
-    def z(batch: int) -> torch.Tensor:
-        return sampling.latents(
-            train.shard_images, model.latent_dim, model.latent_distribution, generator(train.seed, "calibration", batch)
-        ).to(device)
+    def inputs(batch: int) -> Inputs:
+        return prior.draw(train.shard_images, generator(train.seed, "calibration", batch)).to(device)
 
-    calibrate(network, ((z(batch),) for batch in range(CALIBRATION_BATCHES)))
+    calibrate(network, (inputs(batch) for batch in range(CALIBRATION_BATCHES)))
 
 
 class GridHook:
@@ -82,8 +82,8 @@ class GridHook:
 
     ROWS, COLUMNS = 6, 10
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, *, journal: Journal) -> None:
-        self.model = model
+    def __init__(self, prior: Prior, config: TrainConfig, *, journal: Journal) -> None:
+        self.prior = prior
         self.config = config
         self.journal = journal
 
@@ -91,11 +91,9 @@ class GridHook:
         if not dist.is_main() or not (is_last or is_due(self.config.grid_interval_images, state)):
             return
         network = state.ema.module
-        calibrate_generator(network, self.model, self.config)
-        z = sampling.seeded_latents(
-            self.config.seed, range(self.ROWS * self.COLUMNS), self.model.latent_dim, self.model.latent_distribution
-        )
-        images = sampling.generate(network, z, batch_images=self.ROWS * self.COLUMNS)
+        calibrate_generator(network, self.prior, self.config)
+        inputs = self.prior.seeded_of_classes(self.config.seed, range(self.ROWS * self.COLUMNS), columns=self.COLUMNS)
+        images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS)
         png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
         self.journal.picture(f"images-{state.images_seen:012d}.png", png)
 
@@ -105,8 +103,8 @@ class Score:
 
     IMAGES, BATCH_IMAGES = 512, 64
 
-    def __init__(self, model: ModelConfig, train: TrainConfig, images: ArrowImages) -> None:
-        self.model = model
+    def __init__(self, prior: Prior, train: TrainConfig, images: ArrowImages) -> None:
+        self.prior = prior
         self.train = train
         self.images = images
 
@@ -120,9 +118,9 @@ class Score:
         """Sliced Wasserstein distance to real images; lower is better."""
         network = copy.deepcopy(state.ema.module)  # its batch-norm statistics are measured here, on fewer images than for an export
         key = generator(self.train.seed, "score latents")
-        z = sampling.latents(len(self._real), self.model.latent_dim, self.model.latent_distribution, key)
-        calibrate(network, ((part.to(next(network.parameters()).device),) for part in z.split(self.BATCH_IMAGES)))
-        fake = sampling.to_float(sampling.generate(network, z, batch_images=self.BATCH_IMAGES))
+        inputs = self.prior.draw(len(self._real), key).to(next(network.parameters()).device)
+        calibrate(network, inputs.split(self.BATCH_IMAGES))
+        fake = sampling.to_float(sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES))
         return sliced_wasserstein(self._real, fake, generator=generator(self.train.seed, "score directions"))
 
 

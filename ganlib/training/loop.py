@@ -7,18 +7,19 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from ganlib import augment, dist
+from ganlib import augment, dist, sampling
 from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
 from ganlib.ema import Ema
 from ganlib.models import ImageSpec
+from ganlib.networks import Networks
 from ganlib.scalars import Scalars
 from ganlib.storage import open_storage
 from ganlib.tasks import TASKS, Play
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
-from ganlib.training.state import BundleStore, TrainState
+from ganlib.training.state import Bundle, BundleStore, TrainState
 from ganlib.training.step import DivergenceError, set_learning_rates, train_step
 from ganlib.training.watchdog import Watchdog
 
@@ -39,49 +40,88 @@ class Interrupted(RuntimeError):
     """The training was asked to stop; its state is saved."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def image_of(images: ArrowImages) -> ImageSpec:
+    """What the networks are told of a data set."""
+    channels, height, width = images.shape
+    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts)
+
+
+@dataclass(kw_only=True)
 class Running:
-    """A training that is set up and can be stepped."""
+    """A training that is set up and can be stepped. `play` is replaced, and `state` changed in place, where a stage of the task ends."""
 
     spec: TrainingSpec
+    image: ImageSpec
     play: Play
     state: TrainState
     batches: BatchStream
 
     @classmethod
     def start(cls, spec: TrainingSpec) -> "Running":
-        """Networks, optimizers and data of `spec`, at step 0.
+        """Networks, optimizers and data of `spec`, at step 0 of stage 0.
 
         Raises:
             ValueError: settings that do not fit the data or the number of processes.
         """
         torch.set_num_threads(spec.threads)
         images = ArrowImages(Path(spec.data))
-        channels, height, width = images.shape
-        task = TASKS.get(spec.task.name, key="task.name")()
-        image = ImageSpec(channels=channels, size=(height, width))
-        play: Play = task.build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image)
+        image = image_of(images)
+        play = _play(spec, image, stage=0)
         state = TrainState(
             networks=play.networks,
             ema=Ema(play.networks[play.sampled], halflife_images=spec.train.ema_halflife_images),
             optimizers=play.optimizers,
-            scalars=Scalars(logical_workers=spec.train.logical_workers),
+            scalars=Scalars(logical_workers=spec.train.logical_workers, watched=play.steering.watched),
+            steering=play.steering,
             images_per_step=play.batches_per_step * spec.train.batch_images,
         )
         batches = BatchStream(
             images,
-            model=spec.model,
+            prior=sampling.Prior.of(spec.model, image),
             train=spec.train,
             here=dist.logical_workers_here(spec.train.logical_workers),
             augmentations=augment.build(spec.train.augment),
             device=play.networks.device,
         )
-        return cls(spec=spec, play=play, state=state, batches=batches)
+        return cls(spec=spec, image=image, play=play, state=state, batches=batches)
+
+    def restore(self, bundle: Bundle) -> None:
+        """Continue where the bundle was taken."""
+        if bundle.numbers["stage"] != self.state.stage:
+            self._enter(bundle.numbers["stage"])
+        self.state.restore(bundle.tensors, bundle.numbers)
 
     def step(self) -> None:
-        """The schedule, then one iteration."""
+        """The next stage where it is time, the schedule, then one iteration."""
+        if self.play.ends_at_images is not None and self.state.images_seen >= self.play.ends_at_images:
+            before = self.state.networks, self.state.ema, self.state.steering.numbers()
+            self._enter(self.state.stage + 1)
+            self._inherit(*before)
+        self.play.before_step(self.state.images_seen)
         set_learning_rates(self.state, self.spec.optim, self.spec.train)
         train_step(self.state, self.batches, self.play.phases)
+
+    def _enter(self, stage: int) -> None:
+        """Fresh networks, wrappers, optimizers and phases of a stage."""
+        state, self.play = self.state, _play(self.spec, self.image, stage=stage)
+        state.networks, state.optimizers, state.steering = self.play.networks, self.play.optimizers, self.play.steering
+        state.ema = Ema(state.networks[self.play.sampled], halflife_images=self.spec.train.ema_halflife_images)
+        state.images_per_step = self.play.batches_per_step * self.spec.train.batch_images
+        state.stage = stage
+
+    def _inherit(self, networks: Networks, ema: Ema, steering: dict[str, dict[str, float]]) -> None:
+        """What the stage before has learnt, by the names of its weights; optimizers start anew."""
+        for name in networks:
+            self.state.networks[name].load_state_dict(networks[name].state_dict(), strict=False)
+        self.state.ema.module.load_state_dict(self.state.networks[self.play.sampled].state_dict())
+        self.state.ema.module.load_state_dict(ema.module.state_dict(), strict=False)
+        self.state.steering.load(steering)
+
+
+def _play(spec: TrainingSpec, image: ImageSpec, *, stage: int) -> Play:
+    task = TASKS.get(spec.task.name, key="task.name")()
+    play: Play = task.build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image, stage=stage)
+    return play
 
 
 def train(
@@ -119,7 +159,7 @@ def train(
     for problem in problems:
         journal.event("refused", f"checkpoint refused, the one before is used: {problem}", images_seen=0)
     if bundle is not None:
-        state.restore(bundle.tensors, bundle.numbers)
+        running.restore(bundle)
     images = f"{state.images_seen:,} of {spec.train.total_images:,} images done"
     if state.images_seen or computed_again:
         where = bundle.folder.rpartition("/")[2] if bundle is not None else "the start"
@@ -138,12 +178,12 @@ def train(
         store=store,
         journal=journal,
         background=background,
-        score=Score(spec.model, spec.train, running.batches.images),
+        score=Score(running.batches.prior, spec.train, running.batches.images),
         fence=fence,
         while_waiting=watchdog.beat,
     )
     agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
-    hooks: list[Hook] = [log, GridHook(spec.model, spec.train, journal=journal), checkpoint, agree]
+    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
     log.restart_clock(state.images_seen)
     try:
         if state.images_seen == 0 and checkpoint.is_boundary(state):
@@ -200,7 +240,7 @@ def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: Che
     rollbacks = [*state.rollbacks, record]
     journal.restart(bundle.history)
     dist.barrier()  # everybody has read
-    state.restore(bundle.tensors, bundle.numbers)
+    running.restore(bundle)
     state.rollbacks = rollbacks
     text = (
         f"{divergence}. Rolled back to {bundle.images_seen:,} images, learning rates times {config.rollback_lr_factor ** len(rollbacks):g} "

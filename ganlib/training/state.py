@@ -21,9 +21,10 @@ from ganlib import dist
 from ganlib.ema import Ema
 from ganlib.networks import Networks
 from ganlib.scalars import Scalars
+from ganlib.steering import Steering
 from ganlib.storage import Storage
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "checkpoints"
 SEAL = "manifest.json"
 KEEP_BOUNDARIES = 2  # bundles a rollback can go to
@@ -42,6 +43,7 @@ class TrainState:
     """What changes while training.
 
     Attributes:
+        stage: of the task; networks, optimizers and steering are of this stage.
         rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
     """
 
@@ -49,7 +51,9 @@ class TrainState:
     ema: Ema
     optimizers: Mapping[str, torch.optim.Optimizer]
     scalars: Scalars
+    steering: Steering
     images_per_step: int
+    stage: int = 0
     step: int = 0
     images_seen: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
@@ -65,7 +69,9 @@ class TrainState:
             "format": FORMAT,
             "step": self.step,
             "images_seen": self.images_seen,
+            "stage": self.stage,
             "scalars": counts,
+            "steering": self.steering.numbers(),
             "rollbacks": list(self.rollbacks),
             "optimizers": {},
         }
@@ -84,7 +90,8 @@ class TrainState:
         return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Continue where `snapshot` was taken, whatever the number of processes then and now."""
+        """Continue where `snapshot` was taken, whatever the number of processes then and now; this state must be of the same stage."""
+        assert numbers["stage"] == self.stage
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -102,6 +109,7 @@ class TrainState:
                     value = torch.empty_like(like).copy_(value)
                 slots.setdefault(int(number), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": numbers["optimizers"][name]})
+        self.steering.load(numbers["steering"])
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]
         self.rollbacks = list(numbers["rollbacks"])

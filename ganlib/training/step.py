@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganlib import optim, rng
 from ganlib.checks import all_finite
@@ -25,6 +25,7 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
         with state.networks.training(phase.trains) as nets:
             for repeat in range(phase.repeats):  # n_critic
                 replica.start()
+                state.networks.before_update()
                 shards = batches.shards(phase.name, step=state.step, repeat=repeat, images_seen=state.images_seen)
                 for index, shard in enumerate(shards):  # this worker's logical workers
                     with replica.synchronised(is_last_shard=index == len(shards) - 1), rng.layer_noise(shard.rng("layers")):
@@ -33,11 +34,14 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
                         (poisoned(losses).sum() / batches.batch_images).backward()
                 replica.finish()
                 check_finite(phase, state, replica.accumulator.parameters)
+                if phase.max_gradient_norm is not None:
+                    nn.utils.clip_grad_norm_(replica.accumulator.parameters, phase.max_gradient_norm)
                 phase.optimizer.step()
                 if phase.constrain is not None:
                     phase.constrain(state.networks[phase.trains])  # weight clipping
     state.step += 1
     state.images_seen += state.images_per_step
+    state.steering.follow(state.scalars, images=state.images_per_step)
     state.ema.update(batch_images=state.images_per_step, images_seen=state.images_seen)
 
 

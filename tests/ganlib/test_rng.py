@@ -22,7 +22,7 @@ def test_a_generator_is_a_function_of_its_key_alone():
 
 def test_nothing_touches_the_global_generator():
     before = torch.get_rng_state()
-    sampling.seeded_latents(0, range(3), 4, "normal")
+    sampling.Prior(latent_dim=4, distribution="normal").seeded(0, range(3))
     with rng.layer_noise(rng.generator(0, "layers")):
         rng.draw_uniform((3,), like=torch.ones(1))
     assert torch.equal(before, torch.get_rng_state())
@@ -44,5 +44,6 @@ def test_latents_have_their_distribution():
 
 
 def test_one_image_can_be_made_again_alone():
-    together = sampling.seeded_latents(5, range(10), 8, "normal")
-    assert torch.equal(together[7:8], sampling.seeded_latents(5, range(7, 8), 8, "normal"))
+    prior = sampling.Prior(latent_dim=8, distribution="normal")
+    together = prior.seeded(5, range(10)).z
+    assert torch.equal(together[7:8], prior.seeded(5, range(7, 8)).z)

@@ -15,8 +15,11 @@ def initialise_normal(network: nn.Module, generator: torch.Generator, *, std: fl
             module.weight.normal_(0.0, std, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0.0, std, generator=generator)
         elif isinstance(module, BatchNorm):
             module.initialise(generator, std=std)
+    initialise_spectral(network, generator)
 
 
 def initialise_he(network: nn.Module, generator: torch.Generator, *, slope: float = 0.0) -> None:
@@ -26,8 +29,11 @@ def initialise_he(network: nn.Module, generator: torch.Generator, *, slope: floa
             nn.init.kaiming_normal_(module.weight, a=slope, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            nn.init.kaiming_normal_(module.weight, a=slope, generator=generator)
         elif isinstance(module, BatchNorm):
             module.initialise(generator, std=0.0)
+    initialise_spectral(network, generator)
 
 
 def initialise_glorot(network: nn.Module, generator: torch.Generator) -> None:

@@ -2,15 +2,16 @@ import numpy as np
 import torch
 
 from ganlib.augment import build
-from ganlib.config import ModelConfig, TrainConfig
+from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
+from ganlib.sampling import Prior
 
 
 def stream(path, here=range(4), augment=(), **keys):
     train = TrainConfig(total_images=1000, **{"batch_images": 32, "logical_workers": 4, **keys})
-    model = ModelConfig(name="mlp", latent_dim=3)
-    return BatchStream(ArrowImages(path), model=model, train=train, here=here, augmentations=augment, device=torch.device("cpu"))
+    prior = Prior(latent_dim=3, distribution="normal")
+    return BatchStream(ArrowImages(path), prior=prior, train=train, here=here, augmentations=augment, device=torch.device("cpu"))
 
 
 def test_an_epoch_is_a_permutation_and_the_next_is_another(tiny_data):
@@ -35,8 +36,8 @@ def test_shards_are_the_same_whoever_computes_them(tiny_data):
     for a, b in zip(together, apart, strict=True):
         assert torch.equal(a.real, b.real)
         assert torch.equal(a.labels, b.labels)
-        assert torch.equal(a.latents(), b.latents())
-    assert len({tuple(s.latents().flatten().tolist()) for s in together}) == 4  # latents differ on every worker
+        assert torch.equal(a.inputs().z, b.inputs().z)
+    assert len({tuple(s.inputs().z.flatten().tolist()) for s in together}) == 4  # latents differ on every worker
 
 
 def test_a_batch_is_cut_and_nothing_is_read_twice(tiny_data):
@@ -50,7 +51,7 @@ def test_a_batch_is_cut_and_nothing_is_read_twice(tiny_data):
 def test_phases_and_repeats_draw_their_own_numbers(tiny_data):
     batches = stream(tiny_data)
     keys = [("discriminator", 0, 0), ("generator", 0, 0), ("discriminator", 1, 0), ("discriminator", 0, 1)]
-    drawn = {tuple(batches.shards(phase, step=s, repeat=r, images_seen=0)[0].latents().flatten().tolist()) for phase, s, r in keys}
+    drawn = {tuple(batches.shards(phase, step=s, repeat=r, images_seen=0)[0].inputs().z.flatten().tolist()) for phase, s, r in keys}
     assert len(drawn) == 4
 
 

@@ -1,0 +1,122 @@
+"""One shard of one update as losses, regularizers and augmentations see it."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ganlib.augment import Augmentation
+from ganlib.data.stream import Shard
+from ganlib.models import Judgement, Synthesis
+from ganlib.networks import View
+from ganlib.sampling import Inputs
+
+
+class Moment:
+    """Real and generated images of a shard, and what D makes of them. Everything is computed when it is first asked for, and once.
+
+    Args:
+        trains_generator: whether generated images carry a gradient.
+        augmentations: between every image and D.
+        present: changes real images before anything else sees them (progressive growing shows them at the size of its level).
+        is_normalized: D's logits are divided by their input gradient (`normalize_gradient`).
+    """
+
+    def __init__(
+        self,
+        nets: View,
+        shard: Shard,
+        *,
+        trains_generator: bool,
+        augmentations: Sequence[Augmentation] = (),
+        present: Callable[[Tensor], Tensor] = lambda images: images,
+        is_normalized: bool = False,
+    ) -> None:
+        self._nets = nets
+        self._shard = shard
+        self._trains_generator = trains_generator
+        self._augmentations = augmentations
+        self._present = present
+        self._is_normalized = is_normalized
+        self._calls = 0
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """A generator for one purpose in this shard alone."""
+        return self._shard.rng(purpose)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """[n, C, H, W] in [-1, 1]."""
+        return self._present(self._shard.real)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """[n] int64 of the real images; None where the networks know no classes."""
+        return self._shard.labels if self._inputs.labels is not None else None
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        return self._shard.inputs()
+
+    @property
+    def fake_labels(self) -> Tensor | None:
+        """[n] int64 that the generated images were asked for; None where the networks know no classes."""
+        return self._inputs.labels
+
+    @cached_property
+    def fake(self) -> Tensor:
+        """[n, C, H, W] generated images."""
+        with torch.set_grad_enabled(self._trains_generator):
+            images: Tensor = self._nets("generator", *self._inputs)
+        return images
+
+    @cached_property
+    def real_judgement(self) -> Judgement:
+        """D at the real images; without a gradient where the generator is trained, which has no part in it."""
+        with torch.set_grad_enabled(not self._trains_generator):
+            return self.judge(self.real, self.labels)
+
+    @cached_property
+    def fake_judgement(self) -> Judgement:
+        """D at the generated images: a call of its own, so that batch statistics never mix the two."""
+        return self.judge(self.fake, self.fake_labels)
+
+    def judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool = False) -> Judgement:
+        """D at augmented images, with the labels it is told; under autocast unless `is_precise`."""
+        if self._is_normalized:
+            return normalize_gradient(lambda x: self._judge(x, labels, is_precise=True), images)
+        return self._judge(images, labels, is_precise=is_precise)
+
+    def _judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool) -> Judgement:
+        for index, augmentation in enumerate(self._augmentations):
+            images = augmentation(images, self.rng(f"augment {index} of call {self._calls}"))
+        self._calls += 1
+        judgement: Judgement = self._nets("discriminator", images, labels, full=True, is_precise=is_precise)
+        return judgement
+
+    def critic(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """D as images [n, C, H, W] -> logits [n], in float32, for terms that differentiate with respect to the images."""
+        return lambda images: self.judge(images, labels, is_precise=True).logits
+
+    def synthesise(self, count: int | None = None) -> Synthesis:
+        """Images and the styles they were made from, in float32, of latents of their own; at most `count` of them."""
+        inputs = self._shard.inputs("styles").split(count or self._shard.count)[0]
+        synthesis: Synthesis = self._nets("generator", *inputs, full=True, is_precise=True)
+        return synthesis
+
+    def network(self, name: str) -> nn.Module:
+        """The bare network, for terms that look at its weights."""
+        return self._nets.bare(name)
+
+
+def normalize_gradient(judge: Callable[[Tensor], Judgement], images: Tensor) -> Judgement:
+    """f / (|df/dx| + |f|): a discriminator with a Lipschitz constant of 1 (GN-GAN, arXiv:2109.02235, eq. 10)."""
+    with torch.enable_grad():
+        if not images.requires_grad:
+            images = images.detach().requires_grad_(True)
+        judgement = judge(images)
+        (gradient,) = torch.autograd.grad(judgement.logits.sum(), images, create_graph=True)
+        norm = (gradient.square().sum((1, 2, 3)) + 1e-12).sqrt()
+        logits = judgement.logits / (norm + judgement.logits.abs())
+    return Judgement(logits=logits, features=judgement.features, class_logits=judgement.class_logits)

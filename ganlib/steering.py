@@ -1,0 +1,71 @@
+"""Numbers that follow a training: ADA's p, the mean path length, LeCam's averages, BEGAN's k.
+
+Whatever has such numbers is a frozen dataclass that names them in `steered` and says in `follow` how they move with the means it `watches`.
+The means are over all logical workers, summed in one order, so the numbers are the same on any number of processes. They are state: checkpoints
+hold them. An option of params.yaml sets where they start.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from ganlib.scalars import Scalars
+
+
+@runtime_checkable
+class Steered(Protocol):
+    """A loss, regularizer or augmentation with numbers that change.
+
+    Attributes:
+        steered: the fields, floats, that `follow` replaces.
+        watches: scalars noted by the phases (`scalars.add(name, ...)`) whose means `follow` needs.
+    """
+
+    steered: ClassVar[tuple[str, ...]]
+    watches: ClassVar[tuple[str, ...]]
+
+    def follow(self, means: Mapping[str, float], images: int) -> Self:
+        """A copy with the numbers moved. Called after every step in which all that it watches was noted.
+
+        Args:
+            means: of the step, by name.
+            images: the step's.
+        """
+
+
+class Steering:
+    """The current copy of everything that may be steered, by key.
+
+    Args:
+        parts: key -> loss, regularizer, augmentation; those that are not `Steered` never change.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._parts = dict(parts)
+        self._steered = [key for key, part in self._parts.items() if isinstance(part, Steered)]
+
+    def __getitem__(self, key: str) -> Any:
+        return self._parts[key]
+
+    @property
+    def watched(self) -> frozenset[str]:
+        return frozenset(name for key in self._steered for name in self._parts[key].watches)
+
+    def follow(self, scalars: Scalars, *, images: int) -> None:
+        """After a step: move what has seen all it watches. All processes must call it together."""
+        if not self._steered:
+            return
+        means = scalars.take_watched()
+        for key in self._steered:
+            part = self._parts[key]
+            if all(name in means for name in part.watches):
+                self._parts[key] = part.follow(means, images)
+
+    def numbers(self) -> dict[str, dict[str, float]]:
+        """Key -> field -> value of every steered number."""
+        return {key: {name: getattr(self._parts[key], name) for name in self._parts[key].steered} for key in self._steered}
+
+    def load(self, numbers: Mapping[str, Mapping[str, float]]) -> None:
+        """Take up where `numbers` was taken."""
+        for key, values in numbers.items():
+            self._parts[key] = dataclasses.replace(self._parts[key], **values)
