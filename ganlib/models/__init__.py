@@ -113,24 +113,34 @@ def known_to(config: ModelConfig, image: ImageSpec) -> ImageSpec:
     return image if config.conditional else image.model_copy(update={"class_counts": ()})
 
 
-def build(config: ModelConfig, image: ImageSpec, *, seed: int) -> tuple[nn.Module, nn.Module]:
-    """A generator and a discriminator on the CPU, float32, initialised from `seed` alone."""
-    return build_generator(config, image, seed=seed), build_discriminator(config, image, seed=seed)
+def build(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> tuple[nn.Module, nn.Module]:
+    """A generator and a discriminator on the CPU, float32, initialised from `seed` alone.
+
+    Args:
+        level: of a family that grows; None: full size.
+    """
+    return build_generator(config, image, seed=seed, level=level), build_discriminator(config, image, seed=seed, level=level)
 
 
-def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
+def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     family, image = check(config, image), known_to(config, image)
     chosen = options(family.generator_options, config.generator, key="model.generator")
     with torch.device("meta"):
-        network = family.generator(image, config.latent_dim, chosen)
+        if level is None:
+            network = family.generator(image, config.latent_dim, chosen)
+        else:
+            network = family.generator_at(image, config.latent_dim, chosen, level)  # type: ignore[attr-defined]
     return _materialise(network, rng.generator(seed, "initialise generator"))
 
 
-def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int) -> nn.Module:
+def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     family, image = check(config, image), known_to(config, image)
     chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
     with torch.device("meta"):
-        network = family.discriminator(image, chosen)
+        if level is None:
+            network = family.discriminator(image, chosen)
+        else:
+            network = family.discriminator_at(image, chosen, level)  # type: ignore[attr-defined]
     return _materialise(network, rng.generator(seed, "initialise discriminator"))
 
 

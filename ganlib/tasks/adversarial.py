@@ -119,10 +119,8 @@ class Adversarial:
     """One generator against one discriminator."""
 
     def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
-        _parts(task)
         options(Section, task.options, key="task.options")
-        models.check(model, image)
-        check_penalties(model, task)
+        check_parts(model, task, image)
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
@@ -140,8 +138,9 @@ def play(
     optim_config: OptimConfig,
     train: TrainConfig,
     present: Callable[[Tensor], Tensor] = lambda images: images,
+    **attributes: Any,
 ) -> Play:
-    """Phases of a generator against a discriminator."""
+    """Phases of a generator against a discriminator; `attributes` of the `Play` beside them."""
     networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
     steering = Steering(_parts(task))
     rules = Rules(task, steering, present=present)
@@ -174,7 +173,7 @@ def play(
         for trained in phases
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
-    return Play(networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", steering=steering)
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", steering=steering, **attributes)
 
 
 def _parts(task: TaskConfig) -> dict[str, Any]:
@@ -187,8 +186,10 @@ def _parts(task: TaskConfig) -> dict[str, Any]:
     return parts | dict(zip(task.augment, augment.build(task.augment, key="task.augment"), strict=True))
 
 
-def check_penalties(model: ModelConfig, task: TaskConfig) -> None:
-    """Raise ValueError for a term that means nothing for these networks."""
+def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
+    """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
+    _parts(task)
+    models.check(model, image)
     field = models.MODELS.get(model.name).discriminator_options.model_fields.get("normalization")
     normalization = model.discriminator.get("normalization", field.default if field is not None else "none")
     for name in task.regularizers:

@@ -1,0 +1,110 @@
+"""Progressive growing: a generator against a discriminator, both of which grow from the core of the image to its full size."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ganlib import models
+from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig, options
+from ganlib.models import ImageSpec
+from ganlib.models.layers.sizes import doublings
+from ganlib.tasks import TASKS, Play
+from ganlib.tasks.adversarial import check_parts, play
+
+
+class ProgressiveOptions(Section):
+    """Options of the task; where they are null, total_images is shared out evenly."""
+
+    stable_images: int | None = Field(None, ge=1, description="images at each size once it is faded in; null: an even share")
+    fade_images: int | None = Field(None, ge=1, description="images over which a size is faded in; null: an even share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Level 0 is trained for `stable` images; each further level is faded in over `fade` images and trained for `stable` more, the last to the end.
+
+    Attributes:
+        levels: the last level; it has the size of the image.
+    """
+
+    stable: int
+    fade: int
+    levels: int
+
+    @classmethod
+    def of(cls, chosen: ProgressiveOptions, *, levels: int, total_images: int) -> "Schedule":
+        """ValueError where the full size would not be reached in `total_images`."""
+        share = max(1, total_images // (2 * levels + 1))
+        schedule = cls(stable=chosen.stable_images or share, fade=chosen.fade_images or share, levels=levels)
+        if (needed := schedule.starts(levels) + (schedule.fade if levels else 0)) > total_images:
+            raise ValueError(
+                f"train.total_images={total_images:,} ends before the images have their full size: task.options fade_images="
+                f"{schedule.fade:,} and stable_images={schedule.stable:,} over {levels} doublings need {needed:,}; lower them, or leave them out"
+            )
+        return schedule
+
+    def starts(self, level: int) -> int:
+        """Images seen when a level begins."""
+        return self.stable + (level - 1) * (self.fade + self.stable) if level else 0
+
+    def alpha(self, level: int, images_seen: int) -> float:
+        """How far a level is faded in, 0..1."""
+        return min(1.0, (images_seen - self.starts(level)) / self.fade) if level else 1.0
+
+
+class Fade:
+    """The factor alpha of one stage, written into both networks before every step, and real images at the stage's size."""
+
+    def __init__(self, networks: list[torch.nn.Module], schedule: Schedule, *, level: int) -> None:
+        self.buffers = [buffer for network in networks for name, buffer in network.named_buffers() if name == "alpha"]
+        self.schedule = schedule
+        self.level = level
+        self.alpha = 1.0
+
+    def before_step(self, images_seen: int) -> None:
+        self.alpha = self.schedule.alpha(self.level, images_seen)
+        for buffer in self.buffers:
+            buffer.fill_(self.alpha)
+
+    def present(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] -> the stage's size; while it is faded in, mixed with the size before (arXiv:1710.10196, figure 2)."""
+        images = F.avg_pool2d(images, 1 << (self.schedule.levels - self.level))
+        if self.alpha == 1.0:
+            return images
+        coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="nearest")
+        return coarse.lerp(images, self.alpha)
+
+
+@TASKS.register("progressive", paper="arXiv:1710.10196, section 2")
+class Progressive:
+    """Growing both networks size by size; needs a family that grows (model.name: progressive)."""
+
+    def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
+        options(ProgressiveOptions, task.options, key="task.options")
+        if not hasattr(models.MODELS.get(model.name, key="model.name"), "generator_at"):
+            growing = [entry.name for entry in models.MODELS if hasattr(entry.value, "generator_at")]
+            raise ValueError(
+                f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; legal: {', '.join(growing)}"
+            )
+        check_parts(model, task, image)
+
+    def build(
+        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
+    ) -> Play:
+        self.check(model, task, image)
+        chosen = options(ProgressiveOptions, task.options, key="task.options")
+        schedule = Schedule.of(chosen, levels=doublings(image.size, family=model.name), total_images=train.total_images)
+        networks = models.build(model, image, seed=train.seed, level=stage)
+        fade = Fade(list(networks), schedule, level=stage)
+        return play(
+            *networks,
+            task=task,
+            optim_config=optim,
+            train=train,
+            present=fade.present,
+            before_step=fade.before_step,
+            ends_at_images=schedule.starts(stage + 1) if stage < schedule.levels else None,
+        )
