@@ -38,10 +38,11 @@ def fid(images: np.ndarray) -> float:
 def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
     """(FID, training seconds) of the default recipe on the default workers."""
     from ganlib import sampling
-    from ganlib.models import ImageSpec, build_generator
+    from ganlib.data.arrow import ArrowImages
+    from ganlib.models import build_generator
     from ganlib.storage import open_storage
     from ganlib.training.hooks import calibrate_generator
-    from ganlib.training.loop import TrainingSpec
+    from ganlib.training.loop import TrainingSpec, image_of
     from ganlib.training.state import BundleStore
     from pipeline import params, ray_backend
 
@@ -62,11 +63,13 @@ def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
     for line in bundle.history:
         interval, done = line["images_seen"] - done, line["images_seen"]
         seconds += interval / line["images_per_second"]
-    network = build_generator(spec.model, ImageSpec(channels=config.data.channels, size=config.data.image_size), seed=0)
+    image = image_of(ArrowImages(Path(spec.data)))
+    prior = sampling.Prior.of(spec.model, image)
+    network = build_generator(spec.model, image, seed=0)
     network.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
-    calibrate_generator(network, spec.model, spec.train)
-    z = sampling.seeded_latents(config.sample.seed, range(num_images), spec.model.latent_dim, spec.model.latent_distribution)
-    return fid(sampling.generate(network, z, batch_images=config.sample.batch_images)), seconds
+    calibrate_generator(network, prior, spec.train)
+    inputs = prior.seeded(config.sample.seed, range(num_images))
+    return fid(sampling.generate(network, inputs, batch_images=config.sample.batch_images)), seconds
 
 
 def peer(script: Path, seconds: float) -> tuple[float, dict[str, object]]:

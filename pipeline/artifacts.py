@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build
+from ganlib.sampling import Prior
 from ganlib.storage import Storage
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
@@ -17,12 +18,11 @@ from pipeline import curves
 from pipeline.tracking import TrainingFacts
 
 
-def write(bundle: Bundle, spec: TrainingSpec, shape: tuple[int, int, int], *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
+def write(bundle: Bundle, spec: TrainingSpec, image: ImageSpec, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached."""
-    image = ImageSpec(channels=shape[0], size=shape[1:])
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
     generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
-    calibrate_generator(generator, spec.model, spec.train)
+    calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
     critic = {k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")}
     description = {
         "format": 1,

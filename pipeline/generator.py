@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from ganlib import sampling
 from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec, build_generator
+from ganlib.sampling import Inputs, Prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,14 @@ class TrainedGenerator:
     image: ImageSpec
     facts: dict[str, Any]  # the whole of generator.json
 
-    def latents(self, seed: int, indices: range) -> Tensor:
-        """[len(indices), latent_dim]; image i depends on (seed, i) alone."""
-        return sampling.seeded_latents(seed, indices, self.model.latent_dim, self.model.latent_distribution)
+    @property
+    def prior(self) -> Prior:
+        """What it is fed."""
+        return Prior.of(self.model, self.image)
+
+    def inputs(self, seed: int, indices: range) -> Inputs:
+        """Of images `indices` of `seed`; input i depends on (seed, i) alone."""
+        return self.prior.seeded(seed, indices)
 
 
 def load(folder: Path) -> TrainedGenerator:

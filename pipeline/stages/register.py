@@ -26,7 +26,7 @@ def register(config: Params, root: Path = ROOT) -> registration.Registration:
     outcome = registration.register_generator(
         config,
         generator=trained.network,
-        example=trained.latents(EXAMPLE_SEED, range(4)).numpy(),
+        example=trained.inputs(EXAMPLE_SEED, range(4)).z.numpy(),
         run_key=trained.facts["run_key"],
         content=trained.facts["sha256"],
         score=float(report[metric]),

@@ -24,9 +24,11 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     Row i of the Parquet is image i of `sample.seed`: the same for any `sample.num_images`.
     """
     trained = generator.load(root / "models")
-    z = trained.latents(config.seed, range(config.num_images))
-    images = sampling.generate(trained.network, z, batch_images=config.batch_images)
-    path = interpolate(trained.latents(config.seed, range(2 * config.interpolation_rows)), steps=config.interpolation_steps)
+    inputs = trained.inputs(config.seed, range(config.num_images))
+    images = sampling.generate(trained.network, inputs, batch_images=config.batch_images)
+    path = sampling.Inputs(
+        interpolate(trained.inputs(config.seed, range(2 * config.interpolation_rows)).z, steps=config.interpolation_steps)
+    )
     between = sampling.generate(trained.network, path, batch_images=config.batch_images)
     description = {
         "Model": f"{trained.facts['family']} {trained.facts['sha256']}",

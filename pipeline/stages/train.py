@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ganlib.data.arrow import Manifest, read_manifest
+from ganlib.data.arrow import ArrowImages, Manifest, read_manifest
 from ganlib.storage import Storage, open_storage
-from ganlib.training.loop import TrainingSpec
+from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cli, identity, lineage, params, ray_backend, tracking
 from pipeline.follow import Console, Listener, following
@@ -37,7 +37,7 @@ def train(config: Params, root: Path = ROOT) -> None:
         run = tracking.TrainingRun(config, facts, storage, root)
         with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
             bundle = _finished(store, config) or _work(spec, config, store, lock)
-            artifacts.write(bundle, spec, manifest.shape, storage=storage, root=root, facts=facts)
+            artifacts.write(bundle, spec, image_of(ArrowImages(Path(spec.data))), storage=storage, root=root, facts=facts)
 
 
 @contextmanager
