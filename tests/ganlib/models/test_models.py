@@ -12,24 +12,37 @@ from ganlib.models.layers.norm import BatchNorm, calibrate
 
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 64), (24, 40)]
 FAMILIES = MODELS.names()
+CLASSES = ImageSpec(channels=1, size=(8, 8), class_counts=(5, 3, 2))
 
 
 def small(name: str, **keys) -> ModelConfig:
     return ModelConfig(name=name, latent_dim=12, generator={"width": 8}, discriminator={"width": 8}, **keys)
 
 
+def pair(name, image, **keys):
+    """Both networks after one update's advance, as the step calls them."""
+    networks = models.build(small(name, **keys), image, seed=0)
+    for layer in (layer for network in networks for layer in network.modules() if hasattr(layer, "before_update")):
+        layer.before_update()
+    return networks
+
+
+def noise(step=0):
+    return rng.layer_noise(rng.generator(0, "layers", step))
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_shapes_ranges_and_gradients(name, size, channels):
-    generator, discriminator = models.build(small(name), ImageSpec(channels=channels, size=size), seed=0)
-    z = torch.randn(5, 12, generator=rng.generator(0, "z"))
-    images = generator(z)
-    assert images.shape == (5, channels, *size)
-    assert images.dtype == torch.float32
-    assert images.abs().max() <= 1
-    logits = discriminator(images)
-    assert logits.shape == (5,)
+    generator, discriminator = pair(name, ImageSpec(channels=channels, size=size))
+    z = torch.randn(4, 12, generator=rng.generator(0, "z"))
+    with noise():
+        images = generator(z)
+        assert images.shape == (4, channels, *size)
+        assert images.dtype == torch.float32
+        logits = discriminator(images)
+    assert logits.shape == (4,)
     assert logits.dtype == torch.float32
     logits.sum().backward()
     for network in (generator, discriminator):
@@ -37,6 +50,59 @@ def test_shapes_ranges_and_gradients(name, size, channels):
             assert parameter.grad is not None, key
             assert torch.isfinite(parameter.grad).all(), key
         assert all(torch.isfinite(buffer).all() for buffer in network.buffers())  # NaN: `initialise` forgot it
+
+
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_evaluated_generator_draws_nothing_and_stays_in_range(name, conditional):
+    generator, _ = pair(name, CLASSES, conditional=conditional)
+    z, labels = torch.randn(4, 12, generator=rng.generator(0, "z")), torch.tensor([0, 1, 2, 0]) if conditional else None
+    moved = rng.generator(0, "training")
+    for parameter in generator.parameters():  # some conditions have no effect before training
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=moved))
+    calibrate(generator, [(z, labels)])
+    images = generator(z, labels)
+    assert images.abs().max() <= 1
+    assert torch.equal(images, generator(z, labels))
+    assert (images[0] != images[1]).any()
+    if conditional:
+        assert (images[0] != generator(z, torch.tensor([2, 1, 2, 0]))[0]).any()  # it listens to the label
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_conditional_pair_is_told_the_class(name):
+    generator, discriminator = pair(name, CLASSES, conditional=True)
+    z, labels = torch.randn(4, 12, generator=rng.generator(0, "z")), torch.tensor([0, 1, 2, 0])
+    with noise():
+        images = generator(z, labels)
+    with noise():
+        judgement = discriminator(images, labels, full=True)
+    judgement.logits.sum().backward()
+    for network in (generator, discriminator):
+        assert all(p.grad is not None for p in network.parameters())
+    assert judgement.features.shape[0] == 4
+    assert judgement.features.ndim == 2
+    discriminator.eval()
+    told = [discriminator(images.detach(), torch.full((4,), label)) for label in range(3)]
+    assert (told[0] != told[1]).any() or judgement.class_logits is not None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_discriminator_can_be_differentiated_twice(name):
+    """What every gradient penalty does; under the network's own training mode."""
+    _, discriminator = pair(name, ImageSpec(channels=1, size=(8, 8)))
+    images = torch.randn(4, 1, 8, 8, generator=rng.generator(0, "x")).requires_grad_(True)
+    with noise():
+        logits = discriminator(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    (gradient.square().sum() + 0.0 * logits.sum()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in discriminator.parameters())
+    assert sum(p.grad.abs().sum() for p in discriminator.parameters()) > 0
+
+
+def test_class_conditions_need_classes():
+    with pytest.raises(ValueError, match=r"model.conditional=true needs labelled data.*set model.conditional: false"):
+        models.check(small("dcgan", conditional=True), ImageSpec(channels=1, size=(8, 8)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
