@@ -32,3 +32,23 @@ def _kernel(x: Tensor, taps: Sequence[float], *, gain: float) -> Tensor:
     line = torch.tensor(taps, dtype=torch.float32, device=x.device)
     line = line / line.sum()
     return (gain * torch.outer(line, line)).expand(x.shape[1], 1, -1, -1).contiguous()
+
+
+def upsampling_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """[N, C, H, W], weight [C, K, 3, 3] -> [N, K, 2H, 2W]: a transposed convolution of stride 2, then the binomial filter.
+
+    Cheaper than filtering first, and the same away from the border: both are convolutions of the image with zeros between its pixels.
+    """
+    return _blur(F.conv_transpose2d(x, weight, stride=2), gain=4.0, padding=1)
+
+
+def downsampling_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[N, C, 2H, 2W], weight [K, C, 3, 3] -> [N, K, H, W]: the binomial filter, then a convolution of stride 2."""
+    return F.conv2d(_blur(x, gain=1.0, padding=2), weight, bias, stride=2)
+
+
+def _blur(x: Tensor, *, gain: float, padding: int) -> Tensor:
+    kernel = _kernel(x, BINOMIAL, gain=gain)
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(x.float(), kernel, padding=padding, groups=x.shape[1])
+    return y.to(x.dtype)

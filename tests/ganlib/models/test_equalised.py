@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ganlib import rng
 from ganlib.models.layers.equalised import EqualConv2d, EqualEmbedding, EqualLinear, pixel_norm
-from ganlib.models.layers.resample import BILINEAR, BINOMIAL, BOX, downsample, upsample
+from ganlib.models.layers.resample import BILINEAR, BINOMIAL, BOX, downsample, downsampling_convolution, upsample, upsampling_convolution
 
 
 def noise(*shape, dtype=torch.float32):
@@ -105,3 +105,23 @@ def test_resampling_keeps_the_dtype_and_computes_in_float32_under_autocast():
         assert upsample(x.bfloat16()).dtype == torch.bfloat16
         inside = downsample(x)
     assert torch.equal(inside, downsample(x))
+
+
+def inside(x, border):
+    return x[:, :, border:-border, border:-border]
+
+
+def test_an_upsampling_convolution_filters_after_instead_of_before():
+    x, weight = noise(2, 3, 6, 5), noise(3, 4, 3, 3)
+    expected = F.conv2d(upsample(x), weight.transpose(0, 1).flip(2, 3), padding=1)
+    got = upsampling_convolution(x, weight)
+    assert got.shape == expected.shape
+    torch.testing.assert_close(inside(got, 2), inside(expected, 2))
+
+
+def test_a_downsampling_convolution_strides_instead_of_dropping():
+    x, weight, bias = noise(2, 3, 12, 10), noise(4, 3, 3, 3), noise(4)
+    kernel = torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2).expand(3, 1, 4, 4)
+    expected = F.conv2d(F.conv2d(x, kernel, padding=2, groups=3), weight, bias)[:, :, ::2, ::2]
+    torch.testing.assert_close(downsampling_convolution(x, weight, bias), expected)
+    assert expected.shape == (2, 4, 6, 5)
