@@ -11,6 +11,7 @@ from ganlib.data.stream import Shard
 from ganlib.models import Judgement, Synthesis
 from ganlib.networks import View
 from ganlib.sampling import Inputs
+from ganlib.scalars import ShardScalars
 
 
 class Moment:
@@ -27,6 +28,7 @@ class Moment:
         self,
         nets: View,
         shard: Shard,
+        scalars: ShardScalars,
         *,
         trains_generator: bool,
         augmentations: Sequence[Augmentation] = (),
@@ -35,6 +37,7 @@ class Moment:
     ) -> None:
         self._nets = nets
         self._shard = shard
+        self._scalars = scalars
         self._trains_generator = trains_generator
         self._augmentations = augmentations
         self._present = present
@@ -44,6 +47,15 @@ class Moment:
     def rng(self, purpose: str) -> torch.Generator:
         """A generator for one purpose in this shard alone."""
         return self._shard.rng(purpose)
+
+    def note(self, name: str, values: Tensor) -> None:
+        """Note the mean of `values` [n] for the log, and for whatever watches that name (`ganlib.steering`)."""
+        self._scalars.add(name, values)
+
+    @property
+    def count(self) -> int:
+        """Images in the shard, n."""
+        return self._shard.count
 
     @cached_property
     def real(self) -> Tensor:

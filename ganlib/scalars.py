@@ -7,6 +7,11 @@ from torch import Tensor
 
 from ganlib import dist
 
+# what every update of D notes, for whatever watches it
+LOGIT_REAL = "logit_real"
+LOGIT_FAKE = "logit_fake"
+SIGN_REAL = "sign_real"  # the share of real images D calls real, minus the rest: how ADA sees overfitting; noted where it is watched
+
 
 class _Sums:
     """Running sums by name, [V / world_size] float64 each, one a logical worker of this process."""

@@ -14,12 +14,11 @@ from ganlib.models import ImageSpec
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.regularizers import REGULARIZERS, Regularizer, trained_by
-from ganlib.scalars import ShardScalars
+from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
 
 LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
-SIGN = "sign_real"  # the share of real images D calls real, minus the rest: how ADA sees overfitting
 
 
 class Rules:
@@ -39,13 +38,13 @@ class Rules:
     def discriminator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
         """D's loss on real and generated images, plus the terms that are due at every step."""
         loss: Loss = self.steering[LOSS]
-        moment = self._moment(nets, shard, trains_generator=False)
+        moment = self._moment(nets, shard, scalars, trains_generator=False)
         moment.fake  # noqa: B018 - first, as an algorithm box has it
         real_logits, fake_logits = moment.real_judgement.logits, moment.fake_judgement.logits
-        scalars.add("logit_real", real_logits)
-        scalars.add("logit_fake", fake_logits)
-        if SIGN in self.steering.watched:
-            scalars.add(SIGN, real_logits.sign())
+        scalars.add(LOGIT_REAL, real_logits)
+        scalars.add(LOGIT_FAKE, fake_logits)
+        if SIGN_REAL in self.steering.watched:
+            scalars.add(SIGN_REAL, real_logits.sign())
         if self.task.label_noise:
             is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")).to(real_logits.device) < self.task.label_noise
             real_logits, fake_logits = (
@@ -59,7 +58,7 @@ class Rules:
     def generator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
         """G's loss, plus its terms; real logits only for a loss that compares with them."""
         loss: Loss = self.steering[LOSS]
-        moment = self._moment(nets, shard, trains_generator=True)
+        moment = self._moment(nets, shard, scalars, trains_generator=True)
         values = torch.zeros(shard.count, device=moment.fake.device)
         if self.task.generator_loss_weight:
             fake_logits = moment.fake_judgement.logits
@@ -73,15 +72,16 @@ class Rules:
 
         def compute(nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
             regularizer: Regularizer = self.steering[name]
-            moment = self._moment(nets, shard, trains_generator=network == "generator")
+            moment = self._moment(nets, shard, scalars, trains_generator=network == "generator")
             return self._term(name, network, moment, scalars) * regularizer.interval_steps
 
         return compute
 
-    def _moment(self, nets: View, shard: Shard, *, trains_generator: bool) -> Moment:
+    def _moment(self, nets: View, shard: Shard, scalars: ShardScalars, *, trains_generator: bool) -> Moment:
         return Moment(
             nets,
             shard,
+            scalars,
             trains_generator=trains_generator,
             augmentations=[self.steering[name] for name in self.task.augment],
             present=self.present,
