@@ -1,4 +1,4 @@
-"""`python -m ganlib.training SPEC.json`, alone or under torchrun: a training without Ray, DVC or MLflow."""
+"""`python -m ganlib.training SPEC.json ...`, alone or under torchrun: trainings, one after another, without Ray, DVC or MLflow."""
 
 import argparse
 import logging
@@ -11,15 +11,16 @@ from ganlib.training.loop import TrainingSpec, train
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("spec", type=Path, help="a TrainingSpec as JSON")
-    spec = TrainingSpec.model_validate_json(parser.parse_args().spec.read_text())
+    parser.add_argument("specs", type=Path, nargs="+", metavar="SPEC.json", help="a TrainingSpec as JSON")
+    specs = [TrainingSpec.model_validate_json(path.read_text()) for path in parser.parse_args().specs]
     logging.basicConfig(format="%(levelname)s: %(message)s")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # a [1, n] weight: harmless
     dist.open_from_environment()
     try:
-        state = train(spec)
-        if dist.is_main():
-            print(f"{state.images_seen:,} images, step {state.step}")
+        for spec in specs:
+            state = train(spec)
+            if dist.is_main():
+                print(f"{state.images_seen:,} images, step {state.step}")
     finally:
         dist.close()
 

@@ -33,20 +33,18 @@ RELATIVISTIC = {
 }
 
 
-def torchrun(spec, processes: int) -> None:
-    path = Path(spec.folder) / "spec.json"
-    path.write_text(spec.model_dump_json())
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        "ganlib.training",
-        str(path),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def torchrun(specs, processes: int) -> None:
+    paths = [Path(spec.folder) / "spec.json" for spec in specs]
+    for path, spec in zip(paths, specs, strict=True):
+        path.write_text(spec.model_dump_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*command, "-m", "ganlib.training", *map(str, paths)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -59,7 +57,7 @@ def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec, settings):
     assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses"} <= set(expected)
     for processes in (2, 4):
         spec = make_spec(f"processes{processes}", **settings)
-        torchrun(spec, processes)
+        torchrun([spec], processes)
         assert parts_of(spec.folder) == expected, processes
 
 
