@@ -75,8 +75,8 @@ class UpBlock(nn.Module):
         self.shortcut = convolution(fan_in, fan_out, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        h = self.convolution1(F.relu(normalised(self.norm1, x, condition)))
-        h = self.convolution2(F.relu(normalised(self.norm2, h, condition)))
+        h = self.convolution1(F.relu(normalised(self.norm1, x, condition), inplace=True))
+        h = self.convolution2(F.relu(normalised(self.norm2, h, condition), inplace=True))
         return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
 
@@ -102,7 +102,7 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.convolution1(x if self.is_first else F.relu(x))
-        h = self.convolution2(F.relu(h))
+        h = self.convolution2(F.relu(h, inplace=True))
         return h + self.shortcut(F.avg_pool2d(x, 2) if self.is_halving else x)
 
 
@@ -151,7 +151,7 @@ class UpStack(nn.Module):
             if self.attention is not None and level == self.attention_level:
                 h = self.attention(h)
             h = block(h, condition)
-        images: Tensor = self.image(F.relu(self.norm(h))).tanh().float()
+        images: Tensor = self.image(F.relu(self.norm(h), inplace=True)).tanh().float()
         return images
 
 
