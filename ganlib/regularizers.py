@@ -4,21 +4,32 @@ A regularizer is a class with a method named after each network it trains. One w
 k times as strong, every k steps (arXiv:1912.04958, section 3.1).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from ganlib import models
+from ganlib.augment.flip import HorizontalFlip
+from ganlib.augment.moves import draw_shifts, translate
+from ganlib.config import ModelConfig
+from ganlib.models import ImageSpec, Judgement
 from ganlib.moment import Moment
 from ganlib.registry import Registry
+from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL
 
 Critic = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N]
 
 
 class Regularizer(Protocol):
     """Beside these it has `discriminator(moment) -> [n]`, `generator(moment) -> [n]`, or both; it must reach every parameter of the network.
+
+    It may have `check(model, image)`, which raises ValueError where the networks lack what it needs; a field `<network>_weight`, which at 0 drops
+    the term of that network; and numbers that follow the training (`ganlib.steering`).
 
     Attributes:
         interval_steps: applied every so many steps.
@@ -36,7 +47,7 @@ REGULARIZERS: Registry[Any] = Registry("regularizer", package="ganlib.regularize
 
 def trained_by(regularizer: Regularizer) -> list[str]:
     """The networks a regularizer has a term for."""
-    return [name for name in ("discriminator", "generator") if hasattr(regularizer, name)]
+    return [name for name in ("discriminator", "generator") if hasattr(regularizer, name) and getattr(regularizer, f"{name}_weight", True)]
 
 
 def input_gradient(critic: Critic, images: Tensor) -> Tensor:
@@ -52,6 +63,11 @@ def squared_norm(gradient: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3))
 
 
+def off_one(gradient: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N]: (|gradient| - 1)^2."""
+    return ((squared_norm(gradient) + 1e-12).sqrt() - 1).square()  # 1e-12: the root has no slope at 0
+
+
 @REGULARIZERS.register("gradient_penalty", paper="arXiv:1704.00028, eq. 3")
 @dataclass(frozen=True, kw_only=True)
 class GradientPenalty:
@@ -64,7 +80,22 @@ class GradientPenalty:
     def discriminator(self, moment: Moment) -> Tensor:
         alpha = torch.rand(len(moment.real), 1, 1, 1, generator=moment.rng("gradient_penalty")).to(moment.real.device)
         gradient = input_gradient(moment.critic(moment.labels), moment.real + alpha * (moment.fake - moment.real))
-        return self.weight * ((squared_norm(gradient) + 1e-12).sqrt() - 1).square()  # 1e-12: the root has no slope at 0
+        return self.weight * off_one(gradient)
+
+
+@REGULARIZERS.register("dragan", paper="arXiv:1705.07215; the perturbation of its released code")
+@dataclass(frozen=True, kw_only=True)
+class Dragan:
+    """weight * (|grad D(x)| - 1)^2 near real images: at x + spread * std * u, std over the shard's values, u ~ U(0, 1) for each of them."""
+
+    weight: float = 10.0
+    spread: float = 0.5
+    interval_steps: int = 1
+    allows_batch_norm: ClassVar[bool] = False
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        noise = torch.rand(moment.real.shape, generator=moment.rng("dragan")).to(moment.real.device)
+        return self.weight * off_one(input_gradient(moment.critic(moment.labels), moment.real + self.spread * moment.real.std() * noise))
 
 
 @REGULARIZERS.register("r1", paper="arXiv:1801.04406, eq. 9")
@@ -91,3 +122,219 @@ class R2:
 
     def discriminator(self, moment: Moment) -> Tensor:
         return 0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.fake_labels), moment.fake))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Consistency:
+    """Squared change of the logit under a small move of the image.
+
+    Args:
+        shift: up to this share of the side, in whole pixels (an eighth of 32 pixels are the paper's 4); zeros come in.
+        flip: mirror half of the images, too; for data where the mirror image is as likely.
+    """
+
+    shift: float = 0.125
+    flip: bool = False
+    interval_steps: int = 1
+    allows_batch_norm: ClassVar[bool] = True
+
+    def _change(self, moment: Moment, judgement: Judgement, images: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
+        moved = translate(images, *draw_shifts(images, self.shift, rng))
+        if self.flip:
+            moved = HorizontalFlip()(moved, rng)
+        return (judgement.logits - moment.judge(moved, labels).logits).square()
+
+
+@REGULARIZERS.register("consistency", paper="arXiv:1910.12027")
+@dataclass(frozen=True, kw_only=True)
+class Consistency(_Consistency):
+    """weight * (D(x) - D(T(x)))^2 at real images, T a random shift, and flip (CR-GAN)."""
+
+    weight: float = 10.0
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        rng = moment.rng("consistency")
+        return self.weight * self._change(moment, moment.real_judgement, moment.real, moment.labels, rng)
+
+
+@REGULARIZERS.register("balanced_consistency", paper="arXiv:2002.04724, algorithm 1")
+@dataclass(frozen=True, kw_only=True)
+class BalancedConsistency(_Consistency):
+    """Consistency at real and at generated images (bCR-GAN)."""
+
+    real_weight: float = 10.0
+    fake_weight: float = 10.0
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        rng = moment.rng("balanced_consistency")
+        real = self._change(moment, moment.real_judgement, moment.real, moment.labels, rng)
+        fake = self._change(moment, moment.fake_judgement, moment.fake, moment.fake_labels, rng)
+        return self.real_weight * real + self.fake_weight * fake
+
+
+@REGULARIZERS.register("lecam", paper="arXiv:2104.03310")
+@dataclass(frozen=True, kw_only=True)
+class LeCam:
+    """weight * ((D(x) - mean_fake)^2 + (D(G(z)) - mean_real)^2), the means moving averages of the logits; for few images.
+
+    Args:
+        decay: of the averages, per step.
+        mean_real, mean_fake: where they start; they move by themselves.
+    """
+
+    weight: float = 0.3
+    decay: float = 0.99
+    mean_real: float = 0.0
+    mean_fake: float = 0.0
+    interval_steps: int = 1
+    allows_batch_norm: ClassVar[bool] = True
+    steered: ClassVar[tuple[str, ...]] = ("mean_real", "mean_fake")
+    watches: ClassVar[tuple[str, ...]] = (LOGIT_REAL, LOGIT_FAKE)
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        real, fake = moment.real_judgement.logits, moment.fake_judgement.logits
+        return self.weight * ((real - self.mean_fake).square() + (fake - self.mean_real).square())
+
+    def follow(self, means: Mapping[str, float], images: int) -> "LeCam":
+        return replace(
+            self,
+            mean_real=self.decay * self.mean_real + (1 - self.decay) * means[LOGIT_REAL],
+            mean_fake=self.decay * self.mean_fake + (1 - self.decay) * means[LOGIT_FAKE],
+        )
+
+
+@REGULARIZERS.register("path_length", paper="arXiv:1912.04958, eq. 4")
+@dataclass(frozen=True, kw_only=True)
+class PathLength:
+    """weight * (|J^T y| - mean)^2: a step in style space changes the image as much everywhere. For style-based generators.
+
+    J^T y is the gradient of sum(image * y) with respect to the styles [n, L, D], y ~ N(0, 1 / pixels); its norm is the root of the mean over the L
+    layers of the sum of squares over D.
+
+    Args:
+        decay: of the mean, per step in which the term is due.
+        mean: where it starts; it moves by itself.
+        shrink: one in so many of the shard's images is made for it.
+    """
+
+    weight: float = 2.0
+    interval_steps: int = 4
+    decay: float = 0.99
+    mean: float = 0.0
+    shrink: int = 2
+    allows_batch_norm: ClassVar[bool] = True
+    steered: ClassVar[tuple[str, ...]] = ("mean",)
+    watches: ClassVar[tuple[str, ...]] = ("path_length",)
+
+    def check(self, model: ModelConfig, image: ImageSpec) -> None:
+        family = models.MODELS.get(model.name)
+        with torch.device("meta"):
+            chosen = family.generator_options.model_validate(model.generator)
+            generator = family.generator(models.known_to(model, image), model.latent_dim, chosen)
+        if "full" not in inspect.signature(generator.forward).parameters:
+            raise ValueError(
+                f"task.regularizers.path_length measures paths in a generator's styles, and model.name={model.name!r} has none; "
+                "set model.name: stylegan2, or take path_length out"
+            )
+
+    def generator(self, moment: Moment) -> Tensor:
+        made = moment.synthesise(max(1, moment.count // self.shrink))
+        height, width = made.images.shape[2:]
+        noise = torch.randn(made.images.shape, generator=moment.rng("path_length")).to(made.images.device) / (height * width) ** 0.5
+        (gradient,) = torch.autograd.grad((made.images * noise).sum(), made.styles, create_graph=True)
+        lengths = (gradient.square().sum(2).mean(1) + 1e-12).sqrt()
+        moment.note("path_length", lengths)
+        values = self.weight * (lengths - self.mean).square() + 0.0 * made.images.sum((1, 2, 3))  # the last biases: DDP waits for them
+        return values.mean().expand(moment.count)
+
+    def follow(self, means: Mapping[str, float], images: int) -> "PathLength":
+        return replace(self, mean=self.decay * self.mean + (1 - self.decay) * means["path_length"])
+
+
+@REGULARIZERS.register("feature_matching", paper="arXiv:1606.03498, section 3.1")
+@dataclass(frozen=True, kw_only=True)
+class FeatureMatching:
+    """weight * |mean f(x) - mean f(G(z))|^2 for G, f the features D's logit is made of; with task.generator_loss_weight 0 it stands alone."""
+
+    weight: float = 1.0
+    interval_steps: int = 1
+    allows_batch_norm: ClassVar[bool] = True
+
+    def generator(self, moment: Moment) -> Tensor:
+        wanted = moment.real_judgement.features.detach().mean(0)
+        value = (wanted - moment.fake_judgement.features.mean(0)).square().sum()
+        return self.weight * value.expand(moment.count)
+
+
+@REGULARIZERS.register("auxiliary_classifier", paper="arXiv:1610.09585, eq. 3")
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryClassifier:
+    """Cross entropy of the class that D finds: D learns it from real images, and from generated ones; G is to be recognised (AC-GAN).
+
+    Args:
+        learns_from_fake: D's classifier is trained on generated images, too, as in the paper.
+    """
+
+    discriminator_weight: float = 1.0
+    generator_weight: float = 1.0
+    learns_from_fake: bool = True
+    interval_steps: int = 1
+    allows_batch_norm: ClassVar[bool] = True
+
+    def check(self, model: ModelConfig, image: ImageSpec) -> None:
+        if not model.conditional or discriminator_option(model, "condition") != "auxiliary":
+            raise ValueError(
+                "task.regularizers.auxiliary_classifier needs a discriminator that names the class; "
+                "set model.conditional: true and model.discriminator.condition: auxiliary, or take auxiliary_classifier out"
+            )
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        values = _class_error(moment.real_judgement, moment.labels)
+        if self.learns_from_fake:
+            values = values + _class_error(moment.fake_judgement, moment.fake_labels)
+        return self.discriminator_weight * values
+
+    def generator(self, moment: Moment) -> Tensor:
+        return self.generator_weight * _class_error(moment.fake_judgement, moment.fake_labels)
+
+
+def _class_error(judgement: Judgement, labels: Tensor | None) -> Tensor:
+    """[N] cross entropies; the logit stays in the graph, so that the term reaches every parameter by itself."""
+    assert judgement.class_logits is not None
+    assert labels is not None
+    return F.cross_entropy(judgement.class_logits, labels, reduction="none") + 0.0 * judgement.logits
+
+
+@REGULARIZERS.register("orthogonal", paper="arXiv:1809.11096, eq. 3")
+@dataclass(frozen=True, kw_only=True)
+class Orthogonal:
+    """weight * sum of squared products of different filters of a layer, over all layers but embeddings (BigGAN)."""
+
+    generator_weight: float = 1e-4
+    discriminator_weight: float = 0.0
+    interval_steps: ClassVar[int] = 1  # it calls no network, so it cannot be an update of its own
+    allows_batch_norm: ClassVar[bool] = True
+
+    def discriminator(self, moment: Moment) -> Tensor:
+        return self.discriminator_weight * overlap(moment.network("discriminator")).expand(moment.count)
+
+    def generator(self, moment: Moment) -> Tensor:
+        return self.generator_weight * overlap(moment.network("generator")).expand(moment.count)
+
+
+def overlap(network: nn.Module) -> Tensor:
+    """Sum over layers of |W^T W * (1 - I)|^2, a column of W a filter: the weights of one output."""
+    total = torch.zeros((), device=next(network.parameters()).device)
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Embedding) or not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+            continue
+        filters = (weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight).flatten(1)
+        total = total + 2 * (filters @ filters.T).triu(1).square().sum()  # each pair twice
+    return total
+
+
+def discriminator_option(model: ModelConfig, name: str) -> Any:
+    """An option of the discriminator, as given or by default; None where the family has no such option."""
+    field = models.MODELS.get(model.name).discriminator_options.model_fields.get(name)
+    return model.discriminator.get(name, field.default if field is not None else None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ganlib.augment import AUGMENTATIONS
 
 
-@AUGMENTATIONS.register("instance_noise", paper="arXiv:1610.04490, section 3.1")
+@AUGMENTATIONS.register("instance_noise", paper="arXiv:1610.04490")
 @dataclass(frozen=True, kw_only=True)
 class InstanceNoise:
     """Normal noise on every image that D sees, falling linearly to none.

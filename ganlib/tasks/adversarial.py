@@ -13,7 +13,7 @@ from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
-from ganlib.regularizers import REGULARIZERS, Regularizer, trained_by
+from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option, trained_by
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
@@ -188,12 +188,13 @@ def _parts(task: TaskConfig) -> dict[str, Any]:
 
 def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
-    _parts(task)
+    parts = _parts(task)
     models.check(model, image)
-    field = models.MODELS.get(model.name).discriminator_options.model_fields.get("normalization")
-    normalization = model.discriminator.get("normalization", field.default if field is not None else "none")
+    has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:
-        if normalization == "batch" and not REGULARIZERS.get(name).allows_batch_norm:
+        if hasattr(parts[name], "check"):
+            parts[name].check(model, image)
+        if has_batch_norm and not parts[name].allows_batch_norm:
             raise ValueError(
                 f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "
                 "set model.discriminator.normalization: none"
