@@ -47,7 +47,7 @@ class ModelConfig(Section):
     """Which networks, and their options; each family checks its own options."""
 
     name: str = Field(description="a registered network family: dcgan, mlp, ...")
-    latent_dim: int = Field(128, ge=1)
+    latent_dim: int = Field(64, ge=1)
     latent_distribution: Literal["normal", "uniform"] = Field("normal", description="N(0, 1) or U(-1, 1)")
     conditional: bool = Field(False, description="both networks are told the class; needs labelled data. How, is an option of the family")
     generator: dict[str, Any] = Field(default_factory=dict, description="options of the family's generator")
@@ -147,6 +147,9 @@ class SampleConfig(Section):
     num_images: int = Field(10_000, ge=2)
     seed: int = Field(1, ge=0)
     batch_images: int = Field(250, ge=1, description="fixed, because it is part of the numerics")
+    truncation: float = Field(
+        1.0, gt=0, le=1, description="below 1 styles are pulled towards their mean: truer images, fewer kinds; style-based generators only"
+    )
     grid_rows: int = Field(8, ge=1)
     grid_columns: int = Field(16, ge=1)
     interpolation_rows: int = Field(6, ge=1)

@@ -6,20 +6,26 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ganlib.data.arrow import ArrowImages
 from ganlib.files import atomic_folder, sha256_file, write_json
-from ganlib.models import ImageSpec, build
+from ganlib.models import build
 from ganlib.sampling import Prior
 from ganlib.storage import Storage
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
-from ganlib.training.loop import TrainingSpec
+from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle
 from pipeline import curves
 from pipeline.tracking import TrainingFacts
 
 
-def write(bundle: Bundle, spec: TrainingSpec, image: ImageSpec, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
-    """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached."""
+def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
+    """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached.
+
+    Args:
+        images: what it was trained on.
+    """
+    image = image_of(images)
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
     generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
     calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
@@ -29,6 +35,7 @@ def write(bundle: Bundle, spec: TrainingSpec, image: ImageSpec, *, storage: Stor
         "family": spec.model.name,
         "model": spec.model.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
+        **({"class_names": images.class_names} if spec.model.conditional else {}),
         "images_seen": bundle.numbers["images_seen"],
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
         "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",

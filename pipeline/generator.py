@@ -1,15 +1,18 @@
-"""The exported generator, read back."""
+"""The exported generator, read back; and as the one-array model that the registry keeps."""
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from ganlib import models
 from ganlib.config import ModelConfig
-from ganlib.models import ImageSpec, build_generator
+from ganlib.models import MODELS, Family, ImageSpec, build_generator
 from ganlib.sampling import Inputs, Prior
 
 
@@ -27,9 +30,94 @@ class TrainedGenerator:
         """What it is fed."""
         return Prior.of(self.model, self.image)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Of the classes it is told; empty for an unconditional generator."""
+        return [str(name) for name in self.facts.get("class_names") or range(len(self.prior.class_counts))]
+
     def inputs(self, seed: int, indices: range) -> Inputs:
         """Of images `indices` of `seed`; input i depends on (seed, i) alone."""
         return self.prior.seeded(seed, indices)
+
+    def options(self, truncation: float) -> dict[str, Any]:
+        """Arguments of its `forward` beside the inputs.
+
+        Raises:
+            ValueError: truncation of a generator without styles.
+        """
+        if truncation == 1.0:
+            return {}
+        check_truncation(self.model, self.image, truncation)
+        return {"truncation": truncation}
+
+    def served(self, truncation: float) -> "Served":
+        """As it is registered."""
+        return Served(self.network, prior=self.prior, options=self.options(truncation), class_names=self.class_names)
+
+
+class Served(nn.Module):
+    """A generator whose inputs are one array, which is what a registered model can take.
+
+    Attributes:
+        words: what the array and the images are, for whoever loads the model.
+    """
+
+    def __init__(self, network: nn.Module, *, prior: Prior, options: dict[str, Any], class_names: list[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = len(prior.class_counts)
+        self.options = options
+        drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[prior.distribution]
+        columns = f"{prior.latent_dim} columns drawn from {drawn}"
+        if self.classes:
+            columns += f" and a last column with the class, 0 to {self.classes - 1}"
+        self.words = f"Input: float32, a row an image: {columns}. Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
+        if self.classes:
+            self.words += f" Classes: {numbered(class_names)}."
+        if options:
+            self.words += f" Truncation {options['truncation']:g} is built in."
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, latent_dim], or [N, latent_dim + 1] with the class -> [N, C, H, W]
+        images: Tensor
+        if not self.classes:
+            images = self.network(x, **self.options)
+            return images
+        labels = x[:, -1].round().long()
+        torch._assert_async(((labels >= 0) & (labels < self.classes)).all(), f"the last column is no class from 0 to {self.classes - 1}")
+        images = self.network(x[:, :-1], labels, **self.options)
+        return images
+
+    @staticmethod
+    def array(inputs: Inputs) -> Tensor:
+        """Inputs as the one array."""
+        return inputs.z if inputs.labels is None else torch.cat([inputs.z, inputs.labels[:, None].to(inputs.z.dtype)], 1)
+
+
+def numbered(class_names: list[str], limit: int = 40) -> str:
+    """`0 cat, 1 dog`, cut after `limit`."""
+    return ", ".join([*(f"{i} {name}" for i, name in enumerate(class_names[:limit])), *(["..."] if len(class_names) > limit else [])])
+
+
+def check_truncation(model: ModelConfig, image: ImageSpec, truncation: float) -> None:
+    """Raise ValueError where the generator of `model` has no styles to pull towards their mean."""
+    family = models.check(model, image)
+    if truncation == 1.0 or _has_truncation(family, model.generator, image):
+        return
+    have = [entry.name for entry in MODELS if _has_truncation(entry.value, {}, image)]
+    raise ValueError(
+        f"sample.truncation={truncation:g}, but the generator of model.name={model.name!r} has no styles to truncate; "
+        f"set sample.truncation: 1.0, or take a style-based family: {', '.join(have) or 'none makes this image size'}"
+    )
+
+
+def _has_truncation(family: Family, options: dict[str, Any], image: ImageSpec) -> bool:
+    try:
+        with torch.device("meta"):
+            network = family.generator(image.model_copy(update={"class_counts": ()}), 8, family.generator_options.model_validate(options))
+    except ValueError:  # an image it cannot make
+        return False
+    return "truncation" in inspect.signature(network.forward).parameters
 
 
 def load(folder: Path) -> TrainedGenerator:

@@ -5,10 +5,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from ganlib import augment, models, optim
+from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
 from ganlib.tasks import TASKS
+from pipeline import generator
 from pipeline.params import Params
 
 STORE_OPTIONS = frozenset({"endpoint_override", "scheme", "region"})  # what may stand after `?` of an s3:// address (ganlib.storage)
@@ -16,7 +18,8 @@ STORE_OPTIONS = frozenset({"endpoint_override", "scheme", "region"})  # what may
 
 def check(params: Params) -> None:
     """Raise ValueError with one line a problem: unknown names, options that do not belong, sizes a network cannot make."""
-    image = ImageSpec(channels=params.data.channels, size=params.data.image_size)
+    counts = (1, 1) if params.model.conditional else ()  # which classes there are is known only with the data
+    image = ImageSpec(channels=params.data.channels, size=params.data.image_size, class_counts=counts)
     problems = []
     for attempt in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
@@ -26,6 +29,8 @@ def check(params: Params) -> None:
         lambda: augment.build(params.train.augment),
         lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
         lambda: [METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics],
+        lambda: generator.check_truncation(params.model, image, params.sample.truncation),
+        lambda: _check_labels(params),
         lambda: _check_classes(params),
         lambda: _check_state(params),
     ):
@@ -35,6 +40,26 @@ def check(params: Params) -> None:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _check_labels(params: Params) -> None:
+    data = params.data
+    if not params.model.conditional:
+        return
+    folder, why = Path(data.path), ""
+    if data.source == "parquet" and data.label_column is None:
+        why = "data.label_column is null"
+    elif data.source == "image_folder" and folder.is_dir() and not _has_folders(folder):
+        why = f"{data.path} has no class folders (params.yaml: data.path)"
+    elif data.source == "idx" and folder.is_dir() and (pairs := find_pairs(folder)) and pairs[0][1] is None:
+        why = f"{data.path} holds no *labels-idx1-ubyte (params.yaml: data.path)"
+    if why:  # else the train stage sees it, before it starts any worker
+        raise ValueError(f"model.conditional=true needs labelled data, but {why}; label them, or set model.conditional: false")
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
 def _check_classes(params: Params) -> None:

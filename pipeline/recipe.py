@@ -8,12 +8,16 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig
 from ganlib.files import atomic_write
 from pipeline import cli, params
 from pipeline.params import ROOT
 
 # Sections whose mappings are replaced whole: the options of one network or optimizer mean nothing to another.
-WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment"})
+WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment", "options"})
+# A recipe that has one of these describes all of it: what it leaves out goes back to its default, so that no recipe leaves anything behind.
+# `model` only where it says `name`: else it changes a detail of whatever networks are there.
+DESCRIBED: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig}
 
 
 def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
@@ -23,6 +27,21 @@ def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -
             overlay(base[key], value)
         else:
             base[key] = value
+
+
+def to_defaults(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+    """Put back, in the sections of `base` that `changes` describes, every key that `changes` leaves out and that has a default."""
+    for section, schema in DESCRIBED.items():
+        described, there = changes.get(section), base.get(section)
+        if (
+            not isinstance(described, MutableMapping)
+            or not isinstance(there, MutableMapping)
+            or (section == "model" and "name" not in described)
+        ):
+            continue
+        for key, field in schema.model_fields.items():
+            if key in there and key not in described and not field.is_required():
+                there[key] = field.get_default(call_default_factory=True)
 
 
 def apply(recipe: Path, target: Path) -> None:
@@ -42,6 +61,7 @@ def apply(recipe: Path, target: Path) -> None:
     if not isinstance(changes, dict):
         raise ValueError(f"{recipe} holds {type(changes).__name__}, expected a mapping of sections")
     values = yaml.load(target.read_text(encoding="utf-8"))
+    to_defaults(values, changes)
     overlay(values, changes)
     temporary = target.with_name(f".{target.name}.checked")
     try:

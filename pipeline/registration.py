@@ -35,6 +35,7 @@ def register_generator(
     *,
     generator: nn.Module,
     example: np.ndarray,
+    words: str,
     run_key: str,
     content: str,
     score: float,
@@ -46,8 +47,9 @@ def register_generator(
     """Register a generator when its content is new, and decide who is champion.
 
     Args:
-        generator: evaluation mode, CPU; z [N, latent_dim] -> [N, C, H, W].
-        example: latents [2 or more, latent_dim] float32.
+        generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
+        example: such an array, [2 or more, D] float32.
+        words: what it holds, for whoever loads the model.
         content: sha256 that tells one generator from another; a version that has it is used again.
         score: of `register.metric`; lower is better.
         protocol: how it was measured; two scores are compared only when they agree in it.
@@ -63,7 +65,7 @@ def register_generator(
         version = _version_with(store, name, content)
         is_new = version is None
         if version is None:
-            version = _log_version(store, run_id, name, generator, example, files)
+            version = _log_version(store, run_id, name, generator, example, words, files)
             measured = {f"metric.{params.register_.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
@@ -101,7 +103,7 @@ def _decide(store: Store, params: Params, version: int, *, score: float, protoco
     return score < theirs, verdict
 
 
-def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, files: list[Path]) -> int:
+def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]) -> int:
     import torch
 
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
@@ -113,6 +115,7 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
             run_id=run_id,  # not `start_run`, which would change the run's status and end
             signature=store.mlflow.models.infer_signature(example, output),
             input_example=example,
+            metadata={"description": words},
             serialization_format="pt2",
             pip_requirements=[
                 f"torch=={torch.__version__.split('+')[0]}",
@@ -124,7 +127,8 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
         store.client.log_artifact(run_id, str(path), "generator")
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
-    return int(store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id).version)
+    made = store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=words)
+    return int(made.version)
 
 
 @contextlib.contextmanager

@@ -84,6 +84,7 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
     generator = _read_json(root / "models" / "generator.json")
     data = _read_json(root / "reports" / "data.json")
     protocol, baseline = evaluation["protocol"], evaluation["baseline"]
+    is_conditional = generator.get("model", {}).get("conditional", False)
     training, picture = root / "reports" / "training", root / "reports" / "plots"
     grids = sorted((training / "grids").glob("*.png"))
     curves = sorted(training.glob("*.png"))
@@ -96,7 +97,7 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
         f"<div class=cards>{''.join(_card(h, evaluation, baseline) for h in HEADLINES if h.key in evaluation)}</div>",
         _baseline_note(baseline),
         _section("Generated images", "As sampled from the averaged (EMA) generator; seeds are in the Parquet file."),
-        _figure(root / "samples" / "grid.png", "Sample grid, not selected."),
+        _figure(root / "samples" / "grid.png", f"Sample grid, not selected{', one class a column' if is_conditional else ''}."),
         _figure(root / "samples" / "interpolation.png", "Walks between latents: smooth change speaks against memorised images."),
         _section("Real and generated side by side", ""),
         _figure(picture / "real_vs_fake.png", "Held-out real images left, generated ones right; neither side is selected."),

@@ -44,7 +44,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
         if generator[key] != expected:
             raise ValueError(f"models/generator.json has {key} {generator[key][:12]}, found {expected[:12]}; run `dvc repro train`")
-    made_by = (pq.read_schema(root / "samples" / "samples.parquet").metadata or {}).get(b"generator_sha256", b"").decode()
+    written = pq.read_schema(root / "samples" / "samples.parquet").metadata or {}
+    made_by = written.get(b"generator_sha256", b"").decode()
     if made_by and made_by != weights_sha256:
         raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
     fake_images, fake_labels = read_samples(root / "samples" / "samples.parquet")
@@ -81,6 +82,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "extractor_accuracy": reference.summary["accuracy"].get(config.split),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
+            **({"truncation": float(written[b"truncation"])} if b"truncation" in written else {}),
         },
     }
     splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", config.split)}

@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import cli, generator, params, registration, tracking
+from pipeline import cli, generator, lineage, params, registration, tracking
 from pipeline.params import ROOT, Params
 
 EXAMPLE_SEED = 0
+MEASURED = frozenset({"generator_sha256", "truncation"})  # in a protocol, what was measured; the rest is how
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
@@ -23,18 +24,23 @@ def register(config: Params, root: Path = ROOT) -> registration.Registration:
     if metric not in report:
         legal = ", ".join(key for key, value in report.items() if isinstance(value, int | float))
         raise ValueError(f"register.metric={metric!r} is not in reports/evaluation.json; legal: {legal}")
+    truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
+    served = trained.served(truncation)
+    sha256 = trained.facts["sha256"]
     outcome = registration.register_generator(
         config,
-        generator=trained.network,
-        example=trained.inputs(EXAMPLE_SEED, range(4)).z.numpy(),
+        generator=served,
+        example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
+        words=served.words,
         run_key=trained.facts["run_key"],
-        content=trained.facts["sha256"],
+        content=sha256 if truncation == 1.0 else lineage.digest([sha256, truncation]),
         score=float(report[metric]),
-        protocol=report["protocol"],
+        protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],
             "data.digest": trained.facts["data_digest"],
             "params.digest": trained.facts["params_digest"],
+            **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
             "gan.run_key": trained.facts["run_key"],
         },
         files=[root / "models" / "generator.json", root / "models" / "generator.safetensors", root / "samples" / "grid.png"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ganlib.data.arrow import ArrowImages, Manifest, read_manifest
 from ganlib.storage import Storage, open_storage
+from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cli, identity, lineage, params, ray_backend, tracking
@@ -18,11 +19,14 @@ def train(config: Params, root: Path = ROOT) -> None:
     """Train, then export the averaged generator, the discriminator and the curves.
 
     Raises:
+        ValueError: settings that do not fit the data.
         LockedError: another process runs this training.
         ClusterError: the cluster or the training failed.
         KeyboardInterrupt, SystemExit: stopped by a signal, after a checkpoint.
     """
     manifest = read_manifest(root / "data" / "prepared")
+    images = ArrowImages(root / "data" / "prepared" / "train.arrow")
+    TASKS.get(config.task.name, key="task.name")().check(config.model, config.task, image_of(images))  # what params.yaml alone cannot tell
     key = identity.run_key(config, root)
     storage = open_storage(identity.state_uri(config, key, root))
     spec = _spec(config, storage.uri, root)
@@ -37,7 +41,7 @@ def train(config: Params, root: Path = ROOT) -> None:
         run = tracking.TrainingRun(config, facts, storage, root)
         with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
             bundle = _finished(store, config) or _work(spec, config, store, lock)
-            artifacts.write(bundle, spec, image_of(ArrowImages(Path(spec.data))), storage=storage, root=root, facts=facts)
+            artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
 
 
 @contextmanager

@@ -32,9 +32,12 @@ def test_the_shipped_file_is_good():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__nmae": "dcgan"}, r"model.nmae='dcgan' is not a known key \(did you mean 'name'\?\); legal: discriminator, generator"),
+        (
+            {"model__nmae": "dcgan"},
+            r"model.nmae='dcgan' is not a known key \(did you mean 'name'\?\); legal: conditional, discriminator, generator",
+        ),
         ({"trian": {}}, r"trian=\{\} is not a known key \(did you mean 'train'\?\)"),
-        ({"model__name": "dcgna"}, r"model.name='dcgna' is not a known network family \(did you mean 'dcgan'\?\); legal: dcgan, mlp"),
+        ({"model__name": "dcgna"}, r"model.name='dcgna' is not a known network family \(did you mean 'dcgan'\?\); legal: .*dcgan, .*mlp"),
         ({"task__loss": "hing"}, r"task.loss='hing' is not a known loss \(did you mean 'hinge'\?\)"),
         ({"train__total_images": "lots"}, r"train.total_images='lots': input should be a valid integer"),
         (
@@ -59,6 +62,16 @@ def test_the_shipped_file_is_good():
         ),
         ({"evaluate__metrics": ["fidd"]}, r"evaluate.metrics='fidd' is not a known metric"),
         ({"train__augment": {"flip": {}}}, r"train.augment='flip' is not a known augmentation \(did you mean 'hflip'\?\)"),
+        ({"task__augment": {"ad": {}}}, r"task.augment='ad' is not a known augmentation \(did you mean 'ada'\?\)"),
+        ({"task__options": {"fade": 1}}, r"task.options.fade=1 is not a known key"),
+        ({"task__label_nose": 0.1}, r"task.label_nose=0.1 is not a known key \(did you mean 'label_noise'\?\)"),
+        ({"optim__generator__max_gradient_nrm": 1}, r"optim.generator.max_gradient_nrm=1 .*did you mean 'max_gradient_norm'"),
+        ({"sample__truncation": 0}, r"sample.truncation=0: input should be greater than 0"),
+        ({"sample__truncation": 0.7}, r"sample.truncation=0.7, but .*model.name='dcgan' has no styles.*style-based family: .*stylegan2"),
+        (
+            {"model__conditional": True, "data__source": "parquet", "data__label_column": None},
+            r"model.conditional=true needs labelled data, but data.label_column is null",
+        ),
         ({"train__state_uri": "gs://bucket/x"}, r"train.state_uri='gs://bucket/x' is no place .*; legal: a folder, or s3://bucket/prefix"),
         ({"train__state_uri": "s3:///x"}, r"train.state_uri='s3:///x' is no place"),
         ({"train__state_uri": "s3://b/x?endpoint=y"}, r"unknown option 'endpoint'; legal: endpoint_override, region, scheme"),
@@ -68,6 +81,25 @@ def test_the_shipped_file_is_good():
 def test_mistakes(changes, message):
     with pytest.raises(params.ParamsError, match=message):
         params.parse(changed(**changes))
+
+
+def test_a_condition_on_files_without_classes(tmp_path):
+    files = {"model__conditional": True, "data__path": str(tmp_path)}
+    (tmp_path / "a.png").touch()
+    with pytest.raises(params.ParamsError, match="has no class folders"):
+        params.parse(changed(**files, data__source="image_folder"))
+    (tmp_path / "cats").mkdir()
+    assert params.parse(changed(**files, data__source="image_folder")).model.conditional
+    (tmp_path / "train-images-idx3-ubyte").touch()
+    with pytest.raises(params.ParamsError, match=r"holds no \*labels-idx1-ubyte"):
+        params.parse(changed(**files, data__source="idx"))
+    (tmp_path / "train-labels-idx1-ubyte").touch()
+    assert params.parse(changed(**files, data__source="idx")).model.conditional
+
+
+def test_truncation_for_a_family_with_styles():
+    values = changed(sample__truncation=0.7, model__name="stylegan2", model__generator={}, model__discriminator={})
+    assert params.parse(values).sample.truncation == 0.7
 
 
 def test_an_object_store_is_a_place_for_state_and_is_not_asked_yet():

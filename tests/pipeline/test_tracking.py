@@ -26,6 +26,7 @@ def register(config, root, *, content, score, protocol="p"):
         config,
         generator=network,
         example=np.zeros((2, 3), np.float32),
+        words="three numbers",
         run_key="key",
         content=content,
         score=score,

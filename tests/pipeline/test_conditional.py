@@ -1,0 +1,178 @@
+"""From a trained bundle to samples and a registered model, without Ray: generators that are told the class, and truncated ones."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from ganlib import sampling
+from ganlib.config import SampleConfig
+from ganlib.data.arrow import ArrowImages, ArrowWriter, write_manifest
+from ganlib.storage import open_storage
+from ganlib.training.loop import TrainingSpec, train
+from ganlib.training.state import BundleStore
+from pipeline import artifacts, generator, params, tracking
+from pipeline.stages.evaluate import read_samples
+from pipeline.stages.register import register
+from pipeline.stages.sample import sample
+from pipeline.stages.train import train as train_stage
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["left", "top", "all"]
+SAMPLE = {"num_images": 60, "batch_images": 20, "grid_rows": 2, "grid_columns": 5, "interpolation_rows": 3, "interpolation_steps": 4}
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
+
+
+def prepare(root: Path, *, names: list[str] | None) -> Path:
+    folder = root / "data" / "prepared"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 60, (90, 1, 8, 8), dtype=np.uint8)
+    images[:30, :, :, :4] += 150
+    images[30:60, :, :4] += 150
+    images[60:] += 150
+    for split in ("train", "val", "test"):
+        with ArrowWriter(folder / f"{split}.arrow", shape=(1, 8, 8), class_names=names) as writer:
+            writer.append(images, np.repeat(np.arange(3), 30) if names else None)
+    write_manifest(folder, class_names=names, class_counts=dict.fromkeys(("train", "val", "test"), [30] * 3 if names else None))
+    return folder / "train.arrow"
+
+
+def settings(**changes) -> params.Params:
+    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    values["data"] |= {"source": "digits", "image_size": [8, 8]}
+    values["model"] |= {"latent_dim": 8, "generator": {"width": 8}, "discriminator": {"width": 8}}
+    values["train"] |= {"total_images": 320, "batch_images": 32, "log_interval_images": 160, "grid_interval_images": 160}
+    values["sample"] |= SAMPLE
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values[section][name] = value
+    return params.parse(values)
+
+
+def trained(config: params.Params, root: Path) -> None:
+    data = prepare(root, names=NAMES)
+    sections = {name: getattr(config, name) for name in ("model", "task", "optim", "train")}
+    spec = TrainingSpec(data=str(data), folder=str(root / "state"), **sections)
+    train(spec)
+    storage = open_storage(spec.folder)
+    bundle, _ = BundleStore(storage, keep=1).newest()
+    facts = tracking.TrainingFacts(
+        run_key="k", params={}, tags={"git.commit": "c", "params.digest": "p"}, data_digest="d" * 64, data_source="digits"
+    )
+    artifacts.write(bundle, spec, ArrowImages(data), storage=storage, root=root, facts=facts)
+    sample(config.sample, root)
+
+
+def tiles(path: Path, *, columns: int) -> np.ndarray:
+    """[rows, columns, 8, 8] of a grid of 8x8 images, which are shown 8 times larger and 4 apart."""
+    pixels = np.asarray(Image.open(path))
+    rows = (pixels.shape[0] - 4) // 68
+    return np.stack([[pixels[4 + 68 * r :, 4 + 68 * c :][:64:8, :64:8] for c in range(columns)] for r in range(rows)])
+
+
+LOAD = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ganlib", "pipeline"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
+wrong = np.load(sys.argv[2])
+wrong[0, -1] = 3
+try:
+    model.predict(wrong)
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("family", "truncation"), [("dcgan", 1.0), ("stylegan2", 0.5)])
+def test_classes_reach_samples_pictures_and_the_registered_model(family, truncation, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = settings(model__name=family, model__conditional=True, sample__truncation=truncation)
+    trained(config, tmp_path)
+    made = generator.load(tmp_path / "models")
+    assert made.class_names == NAMES
+    # samples
+    images, labels = read_samples(tmp_path / "samples" / "samples.parquet")
+    inputs = made.inputs(config.sample.seed, range(60))
+    assert labels.tolist() == inputs.labels.tolist()
+    assert set(labels.tolist()) == {0, 1, 2}
+    forward = {"truncation": truncation} if truncation != 1.0 else {}
+    assert np.array_equal(images, sampling.generate(made.network, inputs, batch_images=20, **forward))
+    # pictures
+    for name, place in (("grid", "column"), ("interpolation", "row")):
+        assert Image.open(tmp_path / "samples" / f"{name}.png").info["Classes"] == f"one class a {place}, of 0 left, 1 top, 2 all"
+    by_column = sampling.Inputs(made.inputs(config.sample.seed, range(10)).z, torch.tensor([0, 1, 2, 0, 1] * 2))
+    expected = sampling.generate(made.network, by_column, batch_images=20, **forward)
+    assert np.array_equal(tiles(tmp_path / "samples" / "grid.png", columns=5).reshape(10, 1, 8, 8), expected)
+    ends = sampling.Inputs(made.inputs(config.sample.seed, range(6)).z, torch.tensor([0, 0, 1, 1, 2, 2]))
+    expected = sampling.generate(made.network, ends, batch_images=20, **forward).reshape(3, 2, 8, 8)
+    walked = tiles(tmp_path / "samples" / "interpolation.png", columns=4)[:, [0, -1]]
+    assert np.abs(walked.astype(int) - expected.astype(int)).max() <= 2
+    # the registered model
+    protocol = {"split": "test", "generator_sha256": made.facts["sha256"], **forward}
+    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.0, "protocol": protocol}))
+    outcome = register(config, tmp_path)
+    assert outcome.aliases == ["challenger", "champion"]
+    version = tracking.open_store(config, tmp_path).client.get_model_version("gan-generator", "1")
+    assert "a last column with the class, 0 to 2" in version.description
+    assert version.tags.get("truncation") == (repr(truncation) if forward else None)
+    assert (version.tags["content.sha256"] == made.facts["sha256"]) == (truncation == 1.0)
+    np.save(tmp_path / "in.npy", made.served(truncation).array(made.inputs(5, range(7))).numpy())
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, store, str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the last column is no class from 0 to 2" in done.stdout
+    with torch.no_grad():
+        expected = made.network(*made.inputs(5, range(7)), **forward).numpy()
+    assert np.allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_an_unconditional_generator_has_no_labels_and_no_truncation(tmp_path):
+    config = settings()
+    trained(config, tmp_path)
+    made = generator.load(tmp_path / "models")
+    assert made.class_names == []
+    assert pq.read_table(tmp_path / "samples" / "samples.parquet")["label"].null_count == 60
+    picture = (tmp_path / "samples" / "grid.png").read_bytes()
+    assert "Classes" not in Image.open(io.BytesIO(picture)).info
+    images, _ = read_samples(tmp_path / "samples" / "samples.parquet")
+    assert np.array_equal(tiles(tmp_path / "samples" / "grid.png", columns=5).reshape(10, 1, 8, 8), images[:10])
+    with pytest.raises(ValueError, match=r"model.name='dcgan' has no styles to truncate; .*: .*stylegan2"):
+        sample(SampleConfig(**SAMPLE, truncation=0.7), tmp_path)
+    assert (tmp_path / "samples" / "grid.png").read_bytes() == picture
+
+
+def test_a_condition_without_labels_is_refused_before_anything_starts(tmp_path):
+    prepare(tmp_path, names=None)
+    with pytest.raises(ValueError, match=r"model.conditional=true needs labelled data, and this data has no labels"):
+        train_stage(settings(model__conditional=True), tmp_path)
+    assert not (tmp_path / "state").exists()
+
+
+def test_two_generators_measured_alike_compete(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = settings()
+    trained(config, tmp_path)
+    facts = json.loads((tmp_path / "models" / "generator.json").read_text())
+    for version, (content, score) in enumerate([("a", 5.0), ("b", 4.0)], start=1):
+        (tmp_path / "models" / "generator.json").write_text(json.dumps(facts | {"sha256": content}))
+        protocol = {"split": "test", "generator_sha256": content}
+        (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": protocol}))
+        outcome = register(config, tmp_path)
+        assert (outcome.version, outcome.aliases) == (version, ["challenger", "champion"])
+    assert outcome.reason == "fid 4 against 5 of version 1"
