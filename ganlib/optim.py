@@ -53,22 +53,41 @@ class RMSprop:
         )
 
 
-@OPTIMIZERS.register("adam", paper="arXiv:1412.6980, algorithm 1")
 @dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Adaptive moments; betas default to DCGAN's (0.5, 0.999)."""
-
+class _Moments:
     betas: tuple[float, float] = (0.5, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={list(self.betas)}: each must be at least 0 and below 1 (params.yaml: optim.*.options.betas)")
 
+    def _lazy_betas(self, lazy: float) -> tuple[float, float]:
+        return self.betas[0] ** lazy, self.betas[1] ** lazy
+
+
+@OPTIMIZERS.register("adam", paper="arXiv:1412.6980, algorithm 1")
+@dataclass(frozen=True, kw_only=True)
+class Adam(_Moments):
+    """Adaptive moments; betas default to DCGAN's (0.5, 0.999)."""
+
+    weight_decay: float = 0.0
+
     def build(self, parameters: list[nn.Parameter], *, lr: float, lazy: float) -> torch.optim.Optimizer:
-        betas = (self.betas[0] ** lazy, self.betas[1] ** lazy)
+        betas = self._lazy_betas(lazy)
         return torch.optim.Adam(parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
+
+
+@OPTIMIZERS.register("adamw", paper="arXiv:1711.05101, algorithm 2")
+@dataclass(frozen=True, kw_only=True)
+class AdamW(_Moments):
+    """Adam whose weight decay does not pass through the moments: each step takes lr * weight_decay of the weight."""
+
+    weight_decay: float = 0.01
+
+    def build(self, parameters: list[nn.Parameter], *, lr: float, lazy: float) -> torch.optim.Optimizer:
+        betas = self._lazy_betas(lazy)
+        return torch.optim.AdamW(parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
 
 def check(config: OptimConfig) -> None:

@@ -21,14 +21,27 @@ def test_each_optimizer_descends_a_quadratic(entry):
     assert x.detach().abs().max() < 0.1
 
 
-def test_lazy_correction_by_hand():
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_lazy_correction_by_hand(name):
     # k = 16: factor 16/17 on lr, exponent 16/17 on each beta
     optimizer = optim.build(
-        OptimizerConfig(name="adam", lr=1e-3, options={"betas": [0.5, 0.99]}), [torch.nn.Parameter(torch.ones(1))], lazy_interval=16
+        OptimizerConfig(name=name, lr=1e-3, options={"betas": [0.5, 0.99]}), [torch.nn.Parameter(torch.ones(1))], lazy_interval=16
     )
     group = optimizer.param_groups[0]
     assert group["lr"] == pytest.approx(1e-3 * 16 / 17)
     assert group["betas"] == pytest.approx((0.5 ** (16 / 17), 0.99 ** (16 / 17)))
+
+
+def test_adamw_decays_the_weight_and_adam_its_gradient():
+    def after_one_step(name):
+        x = torch.nn.Parameter(torch.tensor([4.0]))
+        optimizer = optim.build(OptimizerConfig(name=name, lr=0.1, options={"weight_decay": 0.5}), [x])
+        x.grad = torch.zeros(1)
+        optimizer.step()
+        return x.item()
+
+    assert after_one_step("adamw") == pytest.approx(4 - 0.1 * 0.5 * 4)
+    assert after_one_step("adam") == pytest.approx(4 - 0.1)  # the decay is all the gradient there is, and Adam makes a step of lr of it
 
 
 def test_schedule_by_hand():
@@ -51,5 +64,6 @@ def test_bad_names_and_options_are_named():
                 generator=OptimizerConfig(name="sgd", lr=1), discriminator=OptimizerConfig(name="adam", lr=1, options={"beta": 0.5})
             )
         )
-    with pytest.raises(ValueError, match="betas"):
-        optim.build(OptimizerConfig(name="adam", lr=1, options={"betas": [0.5, 1.0]}), [torch.nn.Parameter(torch.ones(1))])
+    for name in ("adam", "adamw"):
+        with pytest.raises(ValueError, match="betas"):
+            optim.build(OptimizerConfig(name=name, lr=1, options={"betas": [0.5, 1.0]}), [torch.nn.Parameter(torch.ones(1))])

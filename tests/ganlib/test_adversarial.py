@@ -1,0 +1,159 @@
+"""What is minimised at a moment, with networks one can do by hand: G(z) = 1 z, D(x) = <w, x>, |w| = 5."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ganlib import rng
+from ganlib.augment.flip import HorizontalFlip
+from ganlib.config import TaskConfig
+from ganlib.losses import NonSaturating, Relativistic, Wasserstein
+from ganlib.models import Judgement
+from ganlib.regularizers import Orthogonal
+from ganlib.sampling import Inputs
+from ganlib.steering import Steering
+from ganlib.tasks.adversarial import Rules
+
+W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
+REAL = torch.randn(200, 1, 1, 2, generator=rng.generator(0, "real"))
+Z = torch.randn(200, 2, generator=rng.generator(0, "latents"))
+REAL_LOGITS, FAKE_LOGITS = (REAL * W).sum((1, 2, 3)), (Z.reshape(REAL.shape) * W).sum((1, 2, 3))
+
+
+class Shard:
+    count, real, labels = len(REAL), REAL, None
+
+    def rng(self, purpose):
+        return rng.generator(0, purpose)
+
+    def inputs(self, purpose="latents"):
+        return Inputs(Z)
+
+
+class Nets:
+    def __init__(self) -> None:
+        self.calls = []
+        self.weight = torch.ones((), requires_grad=True)  # the generator's
+
+    def __call__(self, name, x, labels=None, *, full=False, is_precise=False):
+        self.calls.append((name, x))
+        if name == "generator":
+            return (self.weight * x).reshape(REAL.shape)
+        return Judgement(logits=(x * W).sum((1, 2, 3)), features=x.flatten(1))
+
+
+class Noted(dict):
+    def add(self, name, values):
+        self[name] = values.detach()
+
+
+def run(network, *, loss, parts=(), **task):
+    """(values, what was noted, calls) of one phase; `parts` are the regularizers and augmentations by name."""
+    parts = dict(parts)
+    rules = Rules(TaskConfig(**task), Steering({"loss": loss, **parts}))
+    nets, noted = Nets(), Noted()
+    return getattr(rules, network)(nets, Shard(), noted), noted, nets.calls
+
+
+def test_label_noise_swaps_pairs():
+    values, noted, _ = run("discriminator", loss=NonSaturating(), label_noise=0.3)
+    is_swapped = torch.rand(200, generator=rng.generator(0, "label noise")) < 0.3
+    assert 40 < is_swapped.sum() < 80
+    kept = F.softplus(-REAL_LOGITS) + F.softplus(FAKE_LOGITS)
+    swapped = F.softplus(-FAKE_LOGITS) + F.softplus(REAL_LOGITS)
+    torch.testing.assert_close(values, torch.where(is_swapped, swapped, kept))
+    torch.testing.assert_close(noted["logit_real"], REAL_LOGITS)  # what is noted is true
+    torch.testing.assert_close(noted["logit_fake"], FAKE_LOGITS)
+    torch.testing.assert_close(run("discriminator", loss=NonSaturating())[0], kept)
+    torch.testing.assert_close(
+        run("generator", loss=NonSaturating(), label_noise=0.3)[0], F.softplus(-FAKE_LOGITS)
+    )  # G's loss has no labels
+
+
+def test_generator_loss_weight():
+    expected = F.softplus(REAL_LOGITS - FAKE_LOGITS)
+    values, noted, _ = run("generator", loss=Relativistic(), generator_loss_weight=0.25)
+    torch.testing.assert_close(values, 0.25 * expected)
+    torch.testing.assert_close(noted["loss_generator"], expected)
+    values, noted, calls = run("generator", loss=Relativistic(), generator_loss_weight=0.0)
+    assert values.tolist() == [0.0] * 200
+    assert {name for name, _ in calls} == {"generator"}  # D is not even asked
+    assert "loss_generator" not in noted
+
+
+def test_gradient_normalization():
+    values, noted, _ = run("discriminator", loss=Wasserstein(), gradient_normalization=True)
+    real, fake = (f / (5 + f.abs()) for f in (REAL_LOGITS, FAKE_LOGITS))
+    torch.testing.assert_close(values, fake - real)
+    torch.testing.assert_close(noted["logit_real"], real)
+    values = run("generator", loss=Wasserstein(), gradient_normalization=True)[0]
+    torch.testing.assert_close(values, -fake)
+    assert values.requires_grad  # it reaches G through the normalised logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """An augmentation that watches signs and doubles."""
+
+    p: float = 0.0
+    steered: ClassVar[tuple[str, ...]] = ("p",)
+    watches: ClassVar[tuple[str, ...]] = ("sign_real",)
+
+    def __call__(self, images, rng):
+        return 2 * images
+
+    def follow(self, means, images):
+        return self
+
+
+def test_signs_are_noted_for_who_watches_them():
+    _, noted, calls = run("discriminator", loss=Wasserstein(), parts={"watcher": Watcher()}, augment={"watcher": {}})
+    torch.testing.assert_close(noted["sign_real"], REAL_LOGITS.sign())
+    seen = {name: x for name, x in calls if name == "discriminator"}
+    assert len([name for name, _ in calls if name == "discriminator"]) == 2
+    torch.testing.assert_close(seen["discriminator"].detach().abs().sum(), 2 * Z.abs().sum())  # generated ones, too, are augmented
+    assert "sign_real" not in run("discriminator", loss=Wasserstein())[1]
+
+
+def test_each_call_of_the_discriminator_draws_its_own_augmentation():
+    flip = {"parts": {"hflip": HorizontalFlip()}, "augment": {"hflip": {}}}
+    _, _, calls = run("discriminator", loss=Wasserstein(), **flip)
+    real, fake = (
+        (x - original).abs().sum((1, 2, 3)) > 0 for (_, x), original in zip(calls[1:], (REAL, Z.reshape(REAL.shape)), strict=True)
+    )
+    assert 60 < real.sum() < 140
+    assert (real != fake).any()
+    values, _, _ = run("generator", loss=Wasserstein(), **flip)
+    values.sum().backward()  # G's images reach D augmented, and the gradient comes back
+
+
+def test_a_term_of_weight_0_costs_nothing():
+    parts = {"orthogonal": Orthogonal(generator_weight=0.0)}
+    values, noted, _ = run("generator", loss=Wasserstein(), parts=parts, regularizers={"orthogonal": {}})
+    torch.testing.assert_close(values, -FAKE_LOGITS)
+    assert not [name for name in noted if "orthogonal" in name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Three:
+    """A term of 3 for each network."""
+
+    interval_steps: int = 1
+
+    def discriminator(self, moment):
+        return torch.full((moment.count,), 3.0)
+
+    generator = discriminator
+
+
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+def test_a_lazy_term_is_as_strong_as_the_steps_it_stands_for(network):
+    eager, lazy = Three(), Three(interval_steps=4)
+    plain = run(network, loss=Wasserstein())[0]
+    torch.testing.assert_close(run(network, loss=Wasserstein(), parts={"three": eager}, regularizers={"three": {}})[0], plain + 3)
+    torch.testing.assert_close(run(network, loss=Wasserstein(), parts={"three": lazy}, regularizers={"three": {}})[0], plain)
+    rules = Rules(TaskConfig(regularizers={"three": {}}), Steering({"loss": Wasserstein(), "three": lazy}))
+    assert rules.lazy("three", network)(Nets(), Shard(), Noted()).tolist() == [12.0] * 200

@@ -1,0 +1,35 @@
+"""One update, measured on the weights it moved."""
+
+import pytest
+import torch
+
+from ganlib.training.loop import Running
+
+
+def weights(running, name):
+    return torch.cat([p.detach().flatten().double() for p in running.play.networks[name].parameters()])
+
+
+def test_two_learning_rates_and_two_bounds_on_the_gradient(make_spec):
+    """SGD moves the weights by lr * |gradient|, and these gradients are longer than their bounds (two rates: TTUR, arXiv:1706.08500)."""
+    spec = make_spec(
+        "bounded",
+        model__name="mlp",
+        optim__generator={"name": "sgd", "lr": 0.5, "max_gradient_norm": 1e-3},
+        optim__discriminator={"name": "sgd", "lr": 2.0, "max_gradient_norm": 1e-4},
+    )
+    running = Running.start(spec)
+    before = {name: weights(running, name) for name in ("generator", "discriminator")}
+    running.step()
+    moved = {name: (weights(running, name) - before[name]).norm().item() for name in before}
+    assert moved == {"generator": pytest.approx(0.5 * 1e-3, rel=1e-2), "discriminator": pytest.approx(2.0 * 1e-4, rel=1e-2)}
+
+
+def test_a_gradient_within_its_bound_is_left_alone(make_spec):
+    moved = []
+    for bound in (None, 1e6):
+        sgd = {"name": "sgd", "lr": 0.1, "max_gradient_norm": bound}
+        running = Running.start(make_spec(f"bound{bound}", model__name="mlp", optim__generator=sgd, optim__discriminator=sgd))
+        running.step()
+        moved.append(weights(running, "generator"))
+    assert torch.equal(*moved)
