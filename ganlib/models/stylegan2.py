@@ -201,7 +201,7 @@ class StyleGAN2Generator(nn.Module):
 
     def _synthesise(self, styles: Tensor) -> Tensor:
         w = styles.unbind(1)
-        x = self.core(self.constant.expand(len(styles), -1, -1, -1), w[0])
+        x = self.core(self.constant.expand(styles.shape[0], -1, -1, -1), w[0])  # `len` would fix the batch of an exported model
         images = self.to_image[0](x, w[1])
         for index, (rising, level) in enumerate(zip(self.rising, self.level, strict=True), start=1):
             x = level(rising(x, w[2 * index - 1]), w[2 * index])
