@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parts import parts_of
+from parts import parts_of, steering_of
 
 from ganlib.training.loop import Interrupted, train
 
@@ -30,6 +30,32 @@ RELATIVISTIC = {
     "task__loss": "relativistic",
     "model__discriminator": {"width": 8, "normalization": "none"},
     "task__regularizers": {"gradient_penalty": {}, "r1": {}, "r2": {}},
+}
+STEERED = {  # numbers that follow the training, and the gradient's norm, which is of the whole batch
+    "task__loss": "non_saturating",
+    "task__augment": {"ada": {"p": 0.5, "speed_images": 2000}},
+    "task__regularizers": {"lecam": {}, "r1": {"interval_steps": 4}},
+    "task__label_noise": 0.1,
+    "model__discriminator": {"width": 8, "normalization": "none"},
+    "optim__discriminator": {"name": "adam", "lr": 1e-3, "options": {"betas": [0.5, 0.99]}, "max_gradient_norm": 1.0},
+}
+CLASSES = {
+    "model__conditional": True,
+    "model__discriminator": {"width": 8, "condition": "auxiliary"},
+    "task__augment": {"diffaugment": {}, "instance_noise": {"anneal_images": 400}},
+    "task__regularizers": {
+        "auxiliary_classifier": {},
+        "balanced_consistency": {},
+        "consistency": {"flip": True, "interval_steps": 3},
+        "feature_matching": {},
+        "orthogonal": {"discriminator_weight": 1e-4},
+    },
+}
+STYLES = {
+    "model__name": "stylegan2",
+    "task__regularizers": {"path_length": {"interval_steps": 2}, "dragan": {}, "lecam": {"interval_steps": 2}},
+    "task__loss": "relativistic",
+    "task__loss_options": {"average": True},
 }
 
 
@@ -61,7 +87,22 @@ def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec, settings):
         assert parts_of(spec.folder) == expected, processes
 
 
-@pytest.mark.parametrize("settings", [HARD, WGAN], ids=["hard", "wgan"])
+@pytest.mark.heavy
+def test_every_term_and_what_steers_on_two_processes(make_spec):
+    cases = {"steered": STEERED, "classes": CLASSES, "styles": STYLES}
+    specs = {name: make_spec(f"{name} on two", **settings) for name, settings in cases.items()}
+    torchrun(list(specs.values()), 2)
+    for name, settings in cases.items():
+        alone = make_spec(name, **settings)
+        train(alone)
+        assert parts_of(specs[name].folder) == parts_of(alone.folder), name
+        assert steering_of(specs[name].folder) == steering_of(alone.folder), name
+    assert steering_of(specs["steered"].folder)["ada"]["p"] != 0.5
+    assert steering_of(specs["styles"].folder)["path_length"]["mean"] > 0
+    assert steering_of(specs["classes"].folder) == {"instance_noise": {"images_seen": 640.0}}
+
+
+@pytest.mark.parametrize("settings", [HARD, WGAN, STEERED], ids=["hard", "wgan", "steered"])
 def test_an_interruption_anywhere_changes_nothing(make_spec, settings):
     settings = {**settings, "train__total_images": 1600, "train__log_interval_images": 192}
     whole = make_spec("whole", **settings)
@@ -73,6 +114,7 @@ def test_an_interruption_anywhere_changes_nothing(make_spec, settings):
     assert parts_of(parts.folder) != parts_of(whole.folder)
     train(parts)
     assert parts_of(parts.folder) == parts_of(whole.folder)
+    assert steering_of(parts.folder) == steering_of(whole.folder)
 
 
 def test_logical_workers_are_part_of_the_recipe(make_spec):
