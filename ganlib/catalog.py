@@ -22,7 +22,7 @@ SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
     "losses": ("task.loss", LOSSES),
     "regularizers": ("task.regularizers", REGULARIZERS),
     "optimizers": ("optim.*.name", OPTIMIZERS),
-    "augmentations": ("train.augment", AUGMENTATIONS),
+    "augmentations": ("train.augment, task.augment", AUGMENTATIONS),
     "extractors": ("reference.extractor", EXTRACTORS),
     "metrics": ("evaluate.metrics", METRICS),
 }
