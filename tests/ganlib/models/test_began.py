@@ -50,13 +50,13 @@ def test_the_image_gets_a_gradient_along_both_ways():
 def test_a_higher_logit_means_a_better_known_image():
     _, discriminator = pair(size=(8, 8))
     known = noise(4, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3).clamp(-1, 1)
-    optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-3)
     before = discriminator(known).mean().item()
-    for _ in range(100):
+    for _ in range(30):
         optimizer.zero_grad()
         (-discriminator(known).mean()).backward()
         optimizer.step()
-    assert discriminator(known).mean().item() > 0.4 * before
+    assert discriminator(known).mean().item() > 0.5 * before
     assert discriminator(known).min() > discriminator(noise(4, 3, 8, 8)).max()
 
 
