@@ -29,7 +29,9 @@ def test_an_error_says_what_it_got_and_what_is_legal(values, message):
 
 
 def test_a_registry_names_the_nearest_and_the_legal():
-    with pytest.raises(ValueError, match=r"task.loss='hing' is not a known loss \(did you mean 'hinge'\?\); legal: hinge, least_squares"):
+    with pytest.raises(
+        ValueError, match=r"task.loss='hing' is not a known loss \(did you mean 'hinge'\?\); legal: began, hinge, least_squares"
+    ):
         LOSSES.get("hing", key="task.loss")
 
 
@@ -41,4 +43,6 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
     for section, entries in listed.items():
         assert [entry["name"] for entry in entries] == catalog.SECTIONS[section][1].names()
         assert all(entry["summary"].endswith(".") and entry["key"] for entry in entries)
-    assert {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic"} == {e["name"] for e in listed["losses"]}
+    assert {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic", "began"} == {
+        e["name"] for e in listed["losses"]
+    }
