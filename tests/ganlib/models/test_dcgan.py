@@ -86,7 +86,7 @@ def test_conditions(name, condition):
         network.eval()
     z, labels = draw(1, 6).expand(3, -1), torch.arange(3)
     images = generator(z, labels)
-    assert not torch.equal(images[0], images[1])  # the same latent, another class
+    assert (images[0] - images[1]).norm() > 0.01 * images[0].norm()  # the same latent, another class
     x = draw(1, 1, 8, 8).expand(3, -1, -1, -1)
     if condition == "auxiliary":
         judgement = discriminator(x, full=True)
@@ -95,7 +95,7 @@ def test_conditions(name, condition):
     else:
         judgement = discriminator(x, labels, full=True)
         assert judgement.class_logits is None
-        assert judgement.logits.unique().numel() == 3
+        assert judgement.logits.std() > 0.01 * judgement.logits.abs().max()
     assert isinstance(judgement, Judgement)
     assert torch.equal(judgement.logits, discriminator(x, labels))
     head = discriminator.head

@@ -144,7 +144,7 @@ def test_the_class_reaches_both_networks(name):
         same_z = generator(draw(1, 11).expand(3, -1), torch.arange(3))
         assert (same_z[0] - same_z[1]).abs().max() > 1e-3
         same_x = discriminator(draw(1, 1, 8, 8).expand(3, -1, -1, -1), torch.arange(3))
-    assert same_x.unique().numel() == 3
+    assert same_x.std() > 0.01 * same_x.abs().max()
 
 
 @pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat"])
