@@ -18,6 +18,7 @@ class Moment:
     """Real and generated images of a shard, and what D makes of them. Everything is computed when it is first asked for, and once.
 
     Args:
+        scalars: where `note` goes.
         trains_generator: whether generated images carry a gradient.
         augmentations: between every image and D.
         present: changes real images before anything else sees them (progressive growing shows them at the size of its level).

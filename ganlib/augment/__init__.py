@@ -29,5 +29,5 @@ def build(config: dict[str, dict[str, Any]], *, key: str = "train.augment") -> l
     built = [construct(AUGMENTATIONS.get(name, key=key), options or {}, key=f"{key}.{name}") for name, options in config.items()]
     for name, augmentation in zip(config, built, strict=True):
         if key == "train.augment" and isinstance(augmentation, Steered):
-            raise ValueError(f"train.augment.{name} follows what the discriminator says of real images: it can stand in task.augment only")
+            raise ValueError(f"train.augment.{name} follows the training of a discriminator: it can stand in task.augment only")
     return built

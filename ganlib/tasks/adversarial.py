@@ -59,8 +59,9 @@ class Rules:
         """G's loss, plus its terms; real logits only for a loss that compares with them."""
         loss: Loss = self.steering[LOSS]
         moment = self._moment(nets, shard, scalars, trains_generator=True)
-        values = torch.zeros(shard.count, device=moment.fake.device)
-        if self.task.generator_loss_weight:
+        if not self.task.generator_loss_weight:
+            values = 0.0 * moment.fake.sum((1, 2, 3))  # every parameter is in the graph, whatever the terms reach
+        else:
             fake_logits = moment.fake_judgement.logits
             values = loss.generator(moment.real_judgement.logits if loss.reads_real else None, fake_logits)
             scalars.add("loss_generator", values)
@@ -190,6 +191,11 @@ def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
     parts = _parts(task)
     models.check(model, image)
+    if not task.generator_loss_weight and not any("generator" in trained_by(parts[name]) for name in task.regularizers):
+        raise ValueError(
+            "task.generator_loss_weight=0 leaves the generator nothing to learn from; "
+            "add a term for it (task.regularizers.feature_matching), or give its loss a weight"
+        )
     has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:
         if hasattr(parts[name], "check"):

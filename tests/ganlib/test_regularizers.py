@@ -298,6 +298,14 @@ def test_a_term_without_what_it_needs_is_refused_before_work(name, model, messag
         check_parts(chosen, task, IMAGE)
 
 
+def test_a_generator_without_anything_to_learn_from_is_refused():
+    model = ModelConfig(name="dcgan")
+    check_parts(model, TaskConfig(generator_loss_weight=0.0, regularizers={"feature_matching": {}}), IMAGE)
+    for regularizers in ({}, {"r1": {}}, {"orthogonal": {"generator_weight": 0.0, "discriminator_weight": 1.0}}):
+        with pytest.raises(ValueError, match=r"task.generator_loss_weight=0 .* add a term for it"):
+            check_parts(model, TaskConfig(generator_loss_weight=0.0, regularizers=regularizers), IMAGE)
+
+
 def test_discriminator_option_knows_defaults():
     assert discriminator_option(ModelConfig(name="dcgan"), "normalization") == "batch"
     assert discriminator_option(ModelConfig(name="dcgan", discriminator={"normalization": "none"}), "normalization") == "none"

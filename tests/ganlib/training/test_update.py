@@ -33,3 +33,12 @@ def test_a_gradient_within_its_bound_is_left_alone(make_spec):
         running.step()
         moved.append(weights(running, "generator"))
     assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize("term", ["feature_matching", "orthogonal"])
+def test_terms_alone_can_train_the_generator(make_spec, term):
+    spec = make_spec(term, model__name="mlp", task__generator_loss_weight=0.0, task__regularizers={term: {}})
+    running = Running.start(spec)
+    before = weights(running, "generator")
+    running.step()
+    assert not torch.equal(weights(running, "generator"), before)
