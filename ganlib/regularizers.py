@@ -4,7 +4,6 @@ A regularizer is a class with a method named after each network it trains. One w
 k times as strong, every k steps (arXiv:1912.04958, section 3.1).
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -227,11 +226,7 @@ class PathLength:
     watches: ClassVar[tuple[str, ...]] = ("path_length",)
 
     def check(self, model: ModelConfig, image: ImageSpec) -> None:
-        family = models.MODELS.get(model.name)
-        with torch.device("meta"):
-            chosen = family.generator_options.model_validate(model.generator)
-            generator = family.generator(models.known_to(model, image), model.latent_dim, chosen)
-        if "full" not in inspect.signature(generator.forward).parameters:
+        if not models.generator_takes("full", model, image):
             raise ValueError(
                 f"task.regularizers.path_length measures paths in a generator's styles, and model.name={model.name!r} has none; "
                 "set model.name: stylegan2, or take path_length out"
@@ -316,10 +311,16 @@ class Orthogonal:
     allows_batch_norm: ClassVar[bool] = True
 
     def discriminator(self, moment: Moment) -> Tensor:
-        return self.discriminator_weight * overlap(moment.network("discriminator")).expand(moment.count)
+        return self._term(self.discriminator_weight, "discriminator", moment)
 
     def generator(self, moment: Moment) -> Tensor:
-        return self.generator_weight * overlap(moment.network("generator")).expand(moment.count)
+        return self._term(self.generator_weight, "generator", moment)
+
+    @staticmethod
+    def _term(weight: float, network: str, moment: Moment) -> Tensor:
+        if not weight:
+            return torch.zeros(moment.count, device=moment.fake.device)
+        return weight * overlap(moment.network(network)).expand(moment.count)
 
 
 def overlap(network: nn.Module) -> Tensor:

@@ -1,6 +1,5 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ganlib import models
 from ganlib.config import ModelConfig
-from ganlib.models import MODELS, Family, ImageSpec, build_generator
+from ganlib.models import MODELS, ImageSpec, build_generator
 from ganlib.sampling import Inputs, Prior
 
 
@@ -101,23 +100,20 @@ def numbered(class_names: list[str], limit: int = 40) -> str:
 
 def check_truncation(model: ModelConfig, image: ImageSpec, truncation: float) -> None:
     """Raise ValueError where the generator of `model` has no styles to pull towards their mean."""
-    family = models.check(model, image)
-    if truncation == 1.0 or _has_truncation(family, model.generator, image):
+    if truncation == 1.0 or models.generator_takes("truncation", model, image):
         return
-    have = [entry.name for entry in MODELS if _has_truncation(entry.value, {}, image)]
+    have = [entry.name for entry in MODELS if _has_styles(entry.name, image)]
     raise ValueError(
         f"sample.truncation={truncation:g}, but the generator of model.name={model.name!r} has no styles to truncate; "
         f"set sample.truncation: 1.0, or take a style-based family: {', '.join(have) or 'none makes this image size'}"
     )
 
 
-def _has_truncation(family: Family, options: dict[str, Any], image: ImageSpec) -> bool:
+def _has_styles(family: str, image: ImageSpec) -> bool:
     try:
-        with torch.device("meta"):
-            network = family.generator(image.model_copy(update={"class_counts": ()}), 8, family.generator_options.model_validate(options))
+        return models.generator_takes("truncation", ModelConfig.model_validate({"name": family}), image)
     except ValueError:  # an image it cannot make
         return False
-    return "truncation" in inspect.signature(network.forward).parameters
 
 
 def load(folder: Path) -> TrainedGenerator:

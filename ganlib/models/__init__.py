@@ -4,8 +4,10 @@ A family is an object with option schemas, a check and two constructors. `build`
 it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
+import inspect
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -102,9 +104,9 @@ def check(config: ModelConfig, image: ImageSpec) -> Family:
     if config.conditional and not image.classes:
         raise ValueError("model.conditional=true needs labelled data, and this data has no labels; set model.conditional: false")
     family = MODELS.get(config.name, key="model.name")
-    options(family.generator_options, config.generator, key="model.generator")
-    options(family.discriminator_options, config.discriminator, key="model.discriminator")
     family.check(image)
+    for network in ("generator", "discriminator"):
+        sketch(config, image, network)
     return family
 
 
@@ -123,25 +125,34 @@ def build(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None
 
 
 def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
-    family, image = check(config, image), known_to(config, image)
-    chosen = options(family.generator_options, config.generator, key="model.generator")
-    with torch.device("meta"):
-        if level is None:
-            network = family.generator(image, config.latent_dim, chosen)
-        else:
-            network = family.generator_at(image, config.latent_dim, chosen, level)  # type: ignore[attr-defined]
-    return _materialise(network, rng.generator(seed, "initialise generator"))
+    check(config, image)
+    return _materialise(sketch(config, image, "generator", level=level), rng.generator(seed, "initialise generator"))
 
 
 def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
-    family, image = check(config, image), known_to(config, image)
-    chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
+    check(config, image)
+    return _materialise(sketch(config, image, "discriminator", level=level), rng.generator(seed, "initialise discriminator"))
+
+
+def sketch(config: ModelConfig, image: ImageSpec, network: Literal["generator", "discriminator"], *, level: int | None = None) -> nn.Module:
+    """A network without memory: its layers and shapes, no numbers.
+
+    Raises:
+        ValueError: options the family does not have, or that do not fit each other or the image.
+    """
+    family: Any = MODELS.get(config.name, key="model.name")
+    schema = getattr(family, f"{network}_options")
+    chosen = options(schema, getattr(config, network), key=f"model.{network}")
+    make = getattr(family, network) if level is None else partial(getattr(family, f"{network}_at"), level=level)
     with torch.device("meta"):
-        if level is None:
-            network = family.discriminator(image, chosen)
-        else:
-            network = family.discriminator_at(image, chosen, level)  # type: ignore[attr-defined]
-    return _materialise(network, rng.generator(seed, "initialise discriminator"))
+        arguments = (config.latent_dim, chosen) if network == "generator" else (chosen,)
+        made: nn.Module = make(known_to(config, image), *arguments)
+    return made
+
+
+def generator_takes(argument: str, config: ModelConfig, image: ImageSpec) -> bool:
+    """Whether the generator's `forward` has an argument beyond latents and labels: `full` or `truncation`, those of style-based ones."""
+    return argument in inspect.signature(sketch(config, image, "generator").forward).parameters
 
 
 def _materialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
