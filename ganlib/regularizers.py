@@ -311,16 +311,10 @@ class Orthogonal:
     allows_batch_norm: ClassVar[bool] = True
 
     def discriminator(self, moment: Moment) -> Tensor:
-        return self._term(self.discriminator_weight, "discriminator", moment)
+        return self.discriminator_weight * overlap(moment.network("discriminator")).expand(moment.count)
 
     def generator(self, moment: Moment) -> Tensor:
-        return self._term(self.generator_weight, "generator", moment)
-
-    @staticmethod
-    def _term(weight: float, network: str, moment: Moment) -> Tensor:
-        if not weight:
-            return torch.zeros(moment.count, device=moment.fake.device)
-        return weight * overlap(moment.network(network)).expand(moment.count)
+        return self.generator_weight * overlap(moment.network("generator")).expand(moment.count)
 
 
 def overlap(network: nn.Module) -> Tensor:
