@@ -7,8 +7,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro test check exact chaos lock results clean-state
+.PHONY: setup repro test check exact chaos zoo lock results clean-state
 KILLS ?= 100
+SECONDS ?= 120
+SEEDS ?= 0
 
 setup: .venv/.done
 
@@ -40,6 +42,10 @@ exact: setup
 chaos: setup
 	pytest -m chaos
 	@python tests/chaos/chaos.py --kills $(KILLS)
+
+zoo: setup
+	@dvc repro --quiet reference
+	@python benchmarks/zoo.py --seconds $(SECONDS) --seeds $(SEEDS) $(if $(RECIPES),--recipes $(RECIPES)) $(ZOO_OPTIONS)
 
 lock: setup
 	@(echo "# Locked by 'make lock' from requirements.in; torch is left out, so that pip's own settings choose its build (Makefile: TORCH)."; \

@@ -61,7 +61,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        return f"{self.name}-{self.seed}"
+        return re.sub(r"[^a-z0-9_]+", "-", f"{self.name}-{self.seed}")
 
 
 # ---- one training, in a process of its own
@@ -75,7 +75,7 @@ def settings(job: Job) -> Any:
 
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for change in job.changes:
-        recipe.overlay(values, change)
+        recipe.lay(values, change)
     return params.parse(values)
 
 
@@ -110,10 +110,10 @@ def images_per_second(spec: Any, *, seconds: float = MINIATURE_SECONDS) -> float
 
     def run(total_images: int) -> float:
         running = Running.start(spec.model_copy(update={"train": spec.train.model_copy(update={"total_images": total_images})}))
-        start = time.perf_counter()
+        start = time.process_time()  # of one thread: what other processes do beside it does not count
         while running.state.images_seen < total_images:
             running.step()
-        return running.state.images_seen / (time.perf_counter() - start)
+        return running.state.images_seen / (time.process_time() - start)
 
     per_step = spec.task.discriminator_repeats * spec.train.batch_images
     rough = run(MINIATURE_STEPS * per_step)
@@ -212,6 +212,8 @@ def has_collapsed(results: dict[str, float]) -> bool:
 
 def run_jobs(jobs: Sequence[Job], *, work: Path, parallel: int, say: Callable[[str], None] = print) -> list[Row]:
     """The rows of `jobs`, those that are not there yet trained `parallel` at a time, each in its own process."""
+    from ganlib.files import write_json
+
     for name in ("jobs", "results"):
         (work / name).mkdir(parents=True, exist_ok=True)
 
@@ -225,11 +227,11 @@ def run_jobs(jobs: Sequence[Job], *, work: Path, parallel: int, say: Callable[[s
         command = [sys.executable, str(Path(__file__).resolve()), "--job", str(request), "--work", str(work)]
         child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         row = finished(job, work)
-        if row is None:
+        if row is None:  # the child writes its row last
             lines = [line for line in child.stderr.splitlines() if line.strip()]
             reason = lines[-1] if lines else f"the process ended with {child.returncode}"
             row = asdict(job) | {"status": "failed", "failure": reason, "traceback": child.stderr[-4000:]}
-            _write(work / "results" / f"{job.key}.json", row)
+            write_json(work / "results" / f"{job.key}.json", row)
         told = f"FID {row['results']['fid']:.2f}" if "results" in row else f"{row['status']}: {row['failure'][:200]}"
         say(f"{job.key}: {told} ({time.perf_counter() - start:.0f} s)")
         return row
@@ -247,13 +249,6 @@ def finished(job: Job, work: Path) -> Row | None:
     except (OSError, ValueError, KeyError):
         pass
     return None
-
-
-def _write(path: Path, value: Any) -> None:
-    from ganlib.files import atomic_write
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def recipe_names() -> list[str]:
@@ -315,7 +310,11 @@ def table(rows: Iterable[Row], *, link: Callable[[str], str] = lambda name: f"`{
         done = [row for row in group if "results" in row]
         speed = f"{statistics.fmean(row['images_per_second'] for row in done):,.0f}" if done else "-"
         seen = f"{statistics.fmean(row['images_seen'] for row in done):,.0f}" if done else "-"
-        weights = " / ".join(f"{count / 1e3:,.0f}k" for count in done[0]["parameters"].values()) if done else "-"
+        weights = (
+            " / ".join(f"{count / 1e3:,.0f}k" for count in (done[0]["parameters"][network] for network in ("generator", "discriminator")))
+            if done
+            else "-"
+        )
         cells = [
             link(name),
             f"**{shown(group, 'fid')}**" if done else "-",
@@ -397,6 +396,8 @@ def all_rows(work: Path, names: Sequence[str], *, seconds: float) -> list[Row]:
 
 
 def main() -> None:
+    from ganlib.files import write_json
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="default: all of recipes/, and params.yaml as it stands")
     parser.add_argument("--seconds", type=float, default=120.0, help="of training, each")
@@ -410,7 +411,7 @@ def main() -> None:
     work = args.work.resolve()
     if args.job is not None:
         job = Job(**json.loads(args.job.read_text(encoding="utf-8")))
-        _write(work / "results" / f"{job.key}.json", measure(job, work))
+        write_json(work / "results" / f"{job.key}.json", measure(job, work))
         return
     names = args.recipes or recipe_names()
     if not args.table:
@@ -423,7 +424,8 @@ def main() -> None:
     rows = all_rows(work, recipe_names(), seconds=args.seconds)
     command = f"python benchmarks/zoo.py --seconds {args.seconds:g}"
     ordered = [name for name, _ in of_names(rows)]
-    _write(PICTURES / "results.json", rows)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    write_json(PICTURES / "results.json", rows)
     write_page({"zoo": told(rows, command) + "\n\n" + table(rows, link=link_of), "gallery": gallery(ordered)})
     print(table(rows))
 
