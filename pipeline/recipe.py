@@ -29,7 +29,13 @@ def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -
             base[key] = value
 
 
-def to_defaults(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+def lay(base: MutableMapping[str, Any], recipe: MutableMapping[str, Any]) -> None:
+    """Lay a recipe over the values of a params.yaml, in place."""
+    _put_back(base, recipe)
+    overlay(base, recipe)
+
+
+def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
     """Put back, in the sections of `base` that `changes` describes, every key that `changes` leaves out and that has a default."""
     for section, schema in DESCRIBED.items():
         described, there = changes.get(section), base.get(section)
@@ -61,8 +67,7 @@ def apply(recipe: Path, target: Path) -> None:
     if not isinstance(changes, dict):
         raise ValueError(f"{recipe} holds {type(changes).__name__}, expected a mapping of sections")
     values = yaml.load(target.read_text(encoding="utf-8"))
-    to_defaults(values, changes)
-    overlay(values, changes)
+    lay(values, changes)
     temporary = target.with_name(f".{target.name}.checked")
     try:
         with temporary.open("w", encoding="utf-8") as file:

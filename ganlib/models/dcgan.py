@@ -11,7 +11,7 @@ from ganlib.config import Section
 from ganlib.models import MODELS, ImageSpec, Judgement
 from ganlib.models.layers.heads import Condition, Head, with_label, with_label_maps
 from ganlib.models.layers.initialise import initialise_normal
-from ganlib.models.layers.minibatch import MinibatchStddev
+from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.models.layers.sizes import doublings
@@ -38,6 +38,7 @@ class DiscriminatorOptions(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     extra_levels: int = Field(1, ge=0, le=1, description="one more strided layer below the core")
     minibatch_stddev: bool = Field(False, description="the batch's spread as one more feature map before the logit")
+    minibatch_discrimination: int = Field(0, ge=0, description="so many learned comparisons with the rest of the batch before the logit")
     condition: Condition = Field("concat", description="how it is told the class, where the model is conditional")
 
 
@@ -94,9 +95,11 @@ class DCGANDiscriminator(nn.Module):
             layers += self._level(widths[-1], fan_out, 3, options, is_first=False)
             widths, height, width = [*widths, fan_out], -(-height // 2), -(-width // 2)
         layers += [MinibatchStddev()] if options.minibatch_stddev else []
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        features, kernels = (widths[-1] + options.minibatch_stddev) * height * width, options.minibatch_discrimination
+        self.discrimination = MinibatchDiscrimination(features, kernels) if kernels else nn.Identity()
         self.head = Head(
-            (widths[-1] + options.minibatch_stddev) * height * width,
+            features + kernels,
             classes=image.classes,
             condition=options.condition,
             linear=SpectralLinear if options.spectral_norm else nn.Linear,
@@ -120,7 +123,7 @@ class DCGANDiscriminator(nn.Module):
         self, images: Tensor, labels: Tensor | None = None, *, full: bool = False
     ) -> Tensor | Judgement:  # [N, C, H, W] -> logits [N] float32
         features = self.features(with_label_maps(images, labels, self.label_maps))
-        judgement = self.head(features.flatten(1), labels)
+        judgement = self.head(self.discrimination(features), labels)
         return judgement if full else judgement.logits
 
     def initialise(self, generator: Rng) -> None:

@@ -12,7 +12,7 @@ from ganlib.config import Section
 from ganlib.models import MODELS, ImageSpec, Judgement
 from ganlib.models.layers.heads import Condition, Head, with_label
 from ganlib.models.layers.initialise import initialise_he
-from ganlib.models.layers.minibatch import MinibatchStddev
+from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNormFlat
 from ganlib.models.layers.spectral import SpectralEmbedding, SpectralLinear
@@ -32,6 +32,7 @@ class DiscriminatorOptions(GeneratorOptions):
 
     spectral_norm: bool = Field(False, description="every weight divided by its largest singular value")
     minibatch_stddev: bool = Field(False, description="the batch's spread as one more feature before the logit")
+    minibatch_discrimination: int = Field(0, ge=0, description="so many learned comparisons with the rest of the batch before the logit")
     condition: Condition = Field("concat", description="how it is told the class, where the model is conditional")
 
 
@@ -72,8 +73,10 @@ class MLPDiscriminator(nn.Module):
         pixels = image.channels * math.prod(image.size)
         hidden = hidden_layers(pixels + self.label_inputs, options, linear=linear, activation=nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*hidden, *([MinibatchStddev()] if options.minibatch_stddev else []))
+        features, kernels = options.width * 8 + options.minibatch_stddev, options.minibatch_discrimination
+        self.discrimination = MinibatchDiscrimination(features, kernels) if kernels else nn.Identity()
         self.head = Head(
-            options.width * 8 + options.minibatch_stddev,
+            features + kernels,
             classes=image.classes,
             condition=options.condition,
             linear=linear,
@@ -83,7 +86,8 @@ class MLPDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, *, full: bool = False
     ) -> Tensor | Judgement:  # [N, C, H, W] -> logits [N] float32
-        judgement = self.head(self.layers(with_label(images.flatten(1), labels, self.label_inputs)), labels)
+        features = self.discrimination(self.layers(with_label(images.flatten(1), labels, self.label_inputs)))
+        judgement = self.head(features, labels)
         return judgement if full else judgement.logits
 
     def initialise(self, generator: Rng) -> None:

@@ -1,12 +1,14 @@
 """Every registered family, at every size it can make."""
 
+import math
+
 import pytest
 import torch
 
 from ganlib import models, rng
 from ganlib.config import ModelConfig
 from ganlib.models import MODELS, ImageSpec
-from ganlib.models.layers.minibatch import MinibatchStddev
+from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNorm, calibrate
 
@@ -153,6 +155,22 @@ def test_batch_norm_in_training_is_torchs_own():
     x = torch.randn(8, 3, 5, 5, generator=rng.generator(0, "x"))
     ours, theirs = BatchNorm(3), torch.nn.BatchNorm2d(3)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_minibatch_discrimination_by_hand():
+    layer = MinibatchDiscrimination(1, 2, dims=1)
+    layer.projection.weight.data.copy_(torch.tensor([[1.0], [2.0]]))
+    appended = layer(torch.tensor([[0.0], [1.0], [3.0]]))[:, 1:]
+    expected = [[math.exp(-a * k) + math.exp(-b * k) for k in (1, 2)] for a, b in ((1, 3), (1, 2), (3, 2))]
+    torch.testing.assert_close(appended, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan"])
+def test_minibatch_discrimination_is_an_option(name):
+    config = ModelConfig(name=name, latent_dim=12, discriminator={"width": 8, "minibatch_discrimination": 3})
+    discriminator = models.build_discriminator(config, ImageSpec(channels=1, size=(8, 8)), seed=0)
+    images = torch.randn(4, 1, 8, 8, generator=rng.generator(0, "x"))
+    assert (discriminator(images)[0] - discriminator(torch.cat([images[:1], images[:1], images[2:]]))[0]).abs() > 0  # the others count
 
 
 def test_minibatch_stddev_by_hand():
