@@ -24,7 +24,7 @@ def check(params: Params) -> None:
     for attempt in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
         lambda: models.check(params.model, image),
-        lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, image),
+        lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: augment.build(params.train.augment),
         lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import modes, vanishing, zoo
+from benchmarks import little_data, modes, vanishing, zoo
+from pipeline import params, recipe
 
 
 def row(name, fid=None, *, seed=0, **other):
@@ -72,7 +73,7 @@ def test_every_method_of_modes_has_valid_settings():
             for changes in entries.values():
                 values = modes.settings(data, table, changes) | {"data": "", "folder": ""}
                 spec = TrainingSpec.model_validate_json(json.dumps(values))
-                TASKS.get(spec.task.name)().check(spec.model, spec.task, image)
+                TASKS.get(spec.task.name)().check(spec.model, spec.task, spec.train, image)
 
 
 def test_points_reach_the_networks_unrounded(tmp_path):
@@ -131,6 +132,26 @@ def test_every_marker_the_benchmarks_write_is_on_the_page():
     text = zoo.PAGE.read_text(encoding="utf-8")
     for marker in ("zoo", "gallery", "modes", "vanishing", "little_data"):
         assert zoo.put(text, marker, "x") != text
+
+
+@pytest.mark.parametrize("name", ["wgan", "stylegan2", "diffaugment"])
+def test_a_recipe_is_laid_as_the_command_lays_it(name, tmp_path):
+    target = tmp_path / "params.yaml"
+    target.write_text((zoo.ROOT / "params.yaml").read_text())
+    recipe.apply(zoo.ROOT / "recipes" / f"{name}.yaml", target)
+    job = zoo.Job(name=name, seed=0, seconds=1.0, changes=zoo.changes_of(name))
+    assert zoo.settings(job) == params.load(target)
+
+
+def test_little_data_changes_the_augmentation_alone():
+    for job in little_data.jobs([0], 1.0, 1000):
+        base, augmentation, _ = job.name.split(", ")
+        plain = zoo.settings(zoo.Job(name=base, seed=0, seconds=1.0, changes=zoo.changes_of(base)))
+        found = zoo.settings(job)
+        assert found.task.augment == little_data.AUGMENTATIONS[augmentation]
+        assert found.task.model_dump(exclude={"augment"}) == plain.task.model_dump(exclude={"augment"})
+        assert (found.model, found.optim, found.train) == (plain.model, plain.optim, plain.train)
+        assert "/" not in job.key
 
 
 @pytest.fixture

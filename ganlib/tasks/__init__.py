@@ -69,8 +69,8 @@ class Play:
 class Task(Protocol):
     """What a task's file registers in `TASKS`."""
 
-    def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
-        """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks."""
+    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
+        """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks, the image or the budget."""
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0

@@ -119,14 +119,14 @@ class ClipWeights:
 class Adversarial:
     """One generator against one discriminator."""
 
-    def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
+    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         options(Section, task.options, key="task.options")
         check_parts(model, task, image)
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
     ) -> Play:
-        self.check(model, task, image)
+        self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
         return play(generator, discriminator, task=task, optim_config=optim, train=train)
 

@@ -82,21 +82,20 @@ class Fade:
 class Progressive:
     """Growing both networks size by size; needs a family that grows (model.name: progressive)."""
 
-    def check(self, model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
-        options(ProgressiveOptions, task.options, key="task.options")
+    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         if not hasattr(models.MODELS.get(model.name, key="model.name"), "generator_at"):
             growing = [entry.name for entry in models.MODELS if hasattr(entry.value, "generator_at")]
             raise ValueError(
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; legal: {', '.join(growing)}"
             )
         check_parts(model, task, image)
+        _schedule(model, task, train, image)
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
     ) -> Play:
-        self.check(model, task, image)
-        chosen = options(ProgressiveOptions, task.options, key="task.options")
-        schedule = Schedule.of(chosen, levels=doublings(image.size, family=model.name), total_images=train.total_images)
+        self.check(model, task, train, image)
+        schedule = _schedule(model, task, train, image)
         networks = models.build(model, image, seed=train.seed, level=stage)
         fade = Fade(list(networks), schedule, level=stage)
         return play(
@@ -108,3 +107,8 @@ class Progressive:
             before_step=fade.before_step,
             ends_at_images=schedule.starts(stage + 1) if stage < schedule.levels else None,
         )
+
+
+def _schedule(model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> Schedule:
+    chosen = options(ProgressiveOptions, task.options, key="task.options")
+    return Schedule.of(chosen, levels=doublings(image.size, family=model.name), total_images=train.total_images)

@@ -7,11 +7,12 @@ from ganlib.training.state import Bundle
 
 
 def fingerprint(bundle: Bundle) -> dict[str, str]:
-    """sha256 of each network, the moving average, each optimizer, and the losses (their numbers, not their clock) of a bundle."""
+    """sha256 of each network, the moving average, each optimizer, what is steered, and the losses (their numbers, not their clock) of a bundle."""
     parts: dict[str, hashlib._Hash] = {}
     for name in sorted(bundle.tensors):
         part = ".".join(name.split(".")[: 2 if name.startswith("optimizer") else 1])
         parts.setdefault(part, hashlib.sha256()).update(name.encode() + bundle.tensors[name].numpy().tobytes())
     losses = [{key: line[key] for key in ("step", "images_seen", "scalars")} for line in bundle.history]
     parts["losses"] = hashlib.sha256(json.dumps(losses).encode())
+    parts["steering"] = hashlib.sha256(json.dumps(bundle.numbers["steering"]).encode())
     return {part: digest.hexdigest() for part, digest in parts.items()}

@@ -26,7 +26,8 @@ def train(config: Params, root: Path = ROOT) -> None:
     """
     manifest = read_manifest(root / "data" / "prepared")
     images = ArrowImages(root / "data" / "prepared" / "train.arrow")
-    TASKS.get(config.task.name, key="task.name")().check(config.model, config.task, image_of(images))  # what params.yaml alone cannot tell
+    task = TASKS.get(config.task.name, key="task.name")()
+    task.check(config.model, config.task, config.train, image_of(images))  # what params.yaml alone cannot tell
     key = identity.run_key(config, root)
     storage = open_storage(identity.state_uri(config, key, root))
     spec = _spec(config, storage.uri, root)

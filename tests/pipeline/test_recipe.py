@@ -28,7 +28,7 @@ def test_every_recipe_builds_its_networks_and_phases(path, tmp_path):
     chosen = params.load(target)
     image = ImageSpec(channels=chosen.data.channels, size=chosen.data.image_size, class_counts=(10, 20, 30))
     task = TASKS.get(chosen.task.name)()
-    task.check(chosen.model, chosen.task, image)
+    task.check(chosen.model, chosen.task, chosen.train, image)
     play = task.build(model=chosen.model, task=chosen.task, optim=chosen.optim, train=chosen.train, image=image)
     assert play.sampled in set(play.networks)
     assert {phase.trains for phase in play.phases} == set(play.networks)
