@@ -47,7 +47,7 @@ class Job:
 
     Attributes:
         name: of the row in the table.
-        changes: laid over params.yaml in order.
+        changes: a recipe, laid over params.yaml; then what is changed in it.
         train_images: so many of the training images; None: all.
         picture: where 50 samples are shown; None: nowhere.
     """
@@ -74,8 +74,10 @@ def settings(job: Job) -> Any:
     from pipeline import params, recipe
 
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for change in job.changes:
-        recipe.lay(values, change)
+    laid, *over = job.changes
+    recipe.lay(values, laid)
+    for change in over:
+        recipe.overlay(values, change)
     return params.parse(values)
 
 
@@ -105,7 +107,10 @@ def few_images(count: int, folder: Path) -> Path:
 
 
 def images_per_second(spec: Any, *, seconds: float = MINIATURE_SECONDS) -> float:
-    """Speed of a whole training in miniature, all its stages and lazy phases included, after one that warms up."""
+    """Speed of a whole training in miniature, all its stages and lazy phases included, after one that warms up.
+
+    In CPU seconds, which one thread on a core of its own spends as fast as real ones: whatever else the machine does costs no images.
+    """
     from ganlib.training.loop import Running
 
     def run(total_images: int) -> float:
@@ -256,11 +261,11 @@ def recipe_names() -> list[str]:
 
 
 def changes_of(name: str) -> list[dict[str, Any]]:
-    """What recipe `name` lays over params.yaml; ValueError for an unknown one."""
+    """Recipe `name`; ValueError for an unknown one."""
     from ruamel.yaml import YAML
 
     if name == DEFAULT:
-        return []
+        return [{}]
     path = ROOT / "recipes" / f"{name}.yaml"
     if not path.exists():
         raise ValueError(f"--recipes {name}: no such recipe; legal: {', '.join(recipe_names())}")
@@ -377,10 +382,11 @@ def told(rows: Sequence[Row], command: str) -> str:
     done = [row for row in rows if "results" in row]
     if not done:
         return f"`{command}`"
-    seconds = [row["seconds_trained"] for row in done]
+    real, cpu = ([row[key] for row in done] for key in ("seconds_trained", "cpu_seconds_trained"))
     commits = sorted({row["commit"][:10] + row["commit"][40:] for row in done})
     return (
-        f"`{command}`: {done[0]['seconds']:g} s of training each (measured: {min(seconds):.0f} to {max(seconds):.0f}), "
+        f"`{command}`: {done[0]['seconds']:g} s of training each (found: {min(cpu):.0f} to {max(cpu):.0f} CPU seconds, "
+        f"{min(real):.0f} to {max(real):.0f} on the clock), "
         f"one thread on {done[0]['machine']}, commit {', '.join(commits)}."
     )
 

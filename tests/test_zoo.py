@@ -20,6 +20,7 @@ def row(name, fid=None, *, seed=0, **other):
         "machine": "m",
         "seconds_trained": 1.0,
     }
+    values |= {"seconds_trained": 1.4, "cpu_seconds_trained": 0.9}
     values |= {"commit": "c" * 40, "parameters": {"discriminator": 2_000, "generator": 1_000}, "status": "done"}
     if fid is not None:
         values["results"] = dict.fromkeys(zoo.SHOWN, 0.5) | {"fid": fid}
@@ -111,6 +112,13 @@ def test_a_failed_seed_is_told_beside_those_that_worked():
     text = zoo.table([row("a", 3.0), row("a", seed=1, status="diverged", failure="logits"), row("a", 5.0, seed=2, collapsed=True)])
     assert "**4.00" in text
     assert "3 seeds; 1 collapsed; diverged (seed 1): logits" in text
+
+
+def test_what_is_told_above_a_table_has_the_seconds_that_were_used():
+    text = zoo.told([row("a", 3.0), row("b", 4.0, cpu_seconds_trained=2.2), row("c", status="failed", failure="x")], "command")
+    assert "`command`: 1 s of training each (found: 1 to 2 CPU seconds, 1 to 1 on the clock)" in text
+    assert "commit cccccccccc." in text
+    assert zoo.told([], "command") == "`command`"
 
 
 def test_collapse_is_missing_classes_or_no_recall():
