@@ -189,6 +189,7 @@ LOSSES: dict[str, Changes] = {
 CURES: dict[str, Changes] = {
     "minimax": {"task": {"loss": "minimax"}},
     "+ minibatch deviation": {"model": {"discriminator": {"minibatch_stddev": True}}},
+    "+ minibatch discrimination": {"model": {"discriminator": {"minibatch_discrimination": 16}}},
     "+ feature matching": {"task": {"regularizers": {"feature_matching": {}}}},
     "+ instance noise": {"task": {"augment": {"instance_noise": {"std": 0.1, "anneal_images": 1_000_000}}}},
     "+ label smoothing": {"task": {"loss_options": {"smoothing": 0.1}}},
