@@ -1,9 +1,13 @@
-"""`python -m ganlib.catalog`: everything params.yaml can name, one line each with its paper; `--json` for programs."""
+"""`python -m ganlib.catalog [NAME ...]`: all that params.yaml can name, a line each with its paper; of a NAME its options; `--json` for programs."""
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
+from pydantic import BaseModel
+
+from ganlib import config
 from ganlib.augment import AUGMENTATIONS
 from ganlib.data.sources import SOURCES
 from ganlib.losses import LOSSES
@@ -28,26 +32,99 @@ SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
 }
 
 
-def catalog() -> dict[str, list[dict[str, str]]]:
-    """Section -> entries with `name`, `key` (where in params.yaml it can stand), `summary` and `paper` ("" where there is none)."""
-    return {
-        section: [{"name": entry.name, "key": key, "summary": entry.summary, "paper": entry.paper} for entry in registry]
+# keys of params.yaml that are settings, not names
+SETTINGS: dict[str, type[BaseModel]] = {
+    "data": config.DataConfig,
+    "model": config.ModelConfig,
+    "task": config.TaskConfig,
+    "optim": config.OptimConfig,
+    "optim.*": config.OptimizerConfig,
+    "train": config.TrainConfig,
+    "sample": config.SampleConfig,
+    "reference": config.ReferenceConfig,
+    "evaluate": config.EvaluateConfig,
+}
+
+
+def catalog() -> dict[str, list[dict[str, Any]]]:
+    """Section -> entries.
+
+    An entry has `name`, `key` (where in params.yaml it can stand), `summary`, `paper` ("" where there is none) and `options`: name -> its default and
+    what it means, where that is written down; those of a network family begin with `generator.` or `discriminator.`. The last section, `settings`,
+    holds the keys of params.yaml themselves.
+    """
+    listed: dict[str, list[dict[str, Any]]] = {
+        section: [
+            {"name": entry.name, "key": key, "summary": entry.summary, "paper": entry.paper, "options": _options(entry.value)}
+            for entry in registry
+        ]
         for section, (key, registry) in SECTIONS.items()
     }
+    listed["settings"] = [
+        {
+            "name": name,
+            "key": f"{section}.{name}",
+            "summary": option["description"],
+            "paper": "",
+            "options": {},
+            "default": option["default"],
+        }
+        for section, schema in SETTINGS.items()
+        for name, option in _fields(schema).items()
+    ]
+    return listed
+
+
+def _options(value: Any) -> dict[str, dict[str, Any]]:
+    """Of a dataclass its fields, of a network family those of both networks."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: {"default": _plain(field.default), "description": ""} for field in dataclasses.fields(value)}
+    return {
+        f"{network}.{name}": option
+        for network in ("generator", "discriminator")
+        if hasattr(value, f"{network}_options")
+        for name, option in _fields(getattr(value, f"{network}_options")).items()
+    }
+
+
+def _fields(schema: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "default": None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
+            "description": field.description or "",
+        }
+        for name, field in schema.model_fields.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if value is dataclasses.MISSING else list(value) if isinstance(value, tuple) else value
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ganlib.catalog", description=__doc__)
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    if parser.parse_args().json:
-        print(json.dumps(catalog(), indent=1))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, with their options")
+    args = parser.parse_args()
+    listed = catalog()
+    if args.names:
+        known = {entry["name"] for entries in listed.values() for entry in entries}
+        if unknown := [name for name in args.names if name not in known]:
+            parser.error(f"nothing is called {', '.join(unknown)}; `python -m ganlib.catalog` lists what there is")
+        listed = {section: [entry for entry in entries if entry["name"] in args.names] for section, entries in listed.items()}
+    if args.json:
+        print(json.dumps(listed, indent=1))
         return
-    for section, entries in catalog().items():
-        print(f"{section} ({SECTIONS[section][0]})")
+    for section, entries in listed.items():
+        if not entries or (section == "settings" and not args.names):
+            continue
+        print(f"{section} ({SECTIONS[section][0] if section in SECTIONS else 'params.yaml'})")
         width = max(len(entry["name"]) for entry in entries)
         for entry in entries:
             paper = f"  [{entry['paper']}]" if entry["paper"] else ""
             print(f"  {entry['name']:<{width}}  {entry['summary']}{paper}")
+            for name, option in entry["options"].items() if args.names else ():
+                print(f"      {name}: {json.dumps(option['default'])}{'  ' if option['description'] else ''}{option['description']}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
     listed = json.loads(
         subprocess.run([sys.executable, "-m", "ganlib.catalog", "--json"], check=True, capture_output=True, text=True).stdout
     )
+    settings = listed.pop("settings")
     assert set(listed) == {"sources", "networks", "tasks", "losses", "regularizers", "optimizers", "augmentations", "extractors", "metrics"}
     for section, entries in listed.items():
         assert [entry["name"] for entry in entries] == catalog.SECTIONS[section][1].names()
@@ -46,3 +47,19 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
     assert {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic", "began"} == {
         e["name"] for e in listed["losses"]
     }
+    families = {entry["name"]: entry["options"] for entry in listed["networks"]}
+    assert all(families[name]["generator.width"]["default"] == 32 for name in families)
+    penalties = {entry["name"]: entry["options"] for entry in listed["regularizers"]}
+    assert penalties["gradient_penalty"]["weight"]["default"] == 10.0
+    described = {entry["key"]: entry["summary"] for entry in settings}
+    assert {"task.label_noise", "model.conditional", "optim.*.max_gradient_norm", "train.logical_workers"} <= set(described)
+
+
+def test_the_catalogue_shows_the_options_of_a_name(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["catalog", "ada"])
+    catalog.main()
+    assert "target: 0.6" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["catalog", "adda"])
+    with pytest.raises(SystemExit):
+        catalog.main()
+    assert "nothing is called adda" in capsys.readouterr().err
