@@ -95,7 +95,7 @@ class DCGANDiscriminator(nn.Module):
             layers += self._level(widths[-1], fan_out, 3, options, is_first=False)
             widths, height, width = [*widths, fan_out], -(-height // 2), -(-width // 2)
         layers += [MinibatchStddev()] if options.minibatch_stddev else []
-        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.features = nn.Sequential(*layers)
         features, kernels = (widths[-1] + options.minibatch_stddev) * height * width, options.minibatch_discrimination
         self.discrimination = MinibatchDiscrimination(features, kernels) if kernels else nn.Identity()
         self.head = Head(
@@ -122,7 +122,7 @@ class DCGANDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, *, full: bool = False
     ) -> Tensor | Judgement:  # [N, C, H, W] -> logits [N] float32
-        features = self.features(with_label_maps(images, labels, self.label_maps))
+        features = self.features(with_label_maps(images, labels, self.label_maps)).flatten(1)
         judgement = self.head(self.discrimination(features), labels)
         return judgement if full else judgement.logits
 

@@ -21,10 +21,9 @@ def test_the_tiny_recipe_learns_the_tiny_data(make_spec, tiny_data):
     )
     state = train(spec)
     network = state.ema.module
-    calibrate_generator(network, spec.model, spec.train)
-    fake = sampling.generate(network, sampling.Prior(latent_dim=8, distribution="normal").seeded(9, range(200)), batch_images=100).astype(
-        float
-    )
+    prior = sampling.Prior(latent_dim=8, distribution="normal")
+    calibrate_generator(network, prior, spec.train)
+    fake = sampling.generate(network, prior.seeded(9, range(200)), batch_images=100).astype(float)
     real = ArrowImages(tiny_data).slice(0, 200).astype(float)
 
     def bright_side(images):  # left minus right, top minus bottom: two modes far apart
