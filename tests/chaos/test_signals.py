@@ -151,12 +151,20 @@ def living(clone) -> Iterator[psutil.Process]:
 
 
 def processes_of(clone) -> list[str]:
-    return [" ".join([str(process.pid), process.name(), *process.cmdline()])[:200] for process in living(clone)]
+    return [line for process in living(clone) if (line := described(process))]
+
+
+def described(process: psutil.Process) -> str:
+    """Its pid, name and command; empty for one that has ended in between."""
+    try:
+        return " ".join([str(process.pid), process.name(), *process.cmdline()])[:200]
+    except psutil.Error:
+        return ""
 
 
 def worker_of(clone) -> psutil.Process:
     """One of the workers that train."""
-    return next(process for process in living(clone) if process.name().startswith("ray::RayTrain"))
+    return next(process for process in living(clone) if " ray::RayTrain" in described(process))
 
 
 def runs(clone) -> list[str]:
