@@ -75,16 +75,18 @@ def torchrun(specs, processes: int) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("settings", [HARD, RELATIVISTIC], ids=["hard", "relativistic"])
-def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec, settings):
-    alone = make_spec("alone", **settings)
-    train(alone)
-    expected = parts_of(alone.folder)
-    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses"} <= set(expected)
+def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec):
+    cases = {"hard": HARD, "relativistic": RELATIVISTIC}
+    expected = {}
+    for name, settings in cases.items():
+        alone = make_spec(f"{name} alone", **settings)
+        train(alone)
+        expected[name] = parts_of(alone.folder)
+    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses"} <= set(expected["hard"])
     for processes in (2, 4):
-        spec = make_spec(f"processes{processes}", **settings)
-        torchrun([spec], processes)
-        assert parts_of(spec.folder) == expected, processes
+        specs = {name: make_spec(f"{name} {processes}", **settings) for name, settings in cases.items()}
+        torchrun(list(specs.values()), processes)
+        assert {name: parts_of(spec.folder) for name, spec in specs.items()} == expected, processes
 
 
 @pytest.mark.heavy
