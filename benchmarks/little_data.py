@@ -7,6 +7,7 @@ FID against the whole test split; everything else, resuming included, as in benc
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def jobs(seeds: list[int], seconds: float, train_images: int) -> list[zoo.Job]:
+def jobs(recipes: Sequence[str], seeds: list[int], seconds: float, train_images: int) -> list[zoo.Job]:
     return [
         zoo.Job(
             name=f"{base}, {name}, {train_images} images",
@@ -33,7 +34,7 @@ def jobs(seeds: list[int], seconds: float, train_images: int) -> list[zoo.Job]:
             train_images=train_images,
         )
         for seed in seeds
-        for base in BASES
+        for base in recipes
         for name, augment in AUGMENTATIONS.items()
     ]
 
@@ -42,14 +43,15 @@ def main() -> None:
     from ganlib.files import write_json
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=BASES, metavar="NAME")
     parser.add_argument("--seconds", type=float, default=120.0, help="of training, each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--train-images", type=int, default=1000)
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, one core each")
     parser.add_argument("--work", type=Path, default=ROOT / ".zoo", help="scratch folder: states and results")
     args = parser.parse_args()
-    rows = zoo.run_jobs(jobs(args.seeds, args.seconds, args.train_images), work=args.work.resolve(), parallel=args.parallel)
-    command = f"python benchmarks/little_data.py --seconds {args.seconds:g} --seeds {' '.join(map(str, args.seeds))}"
+    rows = zoo.run_jobs(jobs(args.recipes, args.seeds, args.seconds, args.train_images), work=args.work.resolve(), parallel=args.parallel)
+    command = f"python benchmarks/little_data.py --recipes {' '.join(args.recipes)} --seconds {args.seconds:g} --seeds {' '.join(map(str, args.seeds))}"
     zoo.PICTURES.mkdir(parents=True, exist_ok=True)
     write_json(zoo.PICTURES / "little_data.json", rows)
     zoo.write_page({"little_data": zoo.told(rows, command) + "\n\n" + zoo.table(rows, link=str)})
