@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".zoo", help="scratch folder: states and results")
     args = parser.parse_args()
     rows = zoo.run_jobs(jobs(args.recipes, args.seeds, args.seconds, args.train_images), work=args.work.resolve(), parallel=args.parallel)
-    command = f"python benchmarks/little_data.py --recipes {' '.join(args.recipes)} --seconds {args.seconds:g} --seeds {' '.join(map(str, args.seeds))}"
+    chosen = f"--recipes {' '.join(args.recipes)} --seconds {args.seconds:g} --seeds {' '.join(map(str, args.seeds))}"
+    command = f"python benchmarks/little_data.py {chosen}"
     zoo.PICTURES.mkdir(parents=True, exist_ok=True)
     write_json(zoo.PICTURES / "little_data.json", rows)
     zoo.write_page({"little_data": zoo.told(rows, command) + "\n\n" + zoo.table(rows, link=str)})

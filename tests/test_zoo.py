@@ -152,7 +152,7 @@ def test_a_recipe_is_laid_as_the_command_lays_it(name, tmp_path):
 
 
 def test_little_data_changes_the_augmentation_alone():
-    for job in little_data.jobs([0], 1.0, 1000):
+    for job in little_data.jobs(little_data.BASES, [0], 1.0, 1000):
         base, augmentation, _ = job.name.split(", ")
         plain = zoo.settings(zoo.Job(name=base, seed=0, seconds=1.0, changes=zoo.changes_of(base)))
         found = zoo.settings(job)
