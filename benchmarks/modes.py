@@ -215,8 +215,8 @@ FAMILIES: dict[str, Changes] = {
 def plain(data: str) -> dict[str, Any]:
     """Settings of every method on `data`, before its changes.
 
-    The ring asks how well a mixture is learnt: equal learning rates, two latents. The grid asks who collapses: 256 latents and a generator that learns
-    ten times as fast as its discriminator (arXiv:1611.02163, appendix A), which is what makes it run after one place.
+    The ring asks how well a mixture is learnt: equal learning rates, two latents. The grid asks who collapses: 256 latents and a generator that
+    learns ten times as fast as its discriminator (arXiv:1611.02163, appendix A), which is what makes it run after one place.
     """
     generator = {"name": "adam", "lr": 1e-3 if data == "grid" else 2e-3, "options": {"betas": [0.5, 0.999]}}
     discriminator = generator | {"lr": 1e-4} if data == "grid" else generator
