@@ -6,7 +6,7 @@
 Every training has the same CPU seconds, the step is the project's own, and the generator is measured as it stands at the end, without a moving
 average, which would mix the modes a collapsed training jumps between. The ring and the grid have the centres of PacGAN's (arXiv:1712.04086, section
 4.1) scaled into [-1, 1]; their Gaussians are two to four times as wide, because these trainings are short. The stacked digits are scikit-learn's,
-8x8, where the published figures are of MNIST.
+8x8, where the published figures are of MNIST. Data, methods, counting and the page stand in one file: nothing else uses them.
 """
 
 import argparse

@@ -7,6 +7,7 @@
 Needs `dvc repro reference` for labelled images, Fashion-MNIST as params.yaml stands. A training first runs in miniature, so that its speed is
 known, then for `speed x seconds` images: decays, fades and stages fit into the time. The moving average is measured as the evaluate stage does.
 A (recipe, seed) that is done is not trained again unless its settings changed; a divergence is a result, any other failure is tried again.
+Training, measuring and the page stand in one file because benchmarks/little_data.py is the same three with other changes.
 """
 
 import argparse

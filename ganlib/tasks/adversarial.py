@@ -39,7 +39,7 @@ class Rules:
         """D's loss on real and generated images, plus the terms that are due at every step."""
         loss: Loss = self.steering[LOSS]
         moment = self._moment(nets, shard, scalars, trains_generator=False)
-        moment.fake  # noqa: B018 - first, as an algorithm box has it
+        moment.fake  # noqa: B018 - made before D is called: layers that draw (dropout, noise) draw in this order
         real_logits, fake_logits = moment.real_judgement.logits, moment.fake_judgement.logits
         scalars.add(LOGIT_REAL, real_logits)
         scalars.add(LOGIT_FAKE, fake_logits)
