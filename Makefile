@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro test check exact chaos zoo lock results clean-state
+.PHONY: setup repro test check exact chaos zoo lock results deps clean-state
 KILLS ?= 100
 SECONDS ?= 120
 SEEDS ?= 0
@@ -50,6 +50,9 @@ zoo: setup
 lock: setup
 	@(echo "# Locked by 'make lock' from requirements.in; torch is left out, so that pip's own settings choose its build (Makefile: TORCH)."; \
 	  $(BIN)/pip freeze --exclude torch | grep -ivE '^(nvidia|triton|torch==)') > requirements.txt
+
+deps: setup
+	@python -m pipeline.deps
 
 clean-state:
 	rm -rf state

@@ -163,9 +163,9 @@ def checkpoint_turns(spec: "TrainingSpec", *, turns: int, every_images: int) -> 
 
 
 def measure_checkpoints(scratch: Path, data: Path, *, turns: int, every_images: int) -> dict[str, Any]:
-    from pipeline import params
+    from pipeline import preflight
 
-    train = params.load().train
+    train = preflight.load().train
     interval = train.checkpoint_interval_images  # what the answer is scaled to
     spec = scratch / "checkpoints.json"
     spec.write_text(changed(specification(scratch / "checkpoints", data, 10**9, 1), checkpoint_interval_images=interval))
@@ -179,13 +179,13 @@ def measure_checkpoints(scratch: Path, data: Path, *, turns: int, every_images: 
 
 def train_on_ray(spec: "TrainingSpec") -> None:
     """The training that loses workers; SIGTERM ends it."""
-    from pipeline import ray_backend
-    from pipeline.params import ClusterConfig
+    from pipeline.driver import ray_driver
+    from pipeline.driver.settings import ClusterConfig
 
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     cluster = ClusterConfig.model_validate({"workers": spec.train.logical_workers, "max_failures": 100})
-    ray_backend.run(spec, cluster, stopping=stopping)
+    ray_driver.run(spec, cluster, stopping=stopping)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

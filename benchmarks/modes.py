@@ -352,7 +352,7 @@ def draw(pictures: dict[tuple[str, str], np.ndarray], sources: dict[str, Mixture
     """Generated points over real ones: a column a method, the ring above the grid."""
     from matplotlib.figure import Figure
 
-    from pipeline.plots import FAKE, GREY, REAL
+    from pipeline.report.plots import FAKE, GREY, REAL
 
     names = list(dict.fromkeys(name for _, name in pictures))
     data = list(dict.fromkeys(kind for kind, _ in pictures))

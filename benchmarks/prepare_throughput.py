@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ganlib.config import DataConfig
 from ganlib.data.arrow import read_manifest
+from ganlib.data.settings import DataConfig
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 

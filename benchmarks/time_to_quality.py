@@ -44,9 +44,10 @@ def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
     from ganlib.training.hooks import calibrate_generator
     from ganlib.training.loop import TrainingSpec, image_of
     from ganlib.training.state import BundleStore
-    from pipeline import params, ray_backend
+    from pipeline import preflight
+    from pipeline.driver import ray_driver
 
-    config = params.load()
+    config = preflight.load()
     with tempfile.TemporaryDirectory() as folder:
         spec = TrainingSpec(
             data=str(ROOT / "data" / "prepared" / "train.arrow"),
@@ -56,7 +57,7 @@ def ours(seed: int, total_images: int, num_images: int) -> tuple[float, float]:
             optim=config.optim,
             train=config.train.model_copy(update={"seed": seed, "total_images": total_images}),
         )
-        ray_backend.run(spec, config.cluster)
+        ray_driver.run(spec, config.cluster)
         bundle, _ = BundleStore(open_storage(folder), keep=1).newest()
         assert bundle is not None
     interval, done, seconds = 0, 0, 0.0
@@ -81,9 +82,9 @@ def peer(script: Path, seconds: float) -> tuple[float, dict[str, object]]:
 
 
 def main() -> None:
-    from pipeline import params
+    from pipeline import preflight
 
-    config = params.load()
+    config = preflight.load()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--total-images", type=int, default=config.train.total_images)

@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 
 def specification(folder: Path, data: Path, images: int, threads: int) -> str:
     from ganlib.training.loop import TrainingSpec
-    from pipeline import params
+    from pipeline import preflight
 
-    config = params.load()
+    config = preflight.load()
     quiet = {
         "total_images": images,
         "log_interval_images": max(1000, images // 5),
@@ -158,10 +158,10 @@ def paired(spec: "TrainingSpec", *, turns: int, steps: int = 12) -> dict[str, fl
 
 
 def on_ray(spec: "TrainingSpec", workers: int) -> None:
-    from pipeline import ray_backend
-    from pipeline.params import ClusterConfig
+    from pipeline.driver import ray_driver
+    from pipeline.driver.settings import ClusterConfig
 
-    ray_backend.run(spec, ClusterConfig.model_validate({"workers": workers}))
+    ray_driver.run(spec, ClusterConfig.model_validate({"workers": workers}))
 
 
 def main() -> None:

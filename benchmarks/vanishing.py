@@ -121,7 +121,7 @@ def markdown(curves: dict[str, Any], marks: list[int], shown: list[int]) -> str:
 def draw(curves: dict[str, Any], marks: list[int], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from pipeline.plots import GREY
+    from pipeline.report.plots import GREY
 
     figure = Figure(figsize=(8, 3.8))
     axes = figure.add_subplot()

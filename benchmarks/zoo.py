@@ -70,16 +70,14 @@ class Job:
 
 def settings(job: Job) -> Any:
     """params.yaml with the changes of `job`; ValueError where they do not fit."""
-    from ruamel.yaml import YAML
+    from pipeline import edit, preflight
 
-    from pipeline import params, recipe
-
-    values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = edit.plain(ROOT / "params.yaml")
     laid, *over = job.changes
-    recipe.lay(values, laid)
+    edit.lay(values, laid)
     for change in over:
-        recipe.overlay(values, change)
-    return params.parse(values)
+        edit.overlay(values, change)
+    return preflight.parse(values)
 
 
 def digest(job: Job) -> str:

@@ -7,16 +7,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ganlib import config
 from ganlib.augment import AUGMENTATIONS
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.losses import LOSSES
 from ganlib.metrics import EXTRACTORS, METRICS
+from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.models import MODELS
-from ganlib.optim import OPTIMIZERS
+from ganlib.models.settings import ModelConfig
+from ganlib.optim import OPTIMIZERS, OptimConfig, OptimizerConfig
 from ganlib.registry import Registry
 from ganlib.regularizers import REGULARIZERS
+from ganlib.sample_settings import SampleConfig
 from ganlib.tasks import TASKS
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 # section -> (key of params.yaml, registry)
 SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
@@ -34,15 +39,15 @@ SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
 
 # keys of params.yaml that are settings, not names
 SETTINGS: dict[str, type[BaseModel]] = {
-    "data": config.DataConfig,
-    "model": config.ModelConfig,
-    "task": config.TaskConfig,
-    "optim": config.OptimConfig,
-    "optim.*": config.OptimizerConfig,
-    "train": config.TrainConfig,
-    "sample": config.SampleConfig,
-    "reference": config.ReferenceConfig,
-    "evaluate": config.EvaluateConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "optim": OptimConfig,
+    "optim.*": OptimizerConfig,
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "reference": ReferenceConfig,
+    "evaluate": EvaluateConfig,
 }
 
 

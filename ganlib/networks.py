@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import dist
-from ganlib.config import TrainConfig
+from ganlib.train_settings import TrainConfig
 
 
 class Networks:

@@ -3,13 +3,33 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from ganlib.config import OptimConfig, OptimizerConfig, construct
+from ganlib.config import Section, construct
 from ganlib.registry import Registry
+
+
+class OptimizerConfig(Section):
+    """One optimizer's specification; `options` belong to the named optimizer."""
+
+    name: str = Field("adam", description="a registered optimizer")
+    lr: float = Field(gt=0)
+    options: dict[str, Any] = Field(default_factory=dict, description="for example betas: [0.5, 0.99]")
+    max_gradient_norm: float | None = Field(None, gt=0, description="a longer gradient is scaled down to this norm (gradient clipping)")
+
+
+class OptimConfig(Section):
+    """An optimizer per network and the learning-rate schedule they share."""
+
+    generator: OptimizerConfig
+    discriminator: OptimizerConfig
+    warmup_images: int = Field(0, ge=0, description="the learning rate rises linearly from 0 over this many images")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="how the learning rate falls to 0 at total_images")
+    decay_from: float = Field(0.0, ge=0, lt=1, description="share of total_images before the fall begins")
 
 
 class OptimizerSpec(Protocol):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ganlib import models
 from ganlib.augment.flip import HorizontalFlip
 from ganlib.augment.moves import draw_shifts, translate
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec, Judgement
+from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.registry import Registry
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec, known_to
+from ganlib.models.settings import ModelConfig
 
 Distribution = Literal["normal", "uniform"]
 

@@ -15,8 +15,8 @@ from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle
-from pipeline import curves
-from pipeline.tracking import TrainingFacts
+from pipeline.report import curves
+from pipeline.tracking.outbox import TrainingFacts
 
 
 def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:

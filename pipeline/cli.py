@@ -15,6 +15,17 @@ WATCH_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def run_stage(main: Callable[[], None]) -> None:
+    """`run` of a stage: the whole of params.yaml is checked before any of its work."""
+    from pipeline import preflight
+
+    def checked() -> None:
+        preflight.load()
+        main()
+
+    run(checked)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`. ValueError and OSError are printed to stderr without a traceback and exit with 1, Ctrl-C exits with 130.
 

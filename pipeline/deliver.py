@@ -11,7 +11,9 @@ import argparse
 import sys
 import textwrap
 
-from pipeline import cli, outbox, params, tracking
+from pipeline import cli, preflight
+from pipeline.tracking import outbox
+from pipeline.tracking.delivery import deliver_pending
 
 
 def main() -> None:
@@ -22,11 +24,11 @@ def main() -> None:
     )
     parser.add_argument("--limit-seconds", type=float, default=3600.0, help="give up after so long (default: %(default)g)")
     arguments = parser.parse_args()
-    config = params.load()
-    lines = tracking.deliver_pending(config, limit_seconds=arguments.limit_seconds)
+    config = preflight.load()
+    lines = deliver_pending(config.tracking, config.train.state_uri, limit_seconds=arguments.limit_seconds)
     for line in lines:
         print(line)
-    left = outbox.pending(config)
+    left = outbox.pending(config.train.state_uri)
     for storage, waiting in left:
         print(f"not delivered: training {waiting.run_key[:12]} ({storage.uri})")
     if not lines:

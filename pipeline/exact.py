@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
-from ruamel.yaml import YAML
 
-from ganlib.config import DataConfig
+from ganlib.data.settings import DataConfig
 from ganlib.storage import open_storage
 from ganlib.training.fingerprint import fingerprint
 from ganlib.training.loop import TrainingSpec
 from ganlib.training.state import BundleStore
-from pipeline import cli, params, recipe
-from pipeline.params import ROOT, ClusterConfig, Params
+from pipeline import cli, edit, preflight
+from pipeline.driver.settings import ClusterConfig
+from pipeline.params import ROOT
+from pipeline.schema import Params
 
 LOGICAL_WORKERS = 4
 # Everything that has broken exactness somewhere, at once. A recipe is laid over it.
@@ -75,16 +76,12 @@ def settings(recipe_file: Path | None, images: int) -> Params:
     Raises:
         ValueError: the recipe cannot be read or does not fit.
     """
-    yaml = YAML(typ="safe", pure=True)
-    values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    recipe.overlay(values, HARD)
+    values = edit.plain(ROOT / "params.yaml")
+    edit.overlay(values, HARD)
     if recipe_file is not None:
-        changes = yaml.load(recipe_file.read_text(encoding="utf-8"))
-        if not isinstance(changes, dict):
-            raise ValueError(f"{recipe_file} holds {type(changes).__name__}, expected a mapping of sections")
-        recipe.overlay(values, changes)
-    recipe.overlay(values, small(images))
-    return params.parse(values)
+        edit.overlay(values, edit.plain(recipe_file))
+    edit.overlay(values, small(images))
+    return preflight.parse(values)
 
 
 def prepare_digits(config: DataConfig, folder: Path) -> Path:
@@ -212,10 +209,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2560, help="real images a run")
     args = parser.parse_args()
     if args.on_ray:
-        from pipeline import ray_backend
+        from pipeline.driver import ray_driver
 
         spec = TrainingSpec.model_validate_json(args.spec.read_text())
-        ray_backend.run(spec, ClusterConfig.model_validate({"workers": args.on_ray}))
+        ray_driver.run(spec, ClusterConfig.model_validate({"workers": args.on_ray}))
         return
     config = settings(args.recipe, args.images)
     prints: dict[str, dict[str, str]] = {}

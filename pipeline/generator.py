@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganlib import models
-from ganlib.config import ModelConfig
 from ganlib.models import MODELS, ImageSpec, build_generator
+from ganlib.models.settings import ModelConfig
 from ganlib.sampling import Inputs, Prior
 
 

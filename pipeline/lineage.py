@@ -14,8 +14,8 @@ from ganlib.files import sha256_file
 from pipeline.params import ROOT
 
 PACKAGES = ("ganlib", "pipeline")
-# Imports that cannot change a result: they refuse bad settings or list names, and are left out of every closure.
-INERT = frozenset({"pipeline.preflight"})
+# Imports that cannot change a result, left out of every closure: they refuse bad settings, or say how a stage starts and ends.
+INERT = frozenset({"pipeline.preflight", "pipeline.cli"})
 
 
 def git_commit(root: Path = ROOT) -> str:

@@ -1,7 +1,8 @@
-"""Does params.yaml name things that exist and fit together? Refuses or stays silent, so no stage's result depends on this file."""
+"""The whole of params.yaml before any work: does it name things that exist and fit together? Refuses or stays silent, so no result depends on it."""
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ganlib import augment, models, optim
@@ -10,10 +11,35 @@ from ganlib.data.sources import SOURCES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
 from ganlib.tasks import TASKS
-from pipeline import generator
-from pipeline.params import Params
+from pipeline import generator, schema
+from pipeline import params as params_file
+from pipeline.params import ParamsError
+from pipeline.schema import Params
 
 STORE_OPTIONS = frozenset({"endpoint_override", "scheme", "region"})  # what may stand after `?` of an s3:// address (ganlib.storage)
+
+
+def load(path: Path | None = None) -> Params:
+    """params.yaml of this project, checked.
+
+    Raises:
+        ParamsError: unreadable YAML, unknown keys, wrong types or values, unknown names, things that do not fit together.
+    """
+    return parse(params_file.read(path))
+
+
+def parse(values: dict[str, Any]) -> Params:
+    """A parsed params.yaml, checked.
+
+    Raises:
+        ParamsError: one line a problem.
+    """
+    params = schema.parse(values)
+    try:
+        check(params)
+    except ValueError as error:
+        raise ParamsError(f"params.yaml cannot be used:\n{error}") from None
+    return params
 
 
 def check(params: Params) -> None:
@@ -21,7 +47,7 @@ def check(params: Params) -> None:
     counts = (1, 1) if params.model.conditional else ()  # which classes there are is known only with the data
     image = ImageSpec(channels=params.data.channels, size=params.data.image_size, class_counts=counts)
     problems = []
-    for attempt in (
+    for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
         lambda: models.check(params.model, image),
         lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, params.train, image),
@@ -35,7 +61,7 @@ def check(params: Params) -> None:
         lambda: _check_state(params),
     ):
         try:
-            attempt()
+            look()
         except ValueError as error:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
-from pipeline import cli, params, tracking
+from pipeline import cli, params
 from pipeline.params import ROOT
+from pipeline.tracking.settings import TrackingConfig
+from pipeline.tracking.store import tracking_uri
 
 
 def describe(root: Path, tracking_uri: str) -> str:
@@ -29,8 +31,7 @@ def describe(root: Path, tracking_uri: str) -> str:
 
 
 def main() -> None:
-    config = params.load()
-    print(describe(ROOT, tracking.tracking_uri(config)))
+    print(describe(ROOT, tracking_uri(params.section("tracking", TrackingConfig))))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline import edit
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY: dict[str, dict[str, Any]] = {
     "data": {"source": "digits", "image_size": [8, 8]},
@@ -48,16 +50,11 @@ class Clone:
 
     def set(self, **changes: object) -> None:
         """Change params.yaml: set(sample__seed=3)."""
-        yaml, path = YAML(), self.root / "params.yaml"
-        values = yaml.load(path.read_text())
+        path = self.root / "params.yaml"
+        values = edit.document(path)
         for key, value in changes.items():
-            section = values
-            *parents, last = key.split("__")
-            for part in parents:
-                section = section[part]
-            section[last] = value
-        with path.open("w") as file:
-            yaml.dump(values, file)
+            edit.set_value(values, key.replace("__", "."), value)
+        edit.write(values, path)
 
     def lock(self) -> dict[str, str]:
         """Output path -> hash, as dvc.lock has them."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import little_data, modes, vanishing, zoo
-from pipeline import params, recipe
+from pipeline import preflight, recipe
 
 
 def row(name, fid=None, *, seed=0, **other):
@@ -148,7 +148,7 @@ def test_a_recipe_is_laid_as_the_command_lays_it(name, tmp_path):
     target.write_text((zoo.ROOT / "params.yaml").read_text())
     recipe.apply(zoo.ROOT / "recipes" / f"{name}.yaml", target)
     job = zoo.Job(name=name, seed=0, seconds=1.0, changes=zoo.changes_of(name))
-    assert zoo.settings(job) == params.load(target)
+    assert zoo.settings(job) == preflight.load(target)
 
 
 def test_little_data_changes_the_augmentation_alone():

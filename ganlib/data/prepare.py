@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ganlib.config import DataConfig
 from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
 from ganlib.data.contract import Contract, Converted
 from ganlib.data.decode import BrokenImage, Conversion, convert, strict_decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
+from ganlib.data.settings import DataConfig
 from ganlib.data.splits import assign, content_digest
 from ganlib.files import require_space
 

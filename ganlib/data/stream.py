@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ganlib import rng, sampling
 from ganlib.augment import Augmentation
-from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.sampling import Inputs, Prior
+from ganlib.train_settings import TrainConfig
 
 
 class Shard:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.settings import EvaluateConfig
 
 COVERED_SHARE = 0.1  # a class counts as covered when it has at least a tenth of its share of the real images
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.neighbours import nearest
+from ganlib.metrics.settings import EvaluateConfig
 
 EXTRACT_BATCH_IMAGES = 500  # fixed: which kernel multiplies a matrix depends on its height, so a batch size is part of the numerics
 WEIGHTS_FILE = "extractor.safetensors"

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
+from ganlib.metrics.settings import EvaluateConfig
 
 CHUNK_ROWS = 1024
 

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.settings import EvaluateConfig
 
 NEAR_QUANTILE = 0.01  # "too close" is what one real image in a hundred is, by chance
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ganlib import rng
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import normal, wilson
 from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
+from ganlib.metrics.settings import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ganlib import rng
-from ganlib.config import ModelConfig, Section, options
+from ganlib.config import Section, options
+from ganlib.models.settings import ModelConfig
 from ganlib.registry import Registry
 
 

@@ -7,13 +7,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ganlib.config import ModelConfig, OptimConfig, TaskConfig, TrainConfig
 from ganlib.data.stream import Shard
 from ganlib.models import ImageSpec
+from ganlib.models.settings import ModelConfig
 from ganlib.networks import Networks, View
+from ganlib.optim import OptimConfig
 from ganlib.registry import Registry
 from ganlib.scalars import ShardScalars
 from ganlib.steering import Steering
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 PhaseLoss = Callable[[View, Shard, ShardScalars], Tensor]  # per-sample losses [n] of one shard
 

@@ -7,16 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import augment, models, optim
-from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig, construct, options
+from ganlib.config import Section, construct, options
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
+from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
+from ganlib.optim import OptimConfig
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option, trained_by
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
 

@@ -8,11 +8,15 @@ from pydantic import Field
 from torch import Tensor
 
 from ganlib import models
-from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig, options
+from ganlib.config import Section, options
 from ganlib.models import ImageSpec
 from ganlib.models.layers.sizes import doublings
+from ganlib.models.settings import ModelConfig
+from ganlib.optim import OptimConfig
 from ganlib.tasks import TASKS, Play
 from ganlib.tasks.adversarial import check_parts, play
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 
 class ProgressiveOptions(Section):

@@ -11,13 +11,13 @@ import torch
 
 from ganlib import dist, sampling
 from ganlib.checks import require_finite
-from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
 from ganlib.pictures import grid_png
 from ganlib.rng import generator
 from ganlib.sampling import Inputs, Prior
 from ganlib.sliced_wasserstein import sliced_wasserstein
+from ganlib.train_settings import TrainConfig
 from ganlib.training.journal import Background, Journal
 from ganlib.training.state import BundleStore, TrainState
 

@@ -8,15 +8,19 @@ import torch
 from pydantic import Field
 
 from ganlib import augment, dist, sampling
-from ganlib.config import ModelConfig, OptimConfig, Section, TaskConfig, TrainConfig
+from ganlib.config import Section
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
 from ganlib.ema import Ema
 from ganlib.models import ImageSpec
+from ganlib.models.settings import ModelConfig
 from ganlib.networks import Networks
+from ganlib.optim import OptimConfig
 from ganlib.scalars import Scalars
 from ganlib.storage import open_storage
 from ganlib.tasks import TASKS, Play
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
 from ganlib.training.state import Bundle, BundleStore, TrainState

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ganlib import optim, rng
 from ganlib.checks import all_finite
-from ganlib.config import OptimConfig, TrainConfig
 from ganlib.data.stream import BatchStream
+from ganlib.optim import OptimConfig
 from ganlib.tasks import Phase
+from ganlib.train_settings import TrainConfig
 from ganlib.training.state import TrainState
 
 

@@ -10,13 +10,19 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ganlib.checks import require_finite
-from ganlib.config import EvaluateConfig
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, atomic_write, sha256_file
 from ganlib.metrics import METRICS, interface
 from ganlib.metrics.memorization import nearest_pairs
 from ganlib.metrics.reference_store import Reference
-from pipeline import cli, params, plots, report
+from ganlib.metrics.settings import EvaluateConfig
+from ganlib.train_settings import TrainConfig
+from pipeline import cli, params
+from pipeline.report import page, plots
+from pipeline.tracking.delivery import deliver_pending
+from pipeline.tracking.evaluation import log_evaluation
+from pipeline.tracking.settings import TrackingConfig
+from pipeline.tracking.store import Unanswered
 
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
@@ -97,25 +103,23 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.num_classes)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
-    atomic_write(root / "reports" / "report.html", report.render(root, result).encode())
+    atomic_write(root / "reports" / "report.html", page.render(root, result).encode())
     return result
 
 
 def main() -> None:
-    settings = params.load()
-    result = evaluate(settings.evaluate, root=params.ROOT)
+    result = evaluate(params.section("evaluate", EvaluateConfig), root=params.ROOT)
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     # ---- the one place that tells the tracking server ----
-    from pipeline import tracking  # here, because it loads MLflow and `evaluate` itself needs none
-
-    for line in tracking.deliver_pending(settings, limit_seconds=DELIVERY_SECONDS):
+    tracking = params.section("tracking", TrackingConfig)
+    for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
     try:
-        print(f"MLflow: {tracking.log_evaluation(settings)}")
-    except tracking.Unanswered as problem:  # the numbers are on disk; `register` tells them, and insists
+        print(f"MLflow: {log_evaluation(tracking)}")
+    except Unanswered as problem:  # the numbers are on disk; `register` tells them, and insists
         print(f"warning: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ganlib.config import DataConfig
 from ganlib.data.raw import SourceInfo
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.files import atomic_folder
 from pipeline import cli, params
@@ -21,11 +21,11 @@ def fetch(config: DataConfig, root: Path) -> SourceInfo:
 
 
 def main() -> None:
-    info = fetch(params.load().data, params.ROOT)
+    info = fetch(params.section("data", DataConfig), params.ROOT)
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
     print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

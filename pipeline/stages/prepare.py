@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ganlib.config import DataConfig
 from ganlib.data.prepare import prepare_images
+from ganlib.data.settings import DataConfig
 from ganlib.files import atomic_folder, write_json
 from pipeline import cli, params
 
@@ -25,7 +25,7 @@ def prepare(config: DataConfig, root: Path, *, processes: int | None = None) -> 
 
 
 def main() -> None:
-    report = prepare(params.load().data, params.ROOT)
+    report = prepare(params.section("data", DataConfig), params.ROOT)
     images, copies = report["images"], report["duplicates"]["extra_copies"]
     print(
         f"prepared {images['total']:,} images: train {images['train']:,}, val {images['val']:,}, test {images['test']:,}; "
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from ganlib import rng
-from ganlib.config import ReferenceConfig
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, write_json
 from ganlib.metrics import EXTRACTORS, interface, reference_store
 from ganlib.metrics.fid import moments
+from ganlib.metrics.settings import ReferenceConfig
 from pipeline import cli, params
 
 MAX_TRAIN_IMAGES = 100_000  # of the train split, for the search of nearest training images: 51 MB of features
@@ -68,11 +68,11 @@ def reference(config: ReferenceConfig, *, root: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    result = reference(params.load().reference, root=params.ROOT)
+    result = reference(params.section("reference", ReferenceConfig), root=params.ROOT)
     accuracy = ", ".join(f"{value:.3f} on {name}" for name, value in result["accuracy"].items()) or "not measured"
     counts = ", ".join(f"{name} {count:,}" for name, count in result["images"].items())
     print(f"extractor {result['extractor']} {result['extractor_sha256'][:12]}: accuracy {accuracy}; features of {counts}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

@@ -4,15 +4,20 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import cli, generator, lineage, params, registration, tracking
-from pipeline.params import ROOT, Params
+from ganlib.train_settings import TrainConfig
+from pipeline import cli, generator, lineage, params
+from pipeline.params import ROOT
+from pipeline.tracking import registration
+from pipeline.tracking.delivery import deliver_pending
+from pipeline.tracking.evaluation import log_evaluation
+from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 
 EXAMPLE_SEED = 0
 MEASURED = frozenset({"generator_sha256", "truncation"})  # in a protocol, what was measured; the rest is how
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def register(config: Params, root: Path = ROOT) -> registration.Registration:
+def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT) -> registration.Registration:
     """Register the generator when its content is new; write reports/registration.json.
 
     Raises:
@@ -20,7 +25,7 @@ def register(config: Params, root: Path = ROOT) -> registration.Registration:
     """
     trained = generator.load(root / "models")
     report = json.loads((root / "reports" / "evaluation.json").read_text())
-    metric = config.register_.metric
+    metric = config.metric
     if metric not in report:
         legal = ", ".join(key for key, value in report.items() if isinstance(value, int | float))
         raise ValueError(f"register.metric={metric!r} is not in reports/evaluation.json; legal: {legal}")
@@ -29,6 +34,7 @@ def register(config: Params, root: Path = ROOT) -> registration.Registration:
     sha256 = trained.facts["sha256"]
     outcome = registration.register_generator(
         config,
+        tracking,
         generator=served,
         example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
         words=served.words,
@@ -51,14 +57,14 @@ def register(config: Params, root: Path = ROOT) -> registration.Registration:
 
 
 def main() -> None:
-    config = params.load()
-    for line in tracking.deliver_pending(config, limit_seconds=DELIVERY_SECONDS):
+    tracking = params.section("tracking", TrackingConfig)
+    for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
-    outcome = register(config)
+    outcome = register(params.section("register", RegisterConfig), tracking)
     new = "new" if outcome.is_new else "known already"
     print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
-    print(f"MLflow: {tracking.log_evaluation(config)}")  # unless `evaluate` could do it
+    print(f"MLflow: {log_evaluation(tracking)}")  # unless `evaluate` could do it
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

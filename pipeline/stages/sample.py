@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import torch
 
 from ganlib import sampling
-from ganlib.config import SampleConfig
 from ganlib.files import atomic_folder
 from ganlib.pictures import NOTICE, grid_png
+from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
 from pipeline import cli, generator, params
 from pipeline.params import ROOT
@@ -107,10 +107,10 @@ def write_parquet(
 
 
 def main() -> None:
-    config = params.load().sample
+    config = params.section("sample", SampleConfig)
     sample(config)
     print(f"samples/: {config.num_images:,} images, grid.png, interpolation.png")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

@@ -9,13 +9,21 @@ from ganlib.storage import Storage, open_storage
 from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
-from pipeline import artifacts, cli, identity, lineage, params, ray_backend, tracking
-from pipeline.follow import Console, Listener, following
-from pipeline.lock import LockedError, StateLock
-from pipeline.params import ROOT, Params
+from pipeline import artifacts, cli, identity, lineage, params
+from pipeline.driver import ray_cluster, ray_driver
+from pipeline.driver.failures import ClusterError
+from pipeline.driver.lock import LockedError, StateLock
+from pipeline.identity import TrainingParams
+from pipeline.params import ROOT
+from pipeline.state_address import state_uri
+from pipeline.tracking.console import Console
+from pipeline.tracking.delivery import deliver_pending
+from pipeline.tracking.follow import Listener, following
+from pipeline.tracking.outbox import TrainingFacts
+from pipeline.tracking.training_run import TrainingRun
 
 
-def train(config: Params, root: Path = ROOT) -> None:
+def train(config: TrainingParams, root: Path = ROOT) -> None:
     """Train, then export the averaged generator, the discriminator and the curves.
 
     Raises:
@@ -29,17 +37,17 @@ def train(config: Params, root: Path = ROOT) -> None:
     task = TASKS.get(config.task.name, key="task.name")()
     task.check(config.model, config.task, config.train, image_of(images))  # what params.yaml alone cannot tell
     key = identity.run_key(config, root)
-    storage = open_storage(identity.state_uri(config, key, root))
+    storage = open_storage(state_uri(config.train.state_uri, key, root))
     spec = _spec(config, storage.uri, root)
     facts = _facts(config, key, manifest, root)
     store = BundleStore(storage, keep=config.train.keep_checkpoints, keep_best=config.train.keep_best)
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
-        ray_backend.end_orphans()
-        for line in tracking.deliver_pending(config, root):
+        ray_cluster.end_orphans()
+        for line in deliver_pending(config.tracking, config.train.state_uri, root):
             print(line, flush=True)
-        run = tracking.TrainingRun(config, facts, storage, root)
+        run = TrainingRun(config.tracking, facts, storage, root)
         with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
             bundle = _finished(store, config) or _work(spec, config, store, lock)
             artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
@@ -62,13 +70,13 @@ def _telling(storage: Storage, listeners: Sequence[Listener], *, patience_second
             cli.say(f"warning: {problem}")
 
 
-def _work(spec: TrainingSpec, config: Params, store: BundleStore, lock: StateLock) -> Bundle:
+def _work(spec: TrainingSpec, config: TrainingParams, store: BundleStore, lock: StateLock) -> Bundle:
     """Run the workers to the end, or until a signal, or until another driver has taken the lock."""
     print(f"training on {config.cluster.workers} workers, state in {spec.folder}", flush=True)
     with cli.stopping_softly(lock.mark_stopping) as request:
         try:
-            ray_backend.run(spec, config.cluster, owner=lock.token, stopping=request.asked)
-        except ray_backend.ClusterError as error:
+            ray_driver.run(spec, config.cluster, owner=lock.token, stopping=request.asked)
+        except ClusterError as error:
             if lock.lost.is_set():
                 raise LockedError("another process has taken over this training while this one gave no sign of life") from error
             raise
@@ -79,13 +87,13 @@ def _work(spec: TrainingSpec, config: Params, store: BundleStore, lock: StateLoc
     return bundle
 
 
-def _finished(store: BundleStore, config: Params) -> Bundle | None:
+def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
     """The last checkpoint, where it is the end of the training."""
     bundle, _ = store.newest()
     return bundle if bundle is not None and bundle.images_seen >= config.train.total_images else None
 
 
-def _spec(config: Params, folder: str, root: Path) -> TrainingSpec:
+def _spec(config: TrainingParams, folder: str, root: Path) -> TrainingSpec:
     return TrainingSpec(
         data=str((root / "data" / "prepared" / "train.arrow").resolve()),
         folder=folder,
@@ -97,9 +105,9 @@ def _spec(config: Params, folder: str, root: Path) -> TrainingSpec:
     )
 
 
-def _facts(config: Params, key: str, manifest: Manifest, root: Path) -> tracking.TrainingFacts:
+def _facts(config: TrainingParams, key: str, manifest: Manifest, root: Path) -> TrainingFacts:
     settings = identity.training_settings(config)
-    return tracking.TrainingFacts(
+    return TrainingFacts(
         run_key=key,
         params={**settings, "data": config.data.model_dump(mode="json")},
         tags={
@@ -115,9 +123,9 @@ def _facts(config: Params, key: str, manifest: Manifest, root: Path) -> tracking
 
 
 def main() -> None:
-    train(params.load())
+    train(params.sections(TrainingParams))
     print("models/generator.safetensors, models/generator.json, reports/training/")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_stage(main)

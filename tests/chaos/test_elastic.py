@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import ray_backend
-from pipeline.params import ClusterConfig
+from pipeline.driver.ray_cluster import room_on
+from pipeline.driver.settings import ClusterConfig
 from tests.chaos.tiny_training import journal, newest_hashes, started, tiny_spec, undisturbed_hashes
 
 pytestmark = pytest.mark.chaos
@@ -11,11 +11,11 @@ pytestmark = pytest.mark.chaos
 
 def test_a_worker_takes_what_it_needs_from_one_node():
     nodes = [{"CPU": 3.0}, {"CPU": 1.5}, {"CPU": 0.5}, {}]
-    assert ray_backend._room(nodes, ClusterConfig(cpus_per_worker=1)) == 4
-    assert ray_backend._room(nodes, ClusterConfig(cpus_per_worker=1.5)) == 3
-    assert ray_backend._room(nodes, ClusterConfig(cpus_per_worker=0.1)) == 30 + 15 + 5
+    assert room_on(nodes, ClusterConfig(cpus_per_worker=1)) == 4
+    assert room_on(nodes, ClusterConfig(cpus_per_worker=1.5)) == 3
+    assert room_on(nodes, ClusterConfig(cpus_per_worker=0.1)) == 30 + 15 + 5
     gpus = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert ray_backend._room(gpus, ClusterConfig(cpus_per_worker=1, gpus_per_worker=1)) == 3
+    assert room_on(gpus, ClusterConfig(cpus_per_worker=1, gpus_per_worker=1)) == 3
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ganlib.storage import FolderStorage, open_storage
-from pipeline.lock import LOCK, Holder, LockedError, StateLock, Superseded, holder, require_owner
+from pipeline.driver.lock import LOCK, Holder, LockedError, StateLock, Superseded, holder, require_owner
 from tests.object_store import object_store
 
 pytestmark = pytest.mark.chaos
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Holds the lock of argv[1] until a line comes; argv[2] is code that runs first, a line "stopping" marks it.
 HOLD = """
 import sys
-from pipeline import lock
+from pipeline.driver import lock
 from ganlib.storage import open_storage
 exec(sys.argv[2])
 with lock.StateLock(open_storage(sys.argv[1]), heartbeat_seconds=0.1).held() as held:
@@ -238,7 +238,7 @@ def test_a_lock_cut_short_by_a_full_disk_is_none(storage, content):
 RACE = """
 import sys, time
 from pathlib import Path
-from pipeline import lock
+from pipeline.driver import lock
 from ganlib.storage import FolderStorage, open_storage
 lock.say = lambda text: None
 root, rounds = Path(sys.argv[1]), int(sys.argv[2])

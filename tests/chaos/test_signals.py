@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ganlib.storage import FolderStorage
-from pipeline.lock import holder
+from pipeline.driver.lock import holder
 from tests.clones import Clone
 
 pytestmark = pytest.mark.chaos

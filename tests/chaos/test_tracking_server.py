@@ -16,9 +16,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from ganlib.storage import open_storage
-from pipeline import identity, outbox, params, tracking
-from pipeline.follow import following
-from pipeline.lock import StateLock
+from pipeline import preflight
+from pipeline.driver.lock import StateLock
+from pipeline.state_address import state_uri
+from pipeline.tracking import delivery, evaluation, outbox, training_run
+from pipeline.tracking import store as stores
+from pipeline.tracking.follow import following
 from tests.clones import ROOT
 from tests.tracking_server import Proxy, Server, free_port, wait_for
 
@@ -50,7 +53,7 @@ def make_config(tmp_path, request, monkeypatch):
         values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         values["train"]["state_uri"] = str(tmp_path / "state")
         values["tracking"] = {"uri": uri, "experiment": request.node.name, "patience_seconds": patience_seconds}
-        return params.parse(values)
+        return preflight.parse(values)
 
     return make
 
@@ -60,12 +63,12 @@ class Training:
 
     def __init__(self, config, root, key="0123456789abcdef0123"):
         self.config, self.root, self.key = config, root, key
-        self.storage = open_storage(identity.state_uri(config, key, root))
+        self.storage = open_storage(state_uri(config.train.state_uri, key, root))
         self.experiment = config.tracking.experiment
 
     def run(self):
         (self.root / "params.yaml").write_text("train: {}\n")
-        facts = tracking.TrainingFacts(
+        facts = outbox.TrainingFacts(
             run_key=self.key,
             params={"train": {"seed": 0}},
             tags={"git.commit": "c"},
@@ -73,7 +76,7 @@ class Training:
             data_source="digits",
             files=(self.root / "params.yaml",),
         )
-        return tracking.TrainingRun(self.config, facts, self.storage, self.root)
+        return training_run.TrainingRun(self.config.tracking, facts, self.storage, self.root)
 
     @contextmanager
     def followed(self, patience_seconds=60.0):
@@ -100,7 +103,7 @@ class Training:
         self.storage.write("history.jsonl", b"".join(lines[:tick]))
 
     def deliver(self, **options):
-        return tracking.deliver_pending(self.config, self.root, limit_seconds=120, **options)
+        return delivery.deliver_pending(self.config.tracking, self.config.train.state_uri, self.root, limit_seconds=120, **options)
 
     def wait_for_points(self, server):
         wait_for(lambda: any(server.points(run) for run, _ in server.runs(self.experiment)), "the first points")
@@ -224,7 +227,10 @@ def test_five_seconds_a_call_do_not_hold_up_the_training(make_config, tmp_path, 
     assert "not done 2 s after the training" in followers.problems()[0]
     assert "FINISHED" not in [status for _, status in server.runs(training.experiment)]  # nobody waited for that
     assert not outbox.read(training.storage).delivered
-    assert "is slow: not done after 0.1 s" in tracking.deliver_pending(training.config, tmp_path, limit_seconds=0.1)[-1]
+    assert (
+        "is slow: not done after 0.1 s"
+        in delivery.deliver_pending(training.config.tracking, training.config.train.state_uri, tmp_path, limit_seconds=0.1)[-1]
+    )
     proxy.delay_seconds = 0.0
     wait_for(lambda: training.deliver() == [], "everybody who was at it")  # the slow ones go on in the background
     training.check(server, ticks=range(1, 4), status="FINISHED")
@@ -271,7 +277,7 @@ def test_after_a_rollback_both_ways_can_be_seen(make_config, tmp_path, server):
 
 def test_runs_of_dead_trainings_are_swept_and_others_are_not(make_config, tmp_path, server):
     config = make_config(server.uri)
-    store = tracking.open_store(config, tmp_path)
+    store = stores.open_store(config.tracking, tmp_path)
     keys = {"dead": "a" * 20, "alive": "b" * 20, "elsewhere": "c" * 20, "gone": "d" * 20, "finished": "e" * 20}
     trainings = {name: Training(config, tmp_path, key) for name, key in keys.items()}
 
@@ -291,7 +297,7 @@ def test_runs_of_dead_trainings_are_swept_and_others_are_not(make_config, tmp_pa
     for name, seconds in (("elsewhere", 60), ("gone", 3600)):  # on machines whose state cannot be seen
         training = trainings[name]
         training.storage.remove("tracking.json")
-        store.client.set_tag(store.find_run(training.key), "gan.heartbeat", tracking._clock(time.time() - seconds))
+        store.client.set_tag(store.find_run(training.key), "gan.heartbeat", training_run.clock(time.time() - seconds))
     assert set(status().values()) == {"RUNNING"}
     with StateLock(trainings["alive"].storage).held():
         lines = trainings["alive"].deliver()
@@ -303,11 +309,11 @@ def test_runs_of_dead_trainings_are_swept_and_others_are_not(make_config, tmp_pa
 
 def test_a_beat_revives_a_run_that_was_swept_by_mistake(make_config, tmp_path, server, monkeypatch):
     training = Training(make_config(server.uri), tmp_path)
-    monkeypatch.setattr(tracking, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(training_run, "HEARTBEAT_SECONDS", 0.2)
     with training.followed() as followers:
         wait_for(lambda: server.runs(training.experiment), "the run")
         ((run, _),) = server.runs(training.experiment)
-        tracking.open_store(training.config, tmp_path).client.set_terminated(run, "KILLED")
+        stores.open_store(training.config.tracking, tmp_path).client.set_terminated(run, "KILLED")
         wait_for(lambda: server.runs(training.experiment) == [(run, "RUNNING")], "the next beat")
         training.log([1])
         followers.status = "FINISHED"
@@ -321,19 +327,19 @@ def test_an_evaluation_is_told_once_and_by_whoever_comes_first(make_config, tmp_
     (root / "models" / "generator.json").write_text(json.dumps({"run_key": "k" * 20, "images_seen": 700}))
     (root / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5, "kid": 0.25, "protocol": {"n": 1}}))
     (root / "reports" / "plots" / "classes.png").write_bytes(b"png")
-    threads = [threading.Thread(target=tracking.log_evaluation, args=(config, root)) for _ in range(2)]
+    threads = [threading.Thread(target=evaluation.log_evaluation, args=(config.tracking, root)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     os.utime(root / "reports" / "evaluation.json", (1.0, 1.0))  # as `dvc checkout` may
-    tracking.log_evaluation(config, root)
+    evaluation.log_evaluation(config.tracking, root)
     ((run, status),) = server.runs(config.tracking.experiment)
     assert status == "FINISHED"  # no training will end it
     assert server.points(run) == {("evaluation/fid", 700): 1, ("evaluation/kid", 700): 1}
     assert server.artifacts(run) == ["evaluation/classes.png"]
     (root / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.25, "protocol": {"n": 2}}))
-    tracking.log_evaluation(config, root)
+    evaluation.log_evaluation(config.tracking, root)
     assert server.points(run)["evaluation/fid", 700] == 2  # measured anew
 
 
@@ -343,8 +349,8 @@ def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path
     (tmp_path / "models" / "generator.json").write_text(json.dumps({"run_key": "k" * 20, "images_seen": 700}))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
     proxy.loses_answer = lambda path: path.endswith("runs/search")  # dies after the first call
-    with pytest.raises(tracking.Unanswered, match="does not answer"):
-        tracking.log_evaluation(make_config(proxy.uri), tmp_path)
+    with pytest.raises(stores.Unanswered, match="does not answer"):
+        evaluation.log_evaluation(make_config(proxy.uri).tracking, tmp_path)
 
 
 @pytest.mark.slow

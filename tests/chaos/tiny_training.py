@@ -167,16 +167,16 @@ def started(spec: TrainingSpec, folder: Path, *, nodes: int = 0, plan: tuple[str
 def main() -> None:
     spec = TrainingSpec.model_validate_json(Path(sys.argv[1]).read_text())
     nodes, plan = int(sys.argv[3]), sys.argv[4:]
-    from pipeline import ray_backend
-    from pipeline.params import ClusterConfig
+    from pipeline.driver import ray_driver
+    from pipeline.driver.settings import ClusterConfig
 
     config = ClusterConfig.model_validate_json(Path(sys.argv[2]).read_text())
 
     def run(config: ClusterConfig) -> None:
         try:
-            ray_backend.run(spec, config)
+            ray_driver.run(spec, config)
             print("returned")
-        except ray_backend.ClusterError as error:
+        except ray_driver.ClusterError as error:
             print(f"ClusterError: {error}")
 
     if not nodes:
@@ -184,7 +184,7 @@ def main() -> None:
         return
     from ray.cluster_utils import Cluster
 
-    ray_backend.GROW_SECONDS = 2.0
+    ray_driver.GROW_SECONDS = 2.0
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     others = [cluster.add_node(**node) for _ in range(nodes - 1)]

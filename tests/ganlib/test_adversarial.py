@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 from ganlib import rng
 from ganlib.augment.flip import HorizontalFlip
-from ganlib.config import TaskConfig
 from ganlib.losses import NonSaturating, Relativistic, Wasserstein
 from ganlib.models import Judgement
 from ganlib.regularizers import Orthogonal
 from ganlib.sampling import Inputs
 from ganlib.steering import Steering
 from ganlib.tasks.adversarial import Rules
+from ganlib.tasks.settings import TaskConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
 REAL = torch.randn(200, 1, 1, 2, generator=rng.generator(0, "real"))

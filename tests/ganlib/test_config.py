@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from ganlib import catalog
-from ganlib.config import TrainConfig, options
+from ganlib.config import options
 from ganlib.losses import LOSSES
+from ganlib.train_settings import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ganlib import optim
-from ganlib.config import OptimConfig, OptimizerConfig
+from ganlib.optim import OptimConfig, OptimizerConfig
 
 
 def config(**keys):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ganlib import rng
-from ganlib.config import ModelConfig, TaskConfig
 from ganlib.models import ImageSpec, Judgement, Synthesis
+from ganlib.models.settings import ModelConfig
 from ganlib.moment import normalize_gradient
 from ganlib.regularizers import (
     R1,
@@ -31,6 +31,7 @@ from ganlib.regularizers import (
 )
 from ganlib.steering import Steered
 from ganlib.tasks.adversarial import check_parts
+from ganlib.tasks.settings import TaskConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)  # |w| = 5
 

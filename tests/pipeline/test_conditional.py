@@ -14,18 +14,22 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ganlib import sampling
-from ganlib.config import ModelConfig, SampleConfig
 from ganlib.data.arrow import ArrowImages, ArrowWriter, write_manifest
 from ganlib.models import MODELS, ImageSpec, build_generator
+from ganlib.models.settings import ModelConfig
+from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Prior
 from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec, train
 from ganlib.training.state import BundleStore
-from pipeline import artifacts, generator, params, registration, tracking
+from pipeline import artifacts, generator, preflight
+from pipeline.schema import Params
 from pipeline.stages.evaluate import read_samples
 from pipeline.stages.register import register
 from pipeline.stages.sample import sample
 from pipeline.stages.train import train as train_stage
+from pipeline.tracking import outbox, registration
+from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["left", "top", "all"]
@@ -48,7 +52,7 @@ def prepare(root: Path, *, names: list[str] | None) -> Path:
     return folder / "train.arrow"
 
 
-def settings(**changes) -> params.Params:
+def settings(**changes) -> Params:
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     values["data"] |= {"source": "digits", "image_size": [8, 8]}
     values["model"] |= {"latent_dim": 8, "generator": {"width": 8}, "discriminator": {"width": 8}}
@@ -57,17 +61,17 @@ def settings(**changes) -> params.Params:
     for key, value in changes.items():
         section, _, name = key.partition("__")
         values[section][name] = value
-    return params.parse(values)
+    return preflight.parse(values)
 
 
-def trained(config: params.Params, root: Path) -> None:
+def trained(config: Params, root: Path) -> None:
     data = prepare(root, names=NAMES)
     sections = {name: getattr(config, name) for name in ("model", "task", "optim", "train")}
     spec = TrainingSpec(data=str(data), folder=str(root / "state"), **sections)
     train(spec)
     storage = open_storage(spec.folder)
     bundle, _ = BundleStore(storage, keep=1).newest()
-    facts = tracking.TrainingFacts(
+    facts = outbox.TrainingFacts(
         run_key="k", params={}, tags={"git.commit": "c", "params.digest": "p"}, data_digest="d" * 64, data_source="digits"
     )
     artifacts.write(bundle, spec, ArrowImages(data), storage=storage, root=root, facts=facts)
@@ -137,19 +141,19 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     if truncation != 1.0:  # what is registered is what was measured
         told = {}
         monkeypatch.setattr(registration, "register_generator", lambda config, **facts: told.update(facts) or OUTCOME)
-        register(config, tmp_path)
+        register(config.register_, config.tracking, tmp_path)
         assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == ("0.5", forward, {"split": "test"})
         assert told["content"] != made.facts["sha256"]
         return
-    assert register(config, tmp_path).aliases == ["challenger", "champion"]
-    version = tracking.open_store(config, tmp_path).client.get_model_version("gan-generator", "1")
+    assert register(config.register_, config.tracking, tmp_path).aliases == ["challenger", "champion"]
+    version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-generator", "1")
     assert version.description == served.words
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
     # another generator, measured alike, competes
     (tmp_path / "models" / "generator.json").write_text(json.dumps(made.facts | {"sha256": "other"}))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 2.0, "protocol": protocol | {"generator_sha256": "other"}}))
-    outcome = register(config, tmp_path)
+    outcome = register(config.register_, config.tracking, tmp_path)
     assert (outcome.version, outcome.aliases, outcome.reason) == (2, ["challenger", "champion"], "fid 2 against 3 of version 1")
 
 

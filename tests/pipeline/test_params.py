@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import params
+from pipeline import params, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -26,7 +26,7 @@ def changed(**changes):
 
 
 def test_the_shipped_file_is_good():
-    assert params.load(ROOT / "params.yaml").data.source == "fashion-mnist"
+    assert preflight.load(ROOT / "params.yaml").data.source == "fashion-mnist"
 
 
 @pytest.mark.parametrize(
@@ -80,36 +80,36 @@ def test_the_shipped_file_is_good():
 )
 def test_mistakes(changes, message):
     with pytest.raises(params.ParamsError, match=message):
-        params.parse(changed(**changes))
+        preflight.parse(changed(**changes))
 
 
 def test_a_condition_on_files_without_classes(tmp_path):
     files = {"model__conditional": True, "data__path": str(tmp_path)}
     (tmp_path / "a.png").touch()
     with pytest.raises(params.ParamsError, match="has no class folders"):
-        params.parse(changed(**files, data__source="image_folder"))
+        preflight.parse(changed(**files, data__source="image_folder"))
     (tmp_path / "cats").mkdir()
-    assert params.parse(changed(**files, data__source="image_folder")).model.conditional
+    assert preflight.parse(changed(**files, data__source="image_folder")).model.conditional
     (tmp_path / "train-images-idx3-ubyte").touch()
     with pytest.raises(params.ParamsError, match=r"holds no \*labels-idx1-ubyte"):
-        params.parse(changed(**files, data__source="idx"))
+        preflight.parse(changed(**files, data__source="idx"))
     (tmp_path / "train-labels-idx1-ubyte").touch()
-    assert params.parse(changed(**files, data__source="idx")).model.conditional
+    assert preflight.parse(changed(**files, data__source="idx")).model.conditional
 
 
 def test_truncation_for_a_family_with_styles():
     values = changed(sample__truncation=0.7, model__name="stylegan2", model__generator={}, model__discriminator={})
-    assert params.parse(values).sample.truncation == 0.7
+    assert preflight.parse(values).sample.truncation == 0.7
 
 
 def test_an_object_store_is_a_place_for_state_and_is_not_asked_yet():
     uri = "s3://bucket/prefix?endpoint_override=127.0.0.1:9&scheme=http"
-    assert params.parse(changed(train__state_uri=uri)).train.state_uri == uri
+    assert preflight.parse(changed(train__state_uri=uri)).train.state_uri == uri
 
 
 def test_every_mistake_is_listed_at_once():
     with pytest.raises(params.ParamsError) as raised:
-        params.parse(changed(model__name="x", task__loss="y", data__source="z"))
+        preflight.parse(changed(model__name="x", task__loss="y", data__source="z"))
     assert all(key in str(raised.value) for key in ("model.name='x'", "task.loss='y'", "data.source='z'"))
 
 
@@ -117,7 +117,7 @@ def test_a_missing_section_is_named():
     values = changed()
     del values["optim"]
     with pytest.raises(params.ParamsError, match=r"optim is missing; add it to params.yaml"):
-        params.parse(values)
+        preflight.parse(values)
 
 
 @pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2\n", ""])
@@ -125,13 +125,13 @@ def test_a_file_that_is_no_mapping(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(params.ParamsError, match=r"params.yaml (cannot be read|holds)"):
-        params.load(path)
+        preflight.load(path)
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("3.2e-3", "4e-4"))
-    assert params.load(path).optim.generator.lr == 4e-4
+    assert preflight.load(path).optim.generator.lr == 4e-4
 
 
 def test_a_stage_prints_one_message_and_no_traceback(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from ganlib.models import ImageSpec
 from ganlib.tasks import TASKS
-from pipeline import params, recipe
+from pipeline import preflight, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -15,7 +15,7 @@ def test_every_recipe_gives_valid_params_and_keeps_the_comments(path, tmp_path):
     target = tmp_path / "params.yaml"
     target.write_text((ROOT / "params.yaml").read_text())
     recipe.apply(path, target)
-    params.load(target)
+    preflight.load(target)
     assert "# n_critic" in target.read_text()
     assert target.read_text() != (ROOT / "params.yaml").read_text()
 
@@ -25,7 +25,7 @@ def test_every_recipe_builds_its_networks_and_phases(path, tmp_path):
     target = tmp_path / "params.yaml"
     target.write_text((ROOT / "params.yaml").read_text())
     recipe.apply(path, target)
-    chosen = params.load(target)
+    chosen = preflight.load(target)
     image = ImageSpec(channels=chosen.data.channels, size=chosen.data.image_size, class_counts=(10, 20, 30))
     task = TASKS.get(chosen.task.name)()
     task.check(chosen.model, chosen.task, chosen.train, image)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ganlib import files
-from ganlib.config import DataConfig
+from ganlib.data.settings import DataConfig
 from pipeline import cli
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
@@ -209,7 +209,7 @@ def test_our_errors_keep_their_traceback() -> None:
 RUN = """
 import sys
 from pathlib import Path
-from ganlib.config import DataConfig
+from ganlib.data.settings import DataConfig
 from pipeline import cli
 from pipeline.stages.prepare import prepare
 root = Path(sys.argv[1])

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ganlib.config import EvaluateConfig, ReferenceConfig
 from ganlib.data.arrow import ArrowWriter, read_manifest, write_manifest
 from ganlib.files import sha256_file
 from ganlib.metrics import METRICS, trunk
-from pipeline import report
+from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
+from pipeline.report import page as report
 from pipeline.stages.evaluate import evaluate, read_samples
 from pipeline.stages.reference import reference
 

@@ -22,9 +22,12 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import params, submit
-from pipeline.export import Package, export, override
-from pipeline.submit import Job, Outcome
+from pipeline import params, preflight
+from pipeline.edit import override
+from pipeline.submit import command as submit
+from pipeline.submit import ray_jobs, targets
+from pipeline.submit.package import Package, package_commit
+from pipeline.submit.targets import Job, Outcome
 
 # Ray's client passes ssl=None to aiohttp, which warns: as an error it would only cut every log.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
@@ -141,7 +144,7 @@ class Recorder:
 def test_package_is_the_commit_and_nothing_else(repository: Path, tmp_path: Path) -> None:
     (repository / "untracked.py").write_text("")
     (repository / "make.py").write_text("changed, not committed")
-    package = export(repository, tmp_path, validate=_anything)
+    package = package_commit(repository, tmp_path, validate=_anything)
     held = zipfile.ZipFile(package.path)
     assert sorted(held.namelist()) == sorted(_git(repository, "ls-files").splitlines())
     assert {"ignored.txt", "untracked.py"}.isdisjoint(held.namelist())
@@ -154,7 +157,7 @@ def test_package_is_the_commit_and_nothing_else(repository: Path, tmp_path: Path
 def test_same_commit_and_overrides_give_the_same_bytes(repository: Path, tmp_path: Path) -> None:
     def packed(name: str, *overrides: str) -> bytes:
         (tmp_path / name).mkdir()
-        return export(repository, tmp_path / name, overrides=overrides, validate=_anything).path.read_bytes()
+        return package_commit(repository, tmp_path / name, overrides=overrides, validate=_anything).path.read_bytes()
 
     first = packed("a")
     time.sleep(2.1)  # the resolution of times in a zip file is two seconds
@@ -194,9 +197,9 @@ def test_overrides_that_lead_nowhere_are_refused(tmp_path: Path, item: str, expe
 def test_overrides_meet_the_real_schema(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
-    assert params.parse(override(path, ["train.seed=5"])).train.seed == 5
+    assert preflight.parse(override(path, ["train.seed=5"])).train.seed == 5
     with pytest.raises(params.ParamsError, match=r"train\.sead"):
-        params.parse(override(path, ["train.sead=5"]))
+        preflight.parse(override(path, ["train.sead=5"]))
 
 
 def test_too_large_a_commit_is_refused_before_it_is_sent(repository: Path) -> None:
@@ -205,7 +208,7 @@ def test_too_large_a_commit_is_refused_before_it_is_sent(repository: Path) -> No
     _git(repository, "commit", "--quiet", "-m", "large")
     target = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(export.__kwdefaults__ or {}, "max_bytes", 2 * 2**20)
+        patch.setitem(package_commit.__kwdefaults__ or {}, "max_bytes", 2 * 2**20)
         with pytest.raises(ValueError, match=r"(?s)must be smaller than 2.00 MiB.*3.00 MiB  weights.bin"):
             submit.submit(repository, target, validate=_anything)
     assert not target.jobs
@@ -221,7 +224,7 @@ def test_params_that_do_not_fit_are_refused_before_they_are_sent(repository: Pat
 def test_limit_is_the_one_of_ray() -> None:
     from ray._private import ray_constants
 
-    from pipeline.export import MAX_PACKAGE_BYTES
+    from pipeline.submit.package import MAX_PACKAGE_BYTES
 
     assert MAX_PACKAGE_BYTES == ray_constants.DASHBOARD_CLIENT_MAX_SIZE
 
@@ -231,7 +234,7 @@ def test_commit_without_what_the_job_needs_is_refused(repository: Path, tmp_path
     _git(repository, "rm", "--quiet", name)
     _git(repository, "commit", "--quiet", "-m", "less")
     with pytest.raises(ValueError, match=f"holds no {name}"):
-        export(repository, tmp_path, validate=_anything)
+        package_commit(repository, tmp_path, validate=_anything)
 
 
 def test_link_to_a_folder_is_refused(repository: Path, tmp_path: Path) -> None:
@@ -239,7 +242,7 @@ def test_link_to_a_folder_is_refused(repository: Path, tmp_path: Path) -> None:
     _git(repository, "add", ".")
     _git(repository, "commit", "--quiet", "-m", "link")
     with pytest.raises(ValueError, match="link is a link to a folder"):
-        export(repository, tmp_path, validate=_anything)
+        package_commit(repository, tmp_path, validate=_anything)
 
 
 def test_folder_without_git_is_refused(tmp_path: Path) -> None:
@@ -365,7 +368,7 @@ def test_address_comes_from_the_environment_when_it_is_http(tmp_path: Path, monk
     [("SUCCEEDED", 0, 0), ("STOPPED", None, 3), ("FAILED", 5, 5), ("FAILED", None, 1), ("FAILED", 0, 1), ("FAILED", -9, 137)],
 )
 def test_exit_code_of_each_ending(status: str, driver: int | None, code: int) -> None:
-    assert submit._outcome(status, driver, "").exit_code == code
+    assert ray_jobs._outcome(status, driver, "").exit_code == code
 
 
 @pytest.mark.parametrize(
@@ -374,10 +377,10 @@ def test_exit_code_of_each_ending(status: str, driver: int | None, code: int) ->
         (KeyboardInterrupt(), submit.INTERRUPTED, ["job"]),
         (submit.TimedOut(), submit.TIMED_OUT, ["job"]),
         (submit.Lost("silence"), submit.LOST, []),
-        (submit.Outcome(status="FAILED", exit_code=9), 9, []),
+        (targets.Outcome(status="FAILED", exit_code=9), 9, []),
     ],
 )
-def test_follow_turns_each_ending_into_a_code(ending: BaseException | submit.Outcome, code: int, stopped: list[str]) -> None:
+def test_follow_turns_each_ending_into_a_code(ending: BaseException | targets.Outcome, code: int, stopped: list[str]) -> None:
     target = Recorder(ending)
     assert submit.follow(target, "job", timeout_minutes=1) == code
     assert target.stopped == stopped
@@ -429,7 +432,7 @@ def server() -> Iterator[str]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                submit._check_answers(address)
+                ray_jobs._check_answers(address)
                 break
             except submit.Unreachable:
                 assert head.poll() is None, (scratch / "log").read_text()
@@ -532,7 +535,7 @@ def test_stopped_job_is_no_success(server: str, repository: Path, tmp_path: Path
     assert _send(server, repository, shared, "-S", "train.mode=wait", "--submission-id", "stopped", "--detach") == 0
     _until(shared / "state" / "waiting.txt")
     submit.target_at(server).stop("stopped")
-    assert _send(server, repository, shared, "--follow", "stopped") == submit.STOPPED
+    assert _send(server, repository, shared, "--follow", "stopped") == targets.STOPPED
     assert (shared / "state" / "graceful.txt").read_text() == "saved"  # it had more than Ray's three seconds to leave
 
 
@@ -541,7 +544,7 @@ def test_interrupt_stops_the_job(server: str, repository: Path, tmp_path: Path) 
     shared = tmp_path / "shared"
     arguments = ["--address", server, "--workspace", str(shared), "-S", "train.mode=wait", "--submission-id", "interrupted"]
     call = f"submit.main({arguments!r}, root=pathlib.Path({str(repository)!r}), validate=len)"
-    code = f"import sys, pathlib; from pipeline import submit; sys.exit({call})"
+    code = f"import sys, pathlib; from pipeline.submit import command as submit; sys.exit({call})"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _until(shared / "state" / "waiting.txt")
@@ -570,6 +573,6 @@ def test_silent_head_is_given_up_but_not_the_job(server: str) -> None:
             raise ConnectionError("silence")
             yield ""
 
-    target = submit.RayJobs(server, poll_seconds=0.05, lost_seconds=0.3)
+    target = ray_jobs.RayJobs(server, poll_seconds=0.05, lost_seconds=0.3)
     target._client = Silent()
     assert submit.follow(target, "job") == submit.LOST

@@ -8,7 +8,9 @@ import torch
 from ruamel.yaml import YAML
 
 from ganlib.storage import open_storage
-from pipeline import params, registration, tracking
+from pipeline import preflight
+from pipeline.tracking import outbox, registration, training_run
+from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
@@ -17,13 +19,14 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return params.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
+    return preflight.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
 
 
 def register(config, root, *, content, score, protocol="p"):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
     return registration.register_generator(
-        config,
+        config.register_,
+        config.tracking,
         generator=network,
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
@@ -50,21 +53,21 @@ def test_versions_and_champions(config, tmp_path):
     other = register(config, tmp_path, content="d", score=1.0, protocol="another")
     assert other.aliases == ["challenger"]
     assert "measured by another protocol" in other.reason
-    client = tracking.open_store(config, tmp_path).client
+    client = stores.open_store(config.tracking, tmp_path).client
     registered = client.get_registered_model("gan-generator")
     assert {alias: int(version) for alias, version in registered.aliases.items()} == {"champion": 3, "challenger": 4}
     assert {first.run_id, again.run_id, worse.run_id} == {better.run_id}  # one training, one run
 
 
 def test_a_replay_of_the_history_adds_nothing(config, tmp_path):
-    facts = tracking.TrainingFacts(run_key="k", params={"a": {"b": 1}}, tags={"t": "1"}, data_digest="d" * 64, data_source="digits")
+    facts = outbox.TrainingFacts(run_key="k", params={"a": {"b": 1}}, tags={"t": "1"}, data_digest="d" * 64, data_source="digits")
     lines = [
         {"images_seen": n, "step": n, "scalars": {"loss": 0.5 * n}, "time": 1_700_000_000.0 + n, "images_per_second": 9.0}
         for n in (1, 2, 3)
     ]
     for part in (lines[:2], lines):  # a resume ships what was shipped before
-        tracking.TrainingRun(config, facts, open_storage(tmp_path / "state"), tmp_path).lines(part)
-    store = tracking.open_store(config, tmp_path)
+        training_run.TrainingRun(config.tracking, facts, open_storage(tmp_path / "state"), tmp_path).lines(part)
+    store = stores.open_store(config.tracking, tmp_path)
     run_id = store.find_run("k")
     history = store.client.get_metric_history(run_id, "train/loss")
     assert [(m.step, m.value, m.timestamp) for m in history] == [(n, 0.5 * n, 1_700_000_000_000 + n * 1000) for n in (1, 2, 3)]
@@ -74,4 +77,4 @@ def test_a_replay_of_the_history_adds_nothing(config, tmp_path):
 def test_a_store_that_is_away_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"MLflow at http://127.0.0.1:9 does not answer \(MLFLOW_TRACKING_URI or tracking.uri\)"):
-        tracking.open_store(config, tmp_path)
+        stores.open_store(config.tracking, tmp_path)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ganlib.config import DataConfig
 from ganlib.data.raw import Fetched, SourceInfo, write_source
+from ganlib.data.settings import DataConfig
 from ganlib.registry import Registry
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ganlib.config import DataConfig
 from ganlib.data.idx import write_idx
 from ganlib.data.raw import Fetched
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 
 

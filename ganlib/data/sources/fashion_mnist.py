@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from ganlib.config import DataConfig
 from ganlib.data.idx import copy_uncompressed
 from ganlib.data.raw import Fetched
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.files import sha256_file
 

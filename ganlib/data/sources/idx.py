@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ganlib.config import DataConfig
 from ganlib.data.idx import check_pairs, copy_uncompressed, find_pairs
 from ganlib.data.raw import Fetched, numbered_classes
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 
 

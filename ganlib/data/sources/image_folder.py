@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from ganlib.config import DataConfig
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import MAX_CLASSES, Fetched
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.files import require_space
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ganlib.config import DataConfig
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import MAX_CLASSES, Fetched, numbered_classes
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.files import require_space
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlib.config import DataConfig
 from ganlib.data.arrow import SPLITS, ArrowImages, read_manifest
 from ganlib.data.idx import write_idx
 from ganlib.data.pack import PackWriter
 from ganlib.data.prepare import prepare_images, split_work
 from ganlib.data.raw import Fetched, write_source
+from ganlib.data.settings import DataConfig
 from ganlib.data.splits import assign, content_digest
 from ganlib.files import sha256_file
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ganlib.config import DataConfig
 from ganlib.data.idx import copy_uncompressed, read_idx, write_idx
 from ganlib.data.pack import PackImages, PackWriter
 from ganlib.data.raw import RawRecord, SourceInfo
 from ganlib.data.readers import open_raw
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES, fashion_mnist, fetch_raw
 from ganlib.files import sha256_file
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import rng
-from ganlib.config import EvaluateConfig
 from ganlib.metrics import METRICS
 from ganlib.metrics.fid import fid, frechet_distance, moments
 from ganlib.metrics.interface import Comparison
@@ -17,6 +16,7 @@ from ganlib.metrics.kid import kid, weighted_mmd
 from ganlib.metrics.memorization import mann_whitney, memorization, nearest_pairs
 from ganlib.metrics.neighbours import kth_neighbour_distance, nearest
 from ganlib.metrics.prdc import membership, prdc
+from ganlib.metrics.settings import EvaluateConfig
 
 CONFIG = EvaluateConfig(split="test", seed=3, prdc_images=200, neighbours=3, bootstrap=5)
 

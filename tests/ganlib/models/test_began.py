@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec
+from ganlib.models.settings import ModelConfig
 
 DIM = 12
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec, Judgement
 from ganlib.models.layers.spectral import Spectral
+from ganlib.models.settings import ModelConfig
 
 SIZES = [(8, 8), (28, 28), (24, 40)]
 

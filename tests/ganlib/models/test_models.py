@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import MODELS, ImageSpec
 from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStddev
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNorm, calibrate
+from ganlib.models.settings import ModelConfig
 
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 64), (24, 40)]
 FAMILIES = MODELS.names()

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec
 from ganlib.models.r3gan import Block, R3GANOptions, groups
+from ganlib.models.settings import ModelConfig
 
 DIM = 12
 

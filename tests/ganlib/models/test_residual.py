@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec
 from ganlib.models.layers.attention import SelfAttention
 from ganlib.models.layers.initialise import initialise_glorot
 from ganlib.models.layers.norm import BatchNorm, ConditionalBatchNorm, calibrate
 from ganlib.models.layers.residual import DoublingConv2d, DownBlock, HalvingConv2d, SpectralHalvingConv2d, UpBlock, attention_level
 from ganlib.models.layers.spectral import Spectral
+from ganlib.models.settings import ModelConfig
 
 FAMILIES = ["resnet", "sagan", "biggan"]
 

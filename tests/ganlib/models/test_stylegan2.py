@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from ganlib import models, rng
-from ganlib.config import ModelConfig
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import calibrate
 from ganlib.models.layers.resample import upsampling_convolution
+from ganlib.models.settings import ModelConfig
 from ganlib.models.stylegan2 import Modulated
 
 DIM = 12

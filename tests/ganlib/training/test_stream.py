@@ -2,10 +2,10 @@ import numpy as np
 import torch
 
 from ganlib.augment import build
-from ganlib.config import TrainConfig
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
 from ganlib.sampling import Prior
+from ganlib.train_settings import TrainConfig
 
 
 def stream(path, here=range(4), augment=(), **keys):

@@ -12,8 +12,9 @@ import numpy as np
 from torch import nn
 
 from pipeline.lineage import digest
-from pipeline.params import ROOT, Params
-from pipeline.tracking import Store, answering, open_store
+from pipeline.params import ROOT
+from pipeline.tracking.settings import RegisterConfig, TrackingConfig
+from pipeline.tracking.store import Store, answering, open_store
 
 CONTENT = "content.sha256"
 
@@ -31,7 +32,8 @@ class Registration:
 
 
 def register_generator(
-    params: Params,
+    register: RegisterConfig,
+    tracking: TrackingConfig,
     *,
     generator: nn.Module,
     example: np.ndarray,
@@ -57,21 +59,21 @@ def register_generator(
     Raises:
         tracking.Unanswered: the store does not answer.
     """
-    store = open_store(params, root)
+    store = open_store(tracking, root)
     with answering(store.uri):
-        name, client = params.register_.model, store.client
+        name, client = register.model, store.client
         run, is_new_run = store.run(run_key)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
         is_new = version is None
         if version is None:
             version = _log_version(store, run_id, name, generator, example, words, files)
-            measured = {f"metric.{params.register_.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
+            measured = {f"metric.{register.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, value)
         client.set_registered_model_alias(name, "challenger", str(version))
-        is_champion, reason = _decide(store, params, version, score=score, protocol=digest(dict(protocol)))
+        is_champion, reason = _decide(store, register, version, score=score, protocol=digest(dict(protocol)))
         if is_champion:
             client.set_registered_model_alias(name, "champion", str(version))
         if is_new_run:  # the training was not tracked here
@@ -86,9 +88,9 @@ def _version_with(store: Store, name: str, content: str) -> int | None:
     return None
 
 
-def _decide(store: Store, params: Params, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
+def _decide(store: Store, register: RegisterConfig, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
     """Whether `version` becomes (or stays) champion, and why."""
-    name, metric = params.register_.model, params.register_.metric
+    name, metric = register.model, register.metric
     registered = store.client.get_registered_model(name)
     champion = registered.aliases.get("champion")
     if champion is None:

@@ -1,4 +1,4 @@
-"""A clean export of the commit: what a cluster gets is what git holds, with the overrides written into its params.yaml."""
+"""The commit as a package: what a cluster gets is what git holds, with the overrides written into its params.yaml."""
 
 import io
 import subprocess
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pipeline import edit
 
 MAX_PACKAGE_BYTES = 100 * 2**20  # Ray's dashboard refuses a larger request body (DASHBOARD_CLIENT_MAX_SIZE)
 JOB_SCRIPT = "infra/job.sh"
@@ -19,7 +18,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one commit with one set of overrides is one 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One zipped export."""
+    """One zipped commit."""
 
     path: Path
     commit: str
@@ -41,7 +40,7 @@ def uncommitted(root: Path) -> list[str]:
     return _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".").decode().splitlines()
 
 
-def export(
+def package_commit(
     root: Path,
     folder: Path,
     *,
@@ -61,7 +60,7 @@ def export(
     for name in (JOB_SCRIPT, "params.yaml", "dvc.yaml", ".dvc/config"):
         if not (tree / name).is_file():
             raise ValueError(f"commit {commit[:12]} holds no {name}, which the job needs: commit it, then submit again")
-    params = override(tree / "params.yaml", overrides)
+    params = edit.override(tree / "params.yaml", overrides)
     validate(params)
     path = folder / f"{commit[:12]}.zip"
     _zip(tree, path)
@@ -69,48 +68,6 @@ def export(
     if size_bytes >= max_bytes:
         raise ValueError(_too_large(tree, size_bytes, max_bytes))
     return Package(path=path, commit=commit, size_bytes=size_bytes, params=params)
-
-
-def override(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Write `section.key=value` overrides into a YAML file, comments kept; returns its values.
-
-    Only the last part of a key may be new (an option that has a default): whether it is legal is the schema's business.
-
-    Raises:
-        ValueError: unreadable YAML, no `=`, or a key that leads nowhere.
-    """
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000  # never fold a long line
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{path.name} of the commit cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path.name} of the commit holds {type(document).__name__}, expected a mapping of sections")
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"-S {item}: expected key=value, for example -S train.seed=1")
-        *sections, last = key.strip().split(".")
-        place: Any = document
-        for depth, section in enumerate(sections, start=1):
-            if section not in place or not isinstance(place[section], dict):
-                legal = ", ".join(str(name) for name, value in place.items() if isinstance(value, dict)) or "none"
-                raise ValueError(f"-S {item}: {path.name} has no section {'.'.join(sections[:depth])}; sections there: {legal}")
-            place = place[section]
-        if not sections and last not in place:
-            raise ValueError(f"-S {item}: {path.name} has no key {last}; legal: {', '.join(map(str, place))}")
-        try:
-            place[last] = yaml.load(text)
-        except YAMLError as error:
-            raise ValueError(f"-S {item}: {text!r} is not a YAML value: {error}") from None
-    if overrides:
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
-    plain = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # read back as the stages will
-    assert isinstance(plain, dict)
-    return plain
 
 
 def _zip(tree: Path, path: Path) -> None:

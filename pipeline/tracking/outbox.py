@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from ganlib.config import Section
 from ganlib.storage import Storage, open_storage
-from pipeline import identity, lock
-from pipeline.params import ROOT, Params
+from pipeline.driver import lock
+from pipeline.params import ROOT
+from pipeline.state_address import state_uri
 
 NAME = "tracking.json"
 STALE_SECONDS = 15 * 60.0  # a training that cannot be watched and has said nothing for so long is dead
@@ -86,14 +87,14 @@ def read(storage: Storage) -> Outbox | None:
         return None
 
 
-def states(params: Params, root: Path = ROOT) -> Iterator[tuple[Storage, Outbox]]:
-    """Every state below `train.state_uri` that has an outbox."""
-    for name in open_storage(identity.state_uri(params, "", root)).names(""):
-        storage = open_storage(identity.state_uri(params, name, root))
+def states(base: str, root: Path = ROOT) -> Iterator[tuple[Storage, Outbox]]:
+    """Every state below `base` (`train.state_uri`) that has an outbox."""
+    for name in open_storage(state_uri(base, "", root)).names(""):
+        storage = open_storage(state_uri(base, name, root))
         if (outbox := read(storage)) is not None:
             yield storage, outbox
 
 
-def pending(params: Params, root: Path = ROOT) -> list[tuple[Storage, Outbox]]:
+def pending(base: str, root: Path = ROOT) -> list[tuple[Storage, Outbox]]:
     """Trainings that have ended, and of which MLflow does not know everything."""
-    return [(storage, outbox) for storage, outbox in states(params, root) if not outbox.delivered and outbox.is_over(storage)]
+    return [(storage, outbox) for storage, outbox in states(base, root) if not outbox.delivered and outbox.is_over(storage)]

@@ -1,0 +1,33 @@
+"""The `data` section of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ganlib.config import Section
+
+
+class DataConfig(Section):
+    """What the images are and how they are brought to one size."""
+
+    source: str = Field(description="a registered data source: fashion-mnist, digits, idx, image_folder, parquet")
+    path: str = Field("data/incoming", description="where your own files are (idx, image_folder, parquet), or IDX files you already have")
+    image_size: tuple[int, int] = Field((28, 28), description="[height, width] in pixels of every image after preparation", strict=False)
+    channels: Literal[1, 3, 4] = Field(1, description="1 grey, 3 RGB, 4 RGBA")
+    resize: Literal["lanczos", "bicubic", "bilinear", "hamming", "box", "nearest"] = Field("lanczos", description="filter, antialiased")
+    crop: Literal["center", "pad", "stretch"] = Field(
+        "center", description="how another aspect ratio is fitted: cut the centre, pad with black, stretch"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="a broken image stops preparation (fail) or is counted and left out (skip)"
+    )
+    image_column: str = Field("image", description="parquet: column with an image struct or encoded bytes")
+    label_column: str | None = Field("label", description="parquet: column with integer labels, or null for none")
+    val_fraction: float = Field(0.05, ge=0.0, lt=0.5, description="share of distinct images in the validation split")
+    test_fraction: float = Field(0.15, ge=0.0, lt=0.5, description="share of distinct images in the test split")
+
+    @model_validator(mode="after")
+    def _size_is_positive(self) -> "DataConfig":
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size is {list(self.image_size)}; both height and width must be at least 1")
+        return self

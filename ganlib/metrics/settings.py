@@ -1,0 +1,29 @@
+"""The `reference` and `evaluate` sections of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ganlib.config import Section
+
+
+class ReferenceConfig(Section):
+    """The feature extractor that real and generated images are compared in."""
+
+    extractor: str = Field("classifier", description="a registered extractor: classifier (labelled data), rotation (any data)")
+    seed: int = Field(0, ge=0)
+    epochs: float = Field(3.0, gt=0, description="passes over the train split, for extractors that are trained on it")
+
+
+class EvaluateConfig(Section):
+    """Protocol of the evaluation."""
+
+    metrics: list[str] = Field(
+        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
+        description="registered metrics, by the name of their protocol",
+    )
+    split: Literal["test", "val"] = Field("test", description="the real images that were held out")
+    seed: int = Field(0, ge=0, description="of every random subset and bootstrap")
+    prdc_images: int = Field(5_000, ge=10, description="real and generated images each, for precision, recall, density, coverage")
+    neighbours: int = Field(5, ge=1, description="k of precision, recall, density, coverage")
+    bootstrap: int = Field(20, ge=2, description="resamples behind each confidence interval")

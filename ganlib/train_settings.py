@@ -1,0 +1,57 @@
+"""The `train` section of params.yaml; it stands low because the networks, the stream of data and the tasks read it too."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ganlib.config import Section
+
+
+class TrainConfig(Section):
+    """Budget, batch, precision and state of the training."""
+
+    seed: int = Field(0, ge=0)
+    total_images: int = Field(ge=1, description="real images shown to the discriminator, repeats counted")
+    batch_images: int = Field(64, ge=1, description="images per discriminator update, over all workers")
+    logical_workers: int = Field(
+        2, ge=1, description="fixed shards of a batch, a power of two; the result depends on it, not on cluster.workers"
+    )
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast in the networks; losses and penalties stay in float32")
+    channels_last: bool = True
+    ema_halflife_images: int = Field(10_000, ge=0, description="of the generator's moving average; 0 switches it off")
+    augment: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
+    )
+    log_interval_images: int = Field(10_000, ge=1)
+    grid_interval_images: int = Field(50_000, ge=1)
+    checkpoint_interval_images: int = Field(100_000, ge=1)
+    keep_checkpoints: int = Field(3, ge=1, description="the newest so many are kept")
+    keep_best: int = Field(1, ge=0, description="beside the newest, the so many whose generator was nearest to the data are kept")
+    on_divergence: Literal["stop", "rollback"] = Field(
+        "stop", description="a loss or gradient that is not finite: stop, or go back to the last multiple of grid_interval_images"
+    )
+    max_rollbacks: int = Field(3, ge=1, description="rollbacks of one training before a divergence stops it after all")
+    rollback_lr_factor: float = Field(0.5, gt=0, lt=1, description="each rollback multiplies every learning rate by it")
+    state_uri: str = Field(
+        "state", description="folder or s3://bucket/prefix of resumable training state; no output, never changes a result"
+    )
+
+    @model_validator(mode="after")
+    def _shards_are_whole(self) -> "TrainConfig":
+        v, b = self.logical_workers, self.batch_images
+        if v & (v - 1):
+            below = 1 << (v.bit_length() - 1)
+            raise ValueError(
+                f"logical_workers={v} is not a power of two; nearest: {below} or {below * 2} (params.yaml: train.logical_workers)"
+            )
+        if b % v:
+            raise ValueError(
+                f"train.batch_images={b} does not divide over logical_workers={v}; "
+                f"nearest: {max(v, b // v * v)} or {-(-b // v) * v} (params.yaml: train.batch_images)"
+            )
+        return self
+
+    @property
+    def shard_images(self) -> int:
+        """Images of one logical worker in one update."""
+        return self.batch_images // self.logical_workers

@@ -1,0 +1,137 @@
+"""Changing a params.yaml, comments kept: the one way to set a key, for recipes, `-S`, tests and benchmarks."""
+
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ganlib.config import Section
+from ganlib.files import atomic_write
+from ganlib.models.settings import ModelConfig
+from ganlib.optim import OptimConfig
+from ganlib.tasks.settings import TaskConfig
+
+# Sections whose mappings are replaced whole: the options of one network or optimizer mean nothing to another.
+WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment", "options"})
+# A recipe that has one of these describes all of it: what it leaves out goes back to its default, so that no recipe leaves anything behind.
+# `model` only where it says `name`: else it changes a detail of whatever networks are there.
+DESCRIBED: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig}
+
+
+def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+    """Lay `changes` over `base` in place; raises nothing: unknown keys are the validation's business."""
+    for key, value in changes.items():
+        if isinstance(value, MutableMapping) and isinstance(base.get(key), MutableMapping) and key not in WHOLE:
+            overlay(base[key], value)
+        else:
+            base[key] = value
+
+
+def lay(base: MutableMapping[str, Any], recipe: MutableMapping[str, Any]) -> None:
+    """Lay a recipe over the values of a params.yaml, in place."""
+    _put_back(base, recipe)
+    overlay(base, recipe)
+
+
+def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+    """Put back, in the sections of `base` that `changes` describes, every key that `changes` leaves out and that has a default."""
+    for section, schema in DESCRIBED.items():
+        described, there = changes.get(section), base.get(section)
+        if (
+            not isinstance(described, MutableMapping)
+            or not isinstance(there, MutableMapping)
+            or (section == "model" and "name" not in described)
+        ):
+            continue
+        for key, field in schema.model_fields.items():
+            if key in there and key not in described and not field.is_required():
+                there[key] = field.get_default(call_default_factory=True)
+
+
+def plain(path: Path) -> dict[str, Any]:
+    """The values of a YAML file, as the stages read it.
+
+    Raises:
+        ValueError: it cannot be read, or holds no mapping.
+    """
+    return _mapping(path, YAML(typ="safe", pure=True))
+
+
+def document(path: Path) -> Any:
+    """A YAML file to be changed and written back, comments and quotes kept.
+
+    Raises:
+        ValueError: it cannot be read, or holds no mapping.
+    """
+    return _mapping(path, _keeping())
+
+
+def write(values: Any, path: Path) -> None:
+    """Write what `document` gave back to a file, whole or not at all."""
+    from io import StringIO
+
+    text = StringIO()
+    _keeping().dump(values, text)
+    atomic_write(path, text.getvalue().encode())
+
+
+def set_value(values: MutableMapping[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in place.
+
+    Only the last part of a key may be new (an option that has a default): whether it is legal is the schema's business.
+
+    Raises:
+        ValueError: a key that leads nowhere; names what is there.
+    """
+    *sections, last = key.strip().split(".")
+    place: Any = values
+    for depth, section in enumerate(sections, start=1):
+        if not isinstance(place.get(section), MutableMapping):
+            legal = ", ".join(str(name) for name, value in place.items() if isinstance(value, MutableMapping)) or "none"
+            raise ValueError(f"there is no section {'.'.join(sections[:depth])}; sections there: {legal}")
+        place = place[section]
+    if not sections and last not in place:
+        raise ValueError(f"there is no key {last}; legal: {', '.join(map(str, place))}")
+    place[last] = value
+
+
+def override(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """Write `section.key=value` overrides, as `dvc exp run -S` has them, into a YAML file; returns its values.
+
+    Raises:
+        ValueError: unreadable YAML, no `=`, or a key that leads nowhere.
+    """
+    values, overrides = document(path), list(overrides)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"-S {item}: expected key=value, for example -S train.seed=1")
+        try:
+            set_value(values, key, _keeping().load(text))
+        except YAMLError as error:
+            raise ValueError(f"-S {item}: {text!r} is not a YAML value: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"-S {item}: {path.name}: {error}") from None
+    if overrides:
+        write(values, path)
+    return plain(path)
+
+
+def _keeping() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000  # never fold a long line
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as dvc.yaml has its lists
+    return yaml
+
+
+def _mapping(path: Path, yaml: YAML) -> Any:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"))
+    except (OSError, YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, expected a mapping of sections")
+    return values

@@ -1,0 +1,1 @@
+"""`python -m pipeline.submit`: the committed pipeline as a job of a cluster."""

@@ -1,0 +1,1 @@
+"""MLflow, and what it is told: the only room that imports it."""

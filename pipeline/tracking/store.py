@@ -1,0 +1,132 @@
+"""The MLflow store: how it is opened, and its failures in words.
+
+A run is found again by its run key, so that a resume, the evaluation and the registration all speak of the same run. A call may fail at any moment,
+even after the server has done what it was asked: so whoever uses the store asks first what a run has, and can be told again.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import ROOT
+from pipeline.tracking.settings import TrackingConfig
+
+RUN_KEY = "gan.run_key"
+_ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither is safe from two threads
+
+
+def tracking_uri(tracking: TrackingConfig, root: Path = ROOT) -> str:
+    """MLFLOW_TRACKING_URI, else `tracking.uri`, else a sqlite file in the project folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def _mlflow(uri: str) -> Any:
+    """The mlflow module, pointed at `uri`, quiet, without telemetry and without pickle."""
+    for key, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # at once, for a connection that has gone stale; a server that is away is noticed in milliseconds
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(key, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the import
+        import mlflow
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow
+
+
+class Unanswered(OSError):
+    """The tracking store cannot be reached, or refuses; names it."""
+
+
+class Store:
+    """One MLflow tracking store and experiment.
+
+    Args:
+        uri: tracking URI.
+        experiment: name; made when it is not there, with artifacts beside a sqlite store.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.mlflow = _mlflow(uri)
+        self.client = self.mlflow.MlflowClient(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            location = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts") if uri.startswith("sqlite:///") else None
+            try:
+                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+            except self.mlflow.exceptions.MlflowException:  # somebody was faster
+                self.experiment_id = self.client.get_experiment_by_name(experiment).experiment_id
+        else:
+            self.experiment_id = found.experiment_id
+
+    def find_run(self, run_key: str) -> str | None:
+        """The id of the run of this training, whatever its status."""
+        runs = self._runs(run_key)
+        return str(runs[0].info.run_id) if runs else None
+
+    def run(self, run_key: str, *, started: float | None = None) -> tuple[Any, bool]:
+        """The run of this training, made when there is none, and whether it was made now.
+
+        An answer that got lost may have left a second, empty run behind: it is deleted.
+
+        Args:
+            started: of the training, in seconds since 1970, for a new run.
+        """
+        runs = self._runs(run_key)
+        is_new = not runs
+        if is_new:
+            start_time = None if started is None else int(started * 1000)
+            self.client.create_run(self.experiment_id, run_name=run_key[:12], tags={RUN_KEY: run_key}, start_time=start_time)
+            runs = self._runs(run_key)
+        for twin in runs[1:]:
+            if not twin.data.metrics:
+                self.client.delete_run(twin.info.run_id)
+        return runs[0], is_new
+
+    def _runs(self, run_key: str) -> list[Any]:
+        """Those that have something first, then the oldest, so that everybody takes the same one."""
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'")
+        return sorted(runs, key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
+
+    def address(self, run_id: str) -> str:
+        """What a person types to look at a run."""
+        return f"{self.uri} run {run_id}"
+
+
+def open_store(tracking: TrackingConfig, root: Path = ROOT) -> Store:
+    """The store params.yaml and the environment name.
+
+    Raises:
+        Unanswered: it does not answer.
+    """
+    uri = tracking_uri(tracking, root)
+    with answering(uri), _ONE_AT_A_TIME:
+        return Store(uri, tracking.experiment)
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Whatever the store's driver raises in this block (SQL, HTTP, ...) becomes an Unanswered."""
+    try:
+        yield
+    except Unanswered:
+        raise
+    except Exception as error:
+        if type(error).__module__ == "builtins" and not isinstance(error, OSError):  # a mistake of ours
+            raise
+        raise Unanswered(f"MLflow at {uri} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {error}") from error
