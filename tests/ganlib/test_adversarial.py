@@ -7,19 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganlib import rng
 from ganlib.augment.flip import HorizontalFlip
 from ganlib.losses import NonSaturating, Relativistic, Wasserstein
 from ganlib.models import Judgement
 from ganlib.regularizers import Orthogonal
+from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs
 from ganlib.steering import Steering
 from ganlib.tasks.adversarial import Rules
 from ganlib.tasks.settings import TaskConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
-REAL = torch.randn(200, 1, 1, 2, generator=rng.generator(0, "real"))
-Z = torch.randn(200, 2, generator=rng.generator(0, "latents"))
+REAL = torch.randn(200, 1, 1, 2, generator=keyed_rng(0, "real"))
+Z = torch.randn(200, 2, generator=keyed_rng(0, "latents"))
 REAL_LOGITS, FAKE_LOGITS = (REAL * W).sum((1, 2, 3)), (Z.reshape(REAL.shape) * W).sum((1, 2, 3))
 
 
@@ -27,7 +27,7 @@ class Shard:
     count, real, labels = len(REAL), REAL, None
 
     def rng(self, purpose):
-        return rng.generator(0, purpose)
+        return keyed_rng(0, purpose)
 
     def inputs(self, purpose="latents"):
         return Inputs(Z)
@@ -60,7 +60,7 @@ def run(network, *, loss, parts=(), **task):
 
 def test_label_noise_swaps_pairs():
     values, noted, _ = run("discriminator", loss=NonSaturating(), label_noise=0.3)
-    is_swapped = torch.rand(200, generator=rng.generator(0, "label noise")) < 0.3
+    is_swapped = torch.rand(200, generator=keyed_rng(0, "label noise")) < 0.3
     assert 40 < is_swapped.sum() < 80
     kept = F.softplus(-REAL_LOGITS) + F.softplus(FAKE_LOGITS)
     swapped = F.softplus(-FAKE_LOGITS) + F.softplus(REAL_LOGITS)
@@ -105,7 +105,7 @@ class Watcher:
     def __call__(self, images, rng):
         return 2 * images
 
-    def follow(self, means, images):
+    def adapt(self, means, images):
         return self
 
 
@@ -142,6 +142,7 @@ class Three:
     """A term of 3 for each network."""
 
     interval_steps: int = 1
+    trains = ("discriminator", "generator")
 
     def discriminator(self, moment):
         return torch.full((moment.count,), 3.0)

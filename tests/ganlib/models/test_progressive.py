@@ -4,21 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganlib import rng
 from ganlib.models import MODELS, ImageSpec
 from ganlib.models.progressive import DiscriminatorOptions, GeneratorOptions, levels, size_at
+from ganlib.rng import keyed_rng
 
 DIM = 12
 IMAGE = ImageSpec(channels=3, size=(24, 40), class_counts=(5, 5, 5))
 
 
 def noise(*shape):
-    return torch.randn(*shape, generator=rng.generator(0, "x", *shape))
+    return torch.randn(*shape, generator=keyed_rng(0, "x", *shape))
 
 
 def started(network, seed=0):
     with torch.no_grad():
-        network.initialise(rng.generator(seed, "weights"))
+        network.initialise(keyed_rng(seed, "weights"))
     return network
 
 
