@@ -100,18 +100,11 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
     """
     import traceback
 
-    from ruamel.yaml import YAML
-
-    from ganlib.config import DataConfig
+    from ganlib.data.settings import DataConfig
     from ganlib.training.loop import TrainingSpec
-    from pipeline import params
-    from pipeline.recipe import lay, overlay
+    from pipeline import edit, preflight
     from pipeline.stages.fetch import fetch
     from pipeline.stages.prepare import prepare
-
-    def read(path: Path) -> dict[str, Any]:
-        values: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        return values
 
     data = DataConfig(source="digits", image_size=IMAGE_SIZE)
     fetch(data, folder)
@@ -119,9 +112,9 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
     for path in recipes:
         target = folder / f"{path.stem}.json"
         try:
-            values = read(ROOT / PARAMS)
+            values = edit.plain(ROOT / PARAMS)
             if path.name != PARAMS:
-                lay(values, read(path))
+                edit.lay(values, edit.plain(path))
             images = steps * values["train"]["batch_images"] * values["task"]["discriminator_repeats"]
             train = {
                 "seed": seed,
@@ -131,8 +124,8 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
                 "grid_interval_images": 10**12,  # at the end
                 "checkpoint_interval_images": images // 2,
             }
-            overlay(values, {"data": {"source": "digits", "image_size": list(IMAGE_SIZE)}, "train": train})
-            config = params.parse(values)
+            edit.overlay(values, {"data": {"source": "digits", "image_size": list(IMAGE_SIZE)}, "train": train})
+            config = preflight.parse(values)
             spec = TrainingSpec(
                 data=str(folder / "data" / "prepared" / "train.arrow"),
                 folder=str(folder / path.stem),
