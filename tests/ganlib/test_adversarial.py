@@ -24,22 +24,27 @@ REAL_LOGITS, FAKE_LOGITS = (REAL * W).sum((1, 2, 3)), (Z.reshape(REAL.shape) * W
 
 
 class Shard:
-    count, real, labels = len(REAL), REAL, None
+    count, real = len(REAL), REAL
+
+    def __init__(self, labels=None, fake_labels=None) -> None:
+        self.labels, self._fake_labels = labels, fake_labels
 
     def rng(self, purpose):
         return keyed_rng(0, purpose)
 
     def inputs(self, purpose="latents"):
-        return Inputs(Z)
+        return Inputs(Z, self._fake_labels)
 
 
 class Nets:
     def __init__(self) -> None:
         self.calls = []
+        self.told = []  # (network, labels) of every call
         self.weight = torch.ones((), requires_grad=True)  # the generator's
 
     def __call__(self, name, x, labels=None, *, full=False, is_precise=False):
         self.calls.append((name, x))
+        self.told.append((name, labels))
         if name == "generator":
             return (self.weight * x).reshape(REAL.shape)
         return Judgement(logits=(x * W).sum((1, 2, 3)), features=x.flatten(1))
@@ -71,6 +76,24 @@ def test_label_noise_swaps_pairs():
     torch.testing.assert_close(
         run("generator", loss=NonSaturating(), label_noise=0.3)[0], F.softplus(-FAKE_LOGITS)
     )  # G's loss has no labels
+
+
+@pytest.mark.parametrize(
+    ("network", "loss", "expected"),
+    [
+        ("discriminator", Wasserstein(), [("generator", "fake"), ("discriminator", "real"), ("discriminator", "fake")]),
+        ("generator", Wasserstein(), [("generator", "fake"), ("discriminator", "fake")]),
+        ("generator", Relativistic(), [("generator", "fake"), ("discriminator", "fake"), ("discriminator", "real")]),
+    ],
+    ids=["discriminator", "generator", "relativistic generator"],
+)
+def test_each_network_is_told_the_classes_of_the_images_it_makes_or_sees(network, loss, expected):
+    """Kills the mutant that tells D the real labels for generated images (`Moment.fake_judgement`), and its mirror image."""
+    labels = {"real": torch.arange(200) % 3, "fake": torch.arange(200) % 5}
+    nets = Nets()
+    getattr(Rules(TaskConfig(), Steering({"loss": loss})), network)(nets, Shard(labels["real"], labels["fake"]), Noted())
+    named = {id(tensor): name for name, tensor in labels.items()}
+    assert [(name, named.get(id(told))) for name, told in nets.told] == expected
 
 
 def test_generator_loss_weight():

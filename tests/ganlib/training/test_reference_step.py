@@ -1,9 +1,10 @@
 """Every recipe, a few steps, against the slow reference: `Running.step` is what the papers and docs/architecture.md say, labels included.
 
 Mutants it kills, each tried: real labels reversed against real images (`Shard.labels`), D told the real labels for generated images
-(`Moment.fake_judgement`), the average given one image a step (`train_step`), a lazy term without its factor k (`Rules.lazy`), rates and betas without
-theirs (`optim.build`), power iterations twice an update, the same numbers for every repeat (`BatchStream.shards`), weights clipped before the update,
-a fade that is never moved.
+(`Moment.fake_judgement`), the average given one image a step (`train_step`) or no ramp, a lazy term without its factor k (`Rules.lazy`), rates and
+betas without theirs (`optim.build`), two power iterations an update, the same numbers or the same images for every update of D
+(`BatchStream.shards`), weights, gradients and pairs that are not clipped or swapped, D over its gradient alone (`normalize_gradient`), pixels over 128
+(`to_float`), a level that is not faded in.
 """
 
 from pathlib import Path
@@ -45,8 +46,8 @@ task:
     feature_matching: {interval_steps: 2}
     orthogonal: {discriminator_weight: 1.0e-3}
 optim:
-  generator: {name: adam, lr: 1.0e-3, options: {betas: [0.5, 0.99]}, max_gradient_norm: 0.05}
-  discriminator: {name: sgd, lr: 1.0e-2, options: {momentum: 0.9}, max_gradient_norm: 100.0}
+  generator: {name: adam, lr: 1.0e-3, options: {betas: [0.5, 0.99]}, max_gradient_norm: 1.0e-3}
+  discriminator: {name: sgd, lr: 1.0e-2, options: {momentum: 0.9}, max_gradient_norm: 5.0}
   warmup_images: 1000
   decay: cosine
 train: {augment: {hflip: {}}, logical_workers: 4}
