@@ -134,9 +134,13 @@ def run(way: Way, spec: TrainingSpec) -> dict[str, str]:
         _kill_half_way(_command(way.launcher, way.workers, path), spec)
     _finish(_command(way.launcher, way.workers * (2 if way.killed else 1), path), way)
     bundle, problems = BundleStore(open_storage(spec.folder), keep=1).newest()
-    assert bundle is not None
-    assert not problems
-    assert bundle.numbers["images_seen"] >= spec.train.total_images
+    if bundle is None or problems:
+        said = "; ".join(problems) or "there is none"
+        raise ValueError(f"{way.name}: it ended well, but its last checkpoint cannot be read: {said}; is there space below {spec.folder}?")
+    if bundle.images_seen < spec.train.total_images:
+        raise ValueError(
+            f"{way.name}: its last checkpoint is of {bundle.images_seen:,} images, expected {spec.train.total_images:,} or more"
+        )
     return fingerprint(bundle)
 
 
