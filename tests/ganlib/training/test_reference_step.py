@@ -3,8 +3,8 @@
 Mutants it kills, each tried: real labels reversed against real images (`Shard.labels`), D told the real labels for generated images
 (`Moment.fake_judgement`), the average given one image a step (`train_step`) or no ramp, a lazy term without its factor k (`Rules.lazy`), rates and
 betas without theirs (`optim.build`), two power iterations an update, the same numbers or the same images for every update of D
-(`BatchStream.shards`), weights, gradients and pairs that are not clipped or swapped, D over its gradient alone (`normalize_gradient`), pixels over 128
-(`to_float`), a level that is not faded in.
+(`BatchStream.shards`), weights, gradients and pairs that are not clipped or swapped, D over its gradient alone (`normalize_gradient`), pixels over
+128 (`to_float`), a level that is not faded in.
 """
 
 from pathlib import Path
