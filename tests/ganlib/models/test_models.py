@@ -12,8 +12,8 @@ from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStd
 from ganlib.models.layers.noise import Dropout
 from ganlib.models.layers.norm import BatchNorm, calibrate
 from ganlib.models.settings import ModelConfig
-from ganlib.rng import keyed_rng
 from ganlib.regularizers import discriminator_option
+from ganlib.rng import keyed_rng
 
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 64), (24, 40)]
 FAMILIES = MODELS.names()

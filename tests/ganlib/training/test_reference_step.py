@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from ganlib.data.arrow import ArrowWriter
 from ganlib.training.loop import Running, TrainingSpec
-from pipeline import params, recipe
+from pipeline import edit, preflight
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -70,8 +70,8 @@ def labelled(tmp_path_factory):
 
 def spec_of(text, path, folder):
     """A recipe over params.yaml, in small and in float32."""
-    values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    recipe.lay(values, yaml.load(text))
+    values = edit.plain(ROOT / "params.yaml")
+    edit.lay(values, yaml.load(text))
     repeats = values["task"]["discriminator_repeats"]
     step_images = BATCH * repeats
     values["data"] |= {"source": "digits", "image_size": [8, 8], "channels": 1}
@@ -94,7 +94,7 @@ def spec_of(text, path, folder):
     if values["task"]["name"] == "progressive":  # the second step begins the second level, the third is within its fade
         values["task"]["options"] = {"stable_images": START * step_images + step_images, "fade_images": 4 * step_images}
     values["cluster"]["workers"] = 1
-    chosen = params.parse(values)
+    chosen = preflight.parse(values)
     return TrainingSpec(data=str(path), folder=str(folder), model=chosen.model, task=chosen.task, optim=chosen.optim, train=chosen.train)
 
 
