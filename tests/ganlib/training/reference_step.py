@@ -201,7 +201,7 @@ class ReferenceTraining:
 
         def moved(part):
             watches = getattr(part, "watches", None)
-            return part if watches is None or any(name not in self.noted for name in watches) else part.follow(self.means(), images)
+            return part if watches is None or any(name not in self.noted for name in watches) else part.adapt(self.means(), images)
 
         self.loss = moved(self.loss)
         self.terms = {name: moved(term) for name, term in self.terms.items()}
