@@ -3,6 +3,8 @@
 It is written from the papers and from docs/architecture.md, and shares none of the machinery: no stream, no task, no moment, no wrapper, no moving
 average of the library's. What it borrows is what other tests pin by hand: networks (`models.build`), losses, terms and augmentations by their
 formula, torch's optimizers. Everything runs in float32, in one process, one shard after the other.
+
+Longer than other files because nothing that a step needs may come from elsewhere; the step itself is the first method.
 """
 
 import copy
