@@ -147,6 +147,7 @@ class Outcome:
     Attributes:
         error: its own words, where it failed; the rest is then empty.
         tensors: part of the bundle (`ema`, `optimizer.generator`) -> sha256.
+        picture: sha256 of the last sample grid.
         numbers: state.json of the bundle.
     """
 
@@ -154,6 +155,7 @@ class Outcome:
     settings: dict[str, Any]
     history: list[dict[str, Any]]
     tensors: dict[str, str]
+    picture: str
     numbers: dict[str, Any]
     wall_seconds: float
 
@@ -186,7 +188,7 @@ def read_outcome(folder: Path, name: str) -> Outcome:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def failed(words: str) -> Outcome:
-        return Outcome(error=words, settings={}, history=[], tensors={}, numbers={}, wall_seconds=0.0)
+        return Outcome(error=words, settings={}, history=[], tensors={}, picture="", numbers={}, wall_seconds=0.0)
 
     state = folder / name
     bundles = sorted(state.rglob("tensors.safetensors"))
@@ -198,7 +200,8 @@ def read_outcome(folder: Path, name: str) -> Outcome:
     return Outcome(
         settings={key: value for key, value in json.loads(text("json")).items() if key not in ("data", "folder")},
         history=[json.loads(line) for line in (state / "history.jsonl").read_text(encoding="utf-8").splitlines()],
-        tensors=hash_tensors(bundles[-1]) | ({"the last picture": hash_pixels(pictures[-1])} if pictures else {}),
+        tensors=hash_tensors(bundles[-1]),
+        picture=hash_pixels(pictures[-1]) if pictures else "",
         numbers=json.loads((bundles[-1].parent / "state.json").read_text(encoding="utf-8")),
         wall_seconds=float(text("seconds") or 0.0),
     )
@@ -274,7 +277,7 @@ class Trial:
         """What `commit` comes to with each recipe, from the cache where it is there; failures are tried again.
 
         Raises:
-            ValueError: its code cannot prepare the data, or its process was ended; with its own words.
+            ValueError: its code cannot prepare the data; with its own words.
         """
         found = {name: outcome for name in names if (outcome := self._cached(commit, name)) is not None}
         missing = [name for name in names if name not in found]
@@ -292,19 +295,23 @@ class Trial:
         environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
         environment |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-        def run(*command: str | Path) -> None:
+        def run(*command: str | Path) -> str:
             done = subprocess.run([sys.executable, *map(str, command)], cwd=tree, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise ValueError(f"the code of {commit} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            return f"the code of {commit} ended with {done.returncode}:\n{done.stderr[-2000:]}" if done.returncode else ""
 
         paths = [self._recipe(tree, name) for name in names]
         own = tree / "benchmarks" / "loss_compare.py"
         if own.exists() and '"--write-specs"' in own.read_text(encoding="utf-8"):
-            run(own, "--write-specs", state, "--steps", str(self.steps), "--seed", str(self.seed), "--files", *paths)
+            problem = run(own, "--write-specs", state, "--steps", str(self.steps), "--seed", str(self.seed), "--files", *paths)
         else:
-            run("-c", WRITE_SPECS, state, str(self.steps), str(self.seed), str(IMAGE_SIZE[0]), *paths)
-        if specs := [path for name in names if (path := state / f"{name}.json").exists()]:
-            run("-c", TRAIN, tree, *specs)
+            problem = run("-c", WRITE_SPECS, state, str(self.steps), str(self.seed), str(IMAGE_SIZE[0]), *paths)
+        if problem:
+            raise ValueError(problem)
+        specs = [path for name in names if (path := state / f"{name}.json").exists()]
+        if specs and (problem := run("-c", TRAIN, tree, *specs)):  # a process that dies takes along what it had not finished
+            for path in specs:
+                if not path.with_suffix(".seconds").exists():
+                    path.with_suffix(".error").write_text(problem)
         return {name: read_outcome(state, name) for name in names}
 
     def _recipe(self, tree: Path, name: str) -> Path:
@@ -360,7 +367,7 @@ def first_difference(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> st
 
 
 def difference(a: Outcome, b: Outcome) -> str | None:
-    """The first difference between two outcomes, in words: scalars, then tensors, then numbers of the bundle that both have."""
+    """The first difference between two outcomes, in words: scalars, then tensors, then the grid, then numbers of the bundle that both have."""
     if a.error or b.error:
         said = [f"{name} failed: {outcome.error.splitlines()[-1]}" for name, outcome in (("A", a), ("B", b)) if outcome.error]
         return "; ".join(said)
@@ -371,6 +378,8 @@ def difference(a: Outcome, b: Outcome) -> str | None:
             return f"only {name} has {', '.join(alone)}"
     if parts := sorted(part for part in a.tensors if a.tensors[part] != b.tensors[part]):
         return f"{', '.join(parts)} {'differs' if len(parts) == 1 else 'differ'} (the scalars of all {len(a.history)} steps are equal)"
+    if a.picture != b.picture:
+        return "the last sample grid differs (scalars and tensors are equal)"
     for key in sorted(a.numbers.keys() & b.numbers.keys() - {"format"}):
         if json.dumps(a.numbers[key], sort_keys=True) != json.dumps(b.numbers[key], sort_keys=True):
             return f"state.json: {key} is {a.numbers[key]!r} and {b.numbers[key]!r}"
@@ -386,6 +395,10 @@ def settings_that_differ(one: dict[str, Outcome], two: dict[str, Outcome]) -> li
             if a[key] != b[key]:
                 notes.setdefault(f"{key} is {a[key]!r} in A and {b[key]!r} in B", []).append(name)
     return [f"note: {note} ({', '.join(sorted(names))})" for note, names in notes.items()]
+
+
+def failures(side: str, outcomes: dict[str, Outcome]) -> list[str]:
+    return [f"{side} failed with {name}:\n{outcome.error[-2000:]}" for name, outcome in outcomes.items() if outcome.error]
 
 
 def compare(a: str, b: str, trial: Trial, recipes: Sequence[str] | None) -> bool:
@@ -415,11 +428,8 @@ def compare(a: str, b: str, trial: Trial, recipes: Sequence[str] | None) -> bool
 
     with tempfile.TemporaryDirectory(prefix="loss-compare-") as scratch, ThreadPoolExecutor(2) as pool:
         folder = Path(scratch)
-        if commits["A"] == commits["B"]:
-            one = two = outcomes("A")
-        else:
-            one, two = pool.map(outcomes, "AB")
-    for note in settings_that_differ(one, two):
+        one, two = pool.map(outcomes, "AB")
+    for note in [*settings_that_differ(one, two), *failures("A", one), *failures("B", two)]:
         print(note, file=sys.stderr)
     verdicts = {name: difference(one[name], two[name]) for name in both}
     width = max(map(len, wanted))
