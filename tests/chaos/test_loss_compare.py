@@ -65,6 +65,8 @@ def test_the_hash_of_a_part_sees_bytes_types_shapes_and_names(tmp_path):
     for changed in (-zeros, zeros.reshape(4), zeros.to(torch.int32)):
         now = hashes(ema__w=changed, generator__w=like, optimizer__generator__0__step=like.clone())
         assert [part for part in base if now[part] != base[part]] == ["ema"]
+    now = hashes(ema__w=zeros, generator__w=-like, optimizer__generator__0__step=like)
+    assert [part for part in base if now[part] != base[part]] == ["generator"]
     assert hashes(ema__v=zeros)["ema"] != base["ema"]
 
 
