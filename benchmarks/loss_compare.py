@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 WORKTREE = "WORKTREE"
 PARAMS = "params.yaml"  # the name of params.yaml as it stands among the recipes
-CACHE_FORMAT = 1  # raise it when other numbers are trained or recorded than before
+CACHE_FORMAT = 2  # raise it when other numbers are trained or recorded than before
 STEPS, STEPS_OF_MANY = 100, 18  # the lazy terms of stylegan2 are due every 16 steps: once at the start, once more, and a step that feels it
 IMAGE_SIZE = (16, 16)  # two doublings: growth, resampling and attention all take part
 
@@ -146,7 +146,7 @@ class Outcome:
 
     Attributes:
         error: its own words, where it failed; the rest is then empty.
-        tensors: part of the bundle (`ema`, `optimizer.generator`) -> sha256.
+        tensors: name -> sha256, of the final bundle.
         picture: sha256 of the last sample grid.
         numbers: state.json of the bundle.
     """
@@ -161,15 +161,18 @@ class Outcome:
 
 
 def hash_tensors(path: Path) -> dict[str, str]:
-    """One sha256 a part of a bundle, over names, types, shapes and bytes."""
+    """sha256 of each tensor of a bundle, over its type, shape and bytes."""
     import safetensors
 
-    parts: dict[str, hashlib._Hash] = {}
-    for name, tensor in sorted(safetensors.deserialize(path.read_bytes())):
-        part = ".".join(name.split(".")[: 2 if name.startswith("optimizer") else 1])
-        head = json.dumps([name, str(tensor["dtype"]), list(tensor["shape"])]).encode()
-        parts.setdefault(part, hashlib.sha256()).update(head + bytes(tensor["data"]))
-    return {part: digest.hexdigest() for part, digest in parts.items()}
+    def hashed(tensor: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps([str(tensor["dtype"]), list(tensor["shape"])]).encode() + bytes(tensor["data"])).hexdigest()
+
+    return {name: hashed(tensor) for name, tensor in sorted(safetensors.deserialize(path.read_bytes()))}
+
+
+def part_of(tensor: str) -> str:
+    """The part of a training that a tensor belongs to: a network, `ema`, `optimizer.generator`."""
+    return ".".join(tensor.split(".")[: 2 if tensor.startswith("optimizer") else 1])
 
 
 def hash_pixels(path: Path) -> str:
@@ -244,8 +247,8 @@ def recipe_names(commit: str) -> list[str]:
     if commit == WORKTREE:
         found = [path.name for path in (ROOT / "recipes").glob("*.yaml")]
     else:
-        found = git("ls-tree", "--name-only", f"{commit}:recipes").splitlines()
-    return [Path(PARAMS).stem, *sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))]
+        found = git("ls-tree", "--name-only", commit, "recipes/").splitlines()
+    return [Path(PARAMS).stem, *sorted(Path(name).stem for name in found if name.endswith(".yaml"))]
 
 
 def machine() -> str:
@@ -373,11 +376,13 @@ def difference(a: Outcome, b: Outcome) -> str | None:
         return "; ".join(said)
     if (scalars := first_difference(a.history, b.history)) is not None:
         return scalars
-    for name, one, two in (("A", a.tensors, b.tensors), ("B", b.tensors, a.tensors)):
-        if alone := sorted(one.keys() - two.keys()):
-            return f"only {name} has {', '.join(alone)}"
-    if parts := sorted(part for part in a.tensors if a.tensors[part] != b.tensors[part]):
-        return f"{', '.join(parts)} {'differs' if len(parts) == 1 else 'differ'} (the scalars of all {len(a.history)} steps are equal)"
+    if names := sorted(name for name in a.tensors.keys() | b.tensors.keys() if a.tensors.get(name) != b.tensors.get(name)):
+        parts = sorted({part_of(name) for name in names})
+        alone = "" if names[0] in a.tensors and names[0] in b.tensors else f", which only {'A' if names[0] in a.tensors else 'B'} has"
+        return (
+            f"{', '.join(parts)} {'differs' if len(parts) == 1 else 'differ'}: {len(names)} tensor{'s' * (len(names) > 1)}, the first {names[0]}{alone} "
+            f"(the scalars of all {len(a.history)} steps are equal)"
+        )
     if a.picture != b.picture:
         return "the last sample grid differs (scalars and tensors are equal)"
     for key in sorted(a.numbers.keys() & b.numbers.keys() - {"format"}):
