@@ -378,11 +378,11 @@ def difference(a: Outcome, b: Outcome) -> str | None:
         return scalars
     if names := sorted(name for name in a.tensors.keys() | b.tensors.keys() if a.tensors.get(name) != b.tensors.get(name)):
         parts = sorted({part_of(name) for name in names})
-        alone = "" if names[0] in a.tensors and names[0] in b.tensors else f", which only {'A' if names[0] in a.tensors else 'B'} has"
-        return (
-            f"{', '.join(parts)} {'differs' if len(parts) == 1 else 'differ'}: {len(names)} tensor{'s' * (len(names) > 1)}, the first {names[0]}{alone} "
-            f"(the scalars of all {len(a.history)} steps are equal)"
-        )
+        verb, tensors = "differs" if len(parts) == 1 else "differ", "tensor" if len(names) == 1 else "tensors"
+        owners = [side for side, outcome in (("A", a), ("B", b)) if names[0] in outcome.tensors]
+        alone = f", which only {owners[0]} has" if len(owners) == 1 else ""
+        where = f"{len(names)} {tensors}, the first {names[0]}{alone}"
+        return f"{', '.join(parts)} {verb}: {where} (the scalars of all {len(a.history)} steps are equal)"
     if a.picture != b.picture:
         return "the last sample grid differs (scalars and tensors are equal)"
     for key in sorted(a.numbers.keys() & b.numbers.keys() - {"format"}):
