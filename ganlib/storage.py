@@ -328,16 +328,14 @@ class ObjectStorage:
 
     def _try_conditions(self) -> bool:
         """Whether the store refuses a write whose condition does not hold: some that speak S3 take every write, which would be no lock."""
-        name = f"probe-{uuid.uuid4().hex}"
-        try:
+        name, is_comparing = f"probe-{uuid.uuid4().hex}", False
+        with suppress(NotImplementedError):  # AWS_CONDITIONAL_PUT=disabled
             first = self._swap(name, b"1", None)
             refuses = self._swap(name, b"2", None) is None and self._swap(name, b"3", Tag('"of nothing"', "1")) is None
-            if first is not None and refuses and self._swap(name, b"4", first) is not None:
-                return True
-        except NotImplementedError:
-            pass
-        finally:
+            is_comparing = first is not None and refuses and self._swap(name, b"4", first) is not None
             self._delete([name], f"removing {self._at(name)}")
+        if is_comparing:
+            return True
         logging.getLogger(__name__).warning(
             "%s does not look at conditions of a write (If-None-Match, If-Match): two trainings that start at the same moment are told apart by "
             "looking again %g s later, which a store that is slow can outlast",
@@ -379,12 +377,12 @@ def _open(address: Address) -> "ObjectStore":
     from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
-    client: "ClientConfig" = {
+    client: ClientConfig = {
         "connect_timeout": "5s",
         "read_timeout": timedelta(seconds=REQUEST_SECONDS),
         "timeout": "1h",  # of a whole answer; large ones are bounded by `read_timeout`, which begins anew with every byte
     }
-    retry: "RetryConfig" = {
+    retry: RetryConfig = {
         "max_retries": 100,  # bounded by time
         "retry_timeout": timedelta(seconds=RETRY_SECONDS),
         "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=8), "base": 2},
