@@ -131,8 +131,8 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(hooks.CheckpointHook, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(hooks.AgreeHook, "MOST_STEPS", 4)
-    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.1,))
-    monkeypatch.setattr(storage, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(storage, "REQUEST_SECONDS", 1.0)
     settings = {"train__total_images": 3200, "train__grid_interval_images": 100_000}
     whole = make_spec("whole", **settings)
     train(whole)
