@@ -18,7 +18,7 @@ from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
-FREE_TRAIN_KEYS = frozenset({"state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
+FREE_TRAIN_KEYS = frozenset({"log_interval_images", "state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
 
 
 class TrainingParams(Section):

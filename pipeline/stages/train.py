@@ -48,7 +48,8 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
             print(line, flush=True)
         run = TrainingRun(config.tracking, facts, storage, root)
-        with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
+        console = Console(config.train.total_images, config.train.log_interval_images)
+        with _telling(storage, [console, run], patience_seconds=config.tracking.patience_seconds):
             bundle = _finished(store, config) or _work(spec, config, store, lock)
             artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
 
@@ -118,6 +119,7 @@ def _facts(config: TrainingParams, key: str, manifest: Manifest, root: Path) -> 
         },
         data_digest=manifest.data_digest,
         data_source=config.data.source,
+        interval_images=config.train.log_interval_images,
         files=(root / "params.yaml",) if (root / "params.yaml").exists() else (),
     )
 

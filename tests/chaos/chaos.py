@@ -41,7 +41,7 @@ from tests.object_store import object_store  # noqa: E402
 
 RECIPE: dict[str, object] = {
     "train__total_images": 48_000,
-    "train__log_interval_images": 400,
+    "train__history_interval_images": 400,
     "train__grid_interval_images": 12_000,
     "train__checkpoint_interval_images": 1600,
 }

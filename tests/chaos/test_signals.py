@@ -187,7 +187,7 @@ def clone(make_prepared, tmp_path_factory):
 
 def test_a_stopped_training_saves_ends_and_says_so(clone):
     """Ctrl-C at everything, SIGTERM to the stage, SIGTERM to dvc: three attempts at one training that would not end by itself."""
-    clone.set(train__total_images=10**8, train__log_interval_images=10**6, train__grid_interval_images=10**8)
+    clone.set(train__total_images=10**8, train__history_interval_images=10**6, train__grid_interval_images=10**8)
 
     training = Training(clone)
     os.killpg(training.dvc.pid, signal.SIGINT)
