@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ganlib.files import sha256_file
 from ganlib.storage import FolderStorage
 from pipeline.driver.lock import holder
 from tests.clones import Clone
@@ -247,9 +248,10 @@ def test_a_killed_dvc_is_continued_by_the_next(clone, finished):
 
 def outs(clone) -> dict[str, str]:
     """Hashes of what a training leaves; generator.json names the commit, and each clone has its own."""
-    found = {path: md5 for path, md5 in clone.lock().items() if path.startswith(("models/", "reports/training"))}
-    assert len(found) >= 6
-    return {path: md5 for path, md5 in found.items() if path != "models/generator.json"}
+    found = {path: md5 for path, md5 in clone.lock().items() if path.startswith("reports/training")}
+    found |= {path.name: sha256_file(path) for path in (clone.root / "models").glob("*.safetensors")}
+    assert len(found) >= 5
+    return found
 
 
 @pytest.mark.slow
