@@ -19,8 +19,8 @@ from typing import Any
 
 from pipeline.code_digest.effects import REGISTRY, Effects
 from pipeline.code_digest.form import canonical, digest
-from pipeline.code_digest.names import PACKAGES, Alias, Chain, Module, Project, Target, Unit, aliases
-from pipeline.code_digest.reading import Asked, Reading, Reference
+from pipeline.code_digest.names import PACKAGES, Alias, Module, Project, Target, Unit, aliases
+from pipeline.code_digest.reading import Reading, Reference
 
 ON_IMPORT = "<module>"  # the part that stands for what importing a module does
 
@@ -111,7 +111,7 @@ class _Closure:
             module = self._import(unit.module)
             assert module is not None
             if unit not in self.readings:  # importing the module may have counted it
-                self.readings[unit] = Reading(self.project, module)
+                self.readings[unit] = Reading(self.project, module, self._is_registry)
                 self.waiting.append(unit)
 
     def _read(self, unit: Unit) -> None:
@@ -121,7 +121,7 @@ class _Closure:
         for module in reading.imports:
             self._import(module)
         is_registry = (unit.module, unit.label) == (REGISTRY.module, REGISTRY.name)  # imports its packages, which is known here
-        makes_registry = any(self.effects.package_of(Target(unit.module, name)) is not None for name in unit.names)
+        makes_registry = any(self._is_registry(Target(unit.module, name)) for name in unit.names)
         if reading.needs_module:
             self._whole(unit.module)
         if reading.needs_all and not is_registry:
@@ -131,7 +131,10 @@ class _Closure:
                 self._reach(target)
                 if target == REGISTRY and not (reference.is_type or makes_registry or is_registry):
                     self._everything()  # a registry whose package is not known
-                self._ask(target, reference)
+                self._note_use(target, reference)
+
+    def _is_registry(self, target: Target) -> bool:
+        return self.effects.package_of(target) is not None
 
     def _reach(self, target: Target) -> None:
         if target.module and not target.name:
@@ -142,17 +145,20 @@ class _Closure:
                 if isinstance(bound, Unit):
                     self._count(bound)
 
-    def _ask(self, target: Target, reference: Reference) -> None:
-        """Note how a registry is used: `X.get(name)` asks for what is named, `X.register(...)` for nothing, anything else for all."""
-        registry = Target(target.module, target.name)
-        package = self.effects.package_of(registry)
-        if package is None or reference.is_type or (reference.asked is not None and target.rest == ("register",)):
-            return
-        if registry not in self.asked:
-            for module in self.project.below(package):
-                self._import(module)
+    def _note_use(self, target: Target, reference: Reference) -> None:
+        """Of a registry: `X.get(name)` asks for what is named, `X.register(...)` for nothing, anything else for all."""
+        is_filing = target.rest == ("register",) and reference.asked is not None
         is_named = target.rest == ("get",) and reference.asked is not None and reference.asked.is_passed_on
-        self.asked[registry] = self.asked.get(registry, False) or not is_named
+        if not reference.is_type and not is_filing:
+            self._ask(Target(target.module, target.name), for_all=not is_named)
+
+    def _ask(self, target: Target, *, for_all: bool) -> None:
+        package = self.effects.package_of(target)
+        if package is not None:
+            if target not in self.asked:
+                for module in self.project.below(package):
+                    self._import(module)
+            self.asked[target] = self.asked.get(target, False) or for_all
 
     def _whole(self, name: str) -> None:
         """Every definition of a module and what it imports by name; of a package, all modules below it too."""
@@ -162,7 +168,9 @@ class _Closure:
         self.whole.add(name)
         for unit in module.units:
             self._count(unit)
-        for alias in (bound for found in module.bindings.values() for bound in found if isinstance(bound, Alias)):
+            for bound in unit.names:
+                self._ask(Target(name, bound), for_all=True)
+        for alias in (one for found in module.bindings.values() for one in found if isinstance(one, Alias)):
             for target in self.project.follow(alias, ()):
                 if target.name:
                     self._reach(target)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.code_digest.form import says_nothing
+from pipeline.code_digest.form import canonical, says_nothing
 
 PACKAGES = ("ganlib", "pipeline")
 Chain = tuple[str, ...]  # a.b.c
 
+_IS_MAIN = canonical(ast.parse("__name__ == '__main__'", mode="eval").body)
 _LOOKS_LIKE_CODE = re.compile(r"[A-Za-z_][\w.\[\], |]*")  # "Play", "list[Play] | None": annotations that wait for their names
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -193,7 +194,7 @@ def _parse(name: str, path: Path) -> Module:
 
 def _imported_body(node: ast.stmt) -> list[ast.stmt]:
     """What of a top-level statement an import runs."""
-    if isinstance(node, ast.If) and ast.dump(node.test) == ast.dump(ast.parse("__name__ == '__main__'", mode="eval").body):
+    if isinstance(node, ast.If) and canonical(node.test) == _IS_MAIN:
         return [statement for statement in node.orelse if not says_nothing(statement)]
     return [] if says_nothing(node) else [node]
 
@@ -231,12 +232,8 @@ def _source(node: ast.ImportFrom, module: Module) -> str:
     return ".".join([*parts, node.module] if node.module else parts)
 
 
-def local_names(nodes: Iterable[ast.AST], module: Module, *, is_comprehension: bool = False) -> dict[str, list[Alias]]:
-    """Names that statements bind in their own scope, and what imports among them bind them to.
-
-    Args:
-        is_comprehension: only `:=` binds outside a comprehension.
-    """
+def local_names(nodes: Iterable[ast.AST], module: Module) -> dict[str, list[Alias]]:
+    """Names that statements bind in their own scope, and what imports among them bind them to."""
     found: dict[str, list[Alias]] = {}
     elsewhere: set[str] = set()
 
@@ -246,22 +243,29 @@ def local_names(nodes: Iterable[ast.AST], module: Module, *, is_comprehension: b
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for name, alias in aliases(node, module):
                 found.setdefault(name, []).append(alias)
-        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load) and not in_comprehension:
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load) and not in_comprehension:  # there only := binds outside
             found.setdefault(node.id, [])
         elif isinstance(node, ast.NamedExpr):
             found.setdefault(node.target.id, [])
-        elif isinstance(node, (*FUNCTIONS, ast.ClassDef)) or (
-            isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name
-        ):
-            found.setdefault(node.name, [])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+            if node.name:
+                found.setdefault(node.name, [])
         elif isinstance(node, ast.MatchMapping) and node.rest:
             found.setdefault(node.rest, [])
         for child in _same_scope(node):
             visit(child, in_comprehension=in_comprehension or isinstance(node, COMPREHENSIONS))
 
     for node in nodes:
-        visit(node, in_comprehension=is_comprehension)
+        visit(node, in_comprehension=False)
     return {name: bound for name, bound in found.items() if name not in elsewhere}
+
+
+def globals_in(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Names that statements declare global in their own scope."""
+    for node in nodes:
+        if isinstance(node, ast.Global):
+            yield from node.names
+        yield from globals_in(_same_scope(node))
 
 
 def _same_scope(node: ast.AST) -> list[ast.AST]:

@@ -1,7 +1,7 @@
 """What a definition refers to: every use of a name, with what it can mean, and whether something is used that no reading can follow."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.code_digest.form import says_nothing
@@ -15,16 +15,29 @@ from pipeline.code_digest.names import (
     Target,
     code_in,
     dotted,
+    globals_in,
     imports,
     is_below,
     local_names,
 )
 
 # Keywords that only people read, where they are plain text.
-FOR_READERS = {"register": frozenset({"paper", "summary"}), "pydantic.Field": frozenset({"description"})}
+OF_ENTRIES = frozenset({"paper", "summary"})
+OF_FIELDS = frozenset({"description"})
+PYDANTIC_FIELDS = frozenset({"pydantic.Field", "pydantic.fields.Field"})
 # With these, anything of a module, or of all of them, may be meant.
 OF_THIS_MODULE = frozenset({"globals", "vars", "eval", "exec"})
-OF_ALL_MODULES = ("__import__", "importlib", "pkgutil", "runpy", "sys.modules")
+OF_ALL_MODULES = (
+    "__import__",
+    "importlib",
+    "inspect.currentframe",
+    "inspect.getmodule",
+    "inspect.stack",
+    "pkgutil",
+    "runpy",
+    "sys._getframe",
+    "sys.modules",
+)
 OF_ALL_ATTRIBUTES = frozenset({"__subclasses__", "__globals__"})
 
 
@@ -67,10 +80,17 @@ class Scope:
 
 @dataclass(eq=False)
 class Reading:
-    """What a definition refers to."""
+    """What a definition refers to.
+
+    Attributes:
+        imports: modules it imports when it runs.
+        for_readers: keywords that mean nothing.
+        needs_module: anything of its module may be meant; `needs_all`: of any module.
+    """
 
     project: Project
     module: Module
+    is_registry: Callable[[Target], bool]
     references: list[Reference] = field(default_factory=list)
     strings: set[str] = field(default_factory=set)
     imports: set[str] = field(default_factory=set)
@@ -128,9 +148,10 @@ class Reading:
             self.needs_all |= chain[0] in OF_ALL_MODULES
         for target in targets:
             if not target.module and any(is_below(target.name, dynamic) for dynamic in OF_ALL_MODULES):
-                if asked is not None and asked.constant is not None and chain[-1] == "import_module":
-                    self.imports.add(asked.constant)
-                    self.references.append(Reference(chain, (Target(asked.constant, ""),), False, None))
+                constant = asked.constant if asked is not None and target.name == "importlib.import_module" else None
+                if constant is not None and not constant.startswith("."):
+                    self.imports.add(constant)
+                    self.references.append(Reference(chain, (Target(constant, ""),), False, None))
                 else:
                     self.needs_all = True
         self.references.append(Reference(chain, tuple(targets), is_type, asked))
@@ -157,9 +178,9 @@ class Reading:
             given = node.args[0] if node.args else keywords["name"].value if "name" in keywords else None
             self._name(chain, scopes, is_type=is_type, asked=_asked(given, scopes))
             for target in self._targets(chain, scopes):
-                kind = "register" if target.rest == ("register",) else _without_pydantic_submodule(target.name)
-                read = FOR_READERS.get(kind, frozenset())
-                self.for_readers.update(k for name, k in keywords.items() if name in read and isinstance(k.value, ast.Constant))
+                is_entry = target.rest == ("register",) and self.is_registry(Target(target.module, target.name))
+                unread = OF_ENTRIES if is_entry else OF_FIELDS if not target.module and target.name in PYDANTIC_FIELDS else frozenset()
+                self.for_readers.update(k for name, k in keywords.items() if name in unread and isinstance(k.value, ast.Constant))
         self._all([part for part in (*node.args, *node.keywords) if part not in self.for_readers], scopes, is_type=is_type)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scopes: list[Scope]) -> None:
@@ -171,8 +192,7 @@ class Reading:
             self._all([*node.decorator_list, *getattr(node, "type_params", [])], scopes)
             self._all([node.returns] if node.returns is not None else [], scopes, is_type=True)
         bound = {argument.arg: list[Alias]() for argument in arguments} | local_names(body, self.module)
-        is_global = {name for part in body for inner in ast.walk(part) if isinstance(inner, ast.Global) for name in inner.names}
-        self._all(body, [*scopes, Scope(bound, frozenset(is_global), computed=frozenset(_computed(body)))])
+        self._all(body, [*scopes, Scope(bound, frozenset(globals_in(body)), computed=frozenset(_computed(body)))])
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, scopes: list[Scope]) -> None:
         self.visit(node.generators[0].iter, scopes)
@@ -180,10 +200,6 @@ class Reading:
         for index, generator in enumerate(node.generators):
             self._all([generator.target, *([generator.iter] if index else []), *generator.ifs], inner)
         self._all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt], inner)
-
-
-def _without_pydantic_submodule(name: str) -> str:
-    return "pydantic.Field" if name == "pydantic.fields.Field" else name
 
 
 def _asked(given: ast.expr | None, scopes: list[Scope]) -> Asked:
