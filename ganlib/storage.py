@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -56,6 +57,10 @@ class Storage(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """Names of the files and folders directly in `folder`, sorted; none where it does not exist."""
+        ...
+
+    def size_bytes(self, folder: str) -> int:
+        """Of all files in `folder` and below; 0 where it does not exist."""
         ...
 
     def remove(self, name: str) -> None:
@@ -108,6 +113,14 @@ class FolderStorage:
     def names(self, folder: str) -> list[str]:
         path = self.folder / folder
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+
+    def size_bytes(self, folder: str) -> int:
+        total = 0
+        for at, _, names in os.walk(self.folder / folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # replaced while we look
+                    total += (Path(at) / name).stat().st_size
+        return total
 
     def remove(self, name: str) -> None:
         path = self.folder / name
@@ -196,6 +209,13 @@ class ObjectStorage:
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         found = self._persistently(lambda: self.filesystem.get_file_info(selector), f"listing s3://{self._at(folder)}")
         return sorted(info.base_name for info in found)
+
+    def size_bytes(self, folder: str) -> int:
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self._at(folder), allow_not_found=True, recursive=True)
+        found = self._persistently(lambda: self.filesystem.get_file_info(selector), f"listing s3://{self._at(folder)}")
+        return sum(info.size for info in found if info.is_file)
 
     def remove(self, name: str) -> None:
         from pyarrow import fs
