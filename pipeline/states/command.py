@@ -157,7 +157,7 @@ def remove(state: State, base: str, root: Path = ROOT) -> None:
         open_storage(state_uri(base, "", root)).remove(state.name)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.states", description=textwrap.dedent(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -169,24 +169,25 @@ def main() -> None:
     removing.add_argument("--keep", type=int, metavar="N", help="all but the newest N")
     removing.add_argument("--gone", action="store_true", help="those whose commit is in no branch or tag any more")
     removing.add_argument("--yes", action="store_true", help="do not ask")
-    arguments = parser.parse_args()
-    config = params.sections(TrainingParams)
-    base, states = config.train.state_uri, look(config.train.state_uri)
+    arguments = parser.parse_args(argv)
+    config = params.sections(TrainingParams, root / "params.yaml")
+    base = config.train.state_uri
+    states = look(base, root)
     if arguments.verb == "list":
-        now = _now(config)
+        now = _now(config, root)
         print("\n".join(table(states, now.key if now is not None else "")) if states else f"no states below {base}")
     elif arguments.verb == "show":
-        print("\n".join(describe(find(states, arguments.key), _now(config))))
+        print("\n".join(describe(find(states, arguments.key), _now(config, root), root)))
     else:
         if arguments.keep is not None and arguments.keep < 0:
             raise ValueError(f"--keep {arguments.keep}: expected how many of the newest states are kept, 0 or more")
         if not (arguments.keys or arguments.gone or arguments.keep is not None):
             raise ValueError("nothing is named; give KEYs, --keep N or --gone (python -m pipeline.states list shows what there is)")
-        named = chosen(states, arguments.keys, keep=arguments.keep, gone=arguments.gone)
-        sys.exit(_remove(named, base, must_ask=not arguments.yes))
+        named = chosen(states, arguments.keys, keep=arguments.keep, gone=arguments.gone, root=root)
+        sys.exit(_remove(named, base, root, must_ask=not arguments.yes))
 
 
-def _remove(named: Sequence[State], base: str, *, must_ask: bool) -> int:
+def _remove(named: Sequence[State], base: str, root: Path, *, must_ask: bool) -> int:
     """Say what would be removed, ask, remove; the exit code."""
     held = [state for state in named if state.holder is not None and state.holder.is_alive()]
     for state in held:
@@ -196,6 +197,11 @@ def _remove(named: Sequence[State], base: str, *, must_ask: bool) -> int:
         print("nothing to remove")
         return int(bool(held))
     print("\n".join(table(free)))
+    for state in free:
+        if state.owes_mlflow:
+            print(
+                f"MLflow has not been told everything of {state.name}: python -m pipeline.deliver does it, and what is removed cannot be told"
+            )
     total = size(sum(state.size_bytes for state in free))
     if must_ask and not _agreed(f"remove {len(free)} state{'' if len(free) == 1 else 's'}, {total}? [y/N] "):
         print("nothing was removed")
@@ -203,7 +209,7 @@ def _remove(named: Sequence[State], base: str, *, must_ask: bool) -> int:
     is_short = bool(held)
     for state in free:
         try:
-            remove(state, base)
+            remove(state, base, root)
             print(f"removed: {state.name}")
         except LockedError as problem:  # it began just now, or lives on another machine
             print(f"kept: {state.name}: {problem}")
@@ -219,9 +225,9 @@ def _agreed(question: str) -> bool:
         return False
 
 
-def _now(config: TrainingParams) -> Identity | None:
+def _now(config: TrainingParams, root: Path) -> Identity | None:
     """The training of today; None before its data are prepared."""
     try:
-        return identity.identity(config)
+        return identity.identity(config, root)
     except ValueError:
         return None

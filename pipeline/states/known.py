@@ -36,6 +36,7 @@ class State:
         record: None where it has none that can be read.
         images_seen: of its newest whole checkpoint.
         active: its last sign of life, in seconds since 1970; 0 where it gave none.
+        owes_mlflow: MLflow has not been told everything of it.
         holder: who runs it, as far as can be told from here.
     """
 
@@ -45,6 +46,7 @@ class State:
     images_seen: int
     size_bytes: int
     active: float
+    owes_mlflow: bool
     holder: Holder | None
 
     @property
@@ -75,11 +77,11 @@ def _look(base: str, root: Path) -> Iterator[State]:
     for name in open_storage(state_uri(base, "", root)).names(""):
         if NAME.fullmatch(name):
             storage = open_storage(state_uri(base, name, root))
-            if not SIGNS.isdisjoint(storage.names("")):
-                yield _state(name, storage)
+            if not SIGNS.isdisjoint(storage.names("")) and (size_bytes := storage.size_bytes("")):  # some stores keep empty folders
+                yield _state(name, storage, size_bytes)
 
 
-def _state(name: str, storage: Storage) -> State:
+def _state(name: str, storage: Storage, size_bytes: int) -> State:
     found, waiting, holder = record.read(storage), outbox.read(storage), lock.holder(storage)
     began = datetime.fromisoformat(found.began).timestamp() if found is not None else 0.0
     return State(
@@ -87,8 +89,9 @@ def _state(name: str, storage: Storage) -> State:
         storage=storage,
         record=found,
         images_seen=images_seen(storage),
-        size_bytes=storage.size_bytes(""),
+        size_bytes=size_bytes,
         active=max(began, (waiting.ended or waiting.heartbeat) if waiting is not None else 0.0),
+        owes_mlflow=waiting is not None and not waiting.delivered,
         holder=holder,
     )
 

@@ -1,7 +1,7 @@
 """`training.json`: what a state is of, written into it when its training starts first, and never again.
 
-A state is named by a hash, which tells nobody what was hashed. The record does: two trainings can be compared key by key, an old one can be found again,
-and the commit that trained stays known whichever commit exports the result.
+A state is named by a hash, which tells nobody what was hashed. The record does: two trainings can be compared key by key, an old one can be found
+again, and the commit that trained stays known whichever commit exports the result.
 """
 
 from datetime import UTC, datetime
