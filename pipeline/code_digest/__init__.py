@@ -5,8 +5,10 @@ annotations count, and so does what a string names that looks like one. A module
 is imported (`effects`); a definition in it only when something reaches it.
 
 An entry of a `Registry` counts when the registry is asked and a setting, or any constant in the code that counts, is its name: another loss or family
-in the same file moves nothing. What cannot be resolved counts as used: of a registry that is asked for a computed name, every entry; of a module that
-is passed around, every definition; after `importlib` or `sys.modules`, all there is.
+in the same file moves nothing. (The default of a setting is no such constant: where it holds, it is among the settings.)
+
+What cannot be resolved counts as used: of a registry that is asked for a computed name, every entry; of a module that is passed around, every
+definition; after `importlib` or `sys.modules`, all there is.
 
 What it cannot see is a name that is put together in one function and handed to a registry in another. tests/pipeline/test_code_used.py compares with
 what really runs, for every recipe.
@@ -40,17 +42,18 @@ class Definitions:
         return digest(sorted(self.parts.items()))
 
 
-def definitions(roots: Iterable[str], *, names: Collection[str], root: Path) -> Definitions:
+def definitions(roots: Iterable[str], *, names: Collection[str], root: Path, settings: Collection[str] = ()) -> Definitions:
     """What code below `root` can run from `roots`.
 
     Args:
         roots: "ganlib.training.loop:train".
         names: every string of the settings (`strings_in`): an entry of a registry may be asked for by any of them.
+        settings: classes all of whose values are among `names`, as "ganlib.config:TaskConfig": what their fields default to asks for nothing.
 
     Raises:
         ValueError: a root that does not exist.
     """
-    return _Closure(Project(root), names).of(roots)
+    return _Closure(Project(root), names, settings).of(roots)
 
 
 def strings_in(value: Any) -> set[str]:
@@ -76,6 +79,7 @@ class _Closure:
 
     project: Project
     names: Collection[str]
+    settings: Collection[str]
     readings: dict[Unit, Reading] = field(default_factory=dict)
     acting: set[Unit] = field(default_factory=set)
     imported: dict[str, Module] = field(default_factory=dict)
@@ -117,7 +121,7 @@ class _Closure:
     def _read(self, unit: Unit) -> None:
         reading = self.readings[unit]
         reading.visit(unit.node, [])
-        self.strings |= reading.strings
+        self.strings |= reading.strings | (reading.defaults if f"{unit.module}:{unit.label}" not in self.settings else set())
         for module in reading.imports:
             self._import(module)
         is_registry = (unit.module, unit.label) == (REGISTRY.module, REGISTRY.name)  # imports its packages, which is known here

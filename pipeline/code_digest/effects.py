@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.code_digest.form import says_nothing
 from pipeline.code_digest.names import FUNCTIONS, Module, Project, Target, Unit, dotted, is_below
@@ -30,11 +30,17 @@ class Effects:
     """Reads top-level statements; never runs them. Whatever it does not know is taken to do something."""
 
     project: Project
+    _packages: dict[Target, str | None] = field(default_factory=dict)
 
     # registries
 
     def package_of(self, registry: Target) -> str | None:
         """The package of the registry that `X = Registry(..., package="...")` makes; None where `registry` is none."""
+        if registry not in self._packages:
+            self._packages[registry] = self._package_of(registry)
+        return self._packages[registry]
+
+    def _package_of(self, registry: Target) -> str | None:
         module = self.project.module(registry.module) if registry.module else None
         bound = module.bindings.get(registry.name, []) if module is not None else []
         if module is None or len(bound) != 1 or not isinstance(bound[0], Unit):

@@ -83,6 +83,7 @@ class Reading:
     """What a definition refers to.
 
     Attributes:
+        strings: constants in it; `defaults`: those of them that a class gives its fields.
         imports: modules it imports when it runs.
         for_readers: keywords that mean nothing.
         needs_module: anything of its module may be meant; `needs_all`: of any module.
@@ -93,6 +94,7 @@ class Reading:
     is_registry: Callable[[Target], bool]
     references: list[Reference] = field(default_factory=list)
     strings: set[str] = field(default_factory=set)
+    defaults: set[str] = field(default_factory=set)
     imports: set[str] = field(default_factory=set)
     for_readers: set[ast.AST] = field(default_factory=set)
     needs_module: bool = False
@@ -114,7 +116,12 @@ class Reading:
             self._function(node, scopes)
         elif isinstance(node, ast.ClassDef):
             self._all([*node.decorator_list, *node.bases, *node.keywords, *getattr(node, "type_params", [])], scopes)
-            self._all(node.body, [*scopes, Scope(local_names(node.body, self.module), is_class=True)])
+            inside = [*scopes, Scope(local_names(node.body, self.module), is_class=True)]
+            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+            self._all([part for part in node.body if part not in fields], inside)
+            before, self.strings = self.strings, set()
+            self._all(fields, inside)
+            self.defaults, self.strings = self.defaults | self.strings, before
         elif isinstance(node, COMPREHENSIONS):
             self._comprehension(node, scopes)
         elif isinstance(node, ast.AnnAssign):
