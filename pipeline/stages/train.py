@@ -51,7 +51,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
             print(line, flush=True)
         if record.read(storage) is None:
-            for line in known.told(known.look(config.train.state_uri, root), this, root):
+            for line in known.told(config.train.state_uri, this, root):
                 print(line, flush=True)
         begun = record.keep(storage, this, data_source=config.data.source, root=root)
         facts = _facts(config, begun, root)

@@ -68,15 +68,17 @@ class State:
         return f"{self.images_seen:,} of {self.total_images:,} images" if self.total_images else f"{self.images_seen:,} images"
 
 
-def look(base: str, root: Path = ROOT) -> list[State]:
-    """Every state below `base` (`train.state_uri`), the newest first."""
-    return sorted(_look(base, root), key=lambda state: (-state.active, state.name))
+def look(base: str, root: Path = ROOT, *, data_digest: str | None = None) -> list[State]:
+    """Every state below `base` (`train.state_uri`), or those of one data set: the newest first."""
+    return sorted(_look(base, root, data_digest), key=lambda state: (-state.active, state.name))
 
 
-def _look(base: str, root: Path) -> Iterator[State]:
+def _look(base: str, root: Path, data_digest: str | None) -> Iterator[State]:
     for name in open_storage(state_uri(base, "", root)).names(""):
         if NAME.fullmatch(name):
             storage = open_storage(state_uri(base, name, root))
+            if data_digest is not None and ((found := record.read(storage)) is None or found.data_digest != data_digest):
+                continue  # without measuring it
             if not SIGNS.isdisjoint(storage.names("")) and (size_bytes := storage.size_bytes("")):  # some stores keep empty folders
                 yield _state(name, storage, size_bytes)
 
@@ -160,10 +162,12 @@ class Difference:
         return "; ".join([*steps, "dvc repro"])
 
 
-def told(states: list[State], now: Identity, root: Path = ROOT) -> list[str]:
+def told(base: str, now: Identity, root: Path = ROOT) -> list[str]:
     """What the train stage says of the other states before it begins a new one: the unfinished ones of the same data, and how to go back to one."""
-    of_data = [state for state in states if state.record is not None and state.record.data_digest == now.data_digest]
-    others = [state for state in of_data if state.name != now.key[:16]]
+    try:
+        others = [state for state in look(base, root, data_digest=now.data_digest) if state.name != now.key[:16]]
+    except OSError as problem:  # of a neighbour's state: no reason not to begin
+        return [f"warning: other states below {base} cannot be looked at: {problem}"]
     unfinished = [state for state in others if not state.is_finished]
     lines = []
     for state in unfinished[:MOST_STATES]:
