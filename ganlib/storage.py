@@ -105,6 +105,10 @@ class Storage(Protocol):
         """Names of the files and folders directly in `folder`, sorted; none where it does not exist."""
         ...
 
+    def size_bytes(self, folder: str) -> int:
+        """Of all files in `folder` and below; 0 where it does not exist."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder; nothing to do where it does not exist."""
         ...
@@ -203,6 +207,14 @@ class FolderStorage:
         path = self.folder / folder
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
+    def size_bytes(self, folder: str) -> int:
+        total = 0
+        for at, _, names in os.walk(self.folder / folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # replaced while we look
+                    total += (Path(at) / name).stat().st_size
+        return total
+
     def remove(self, name: str) -> None:
         path = self.folder / name
         if path.is_dir():
@@ -289,6 +301,10 @@ class ObjectStorage:
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         below = f"{folder}/" if folder else ""  # some servers list the folder itself too
         return sorted({path.removeprefix(below) for path in paths if path and path.startswith(below)})
+
+    def size_bytes(self, folder: str) -> int:
+        entries = self._ask(lambda: [entry for page in self._store.list(folder or None) for entry in page], f"listing {self._at(folder)}")
+        return sum(entry["size"] for entry in entries)
 
     def remove(self, name: str) -> None:
         what = f"removing {self._at(name)}"

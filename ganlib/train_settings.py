@@ -22,7 +22,15 @@ class TrainConfig(Section):
     augment: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
     )
-    log_interval_images: int = Field(10_000, ge=1)
+    history_interval_images: int = Field(
+        10_000, ge=1, description="a line of losses in the history, their means since the line before; what curves and history.csv have"
+    )
+    log_interval_images: int = Field(
+        10_000,
+        ge=1,
+        description="lines of the history that the console and MLflow show: one each so many images; where it is less than "
+        "history_interval_images, each of them. Never changes a result",
+    )
     grid_interval_images: int = Field(50_000, ge=1)
     checkpoint_interval_images: int = Field(100_000, ge=1)
     keep_checkpoints: int = Field(3, ge=1, description="the newest so many are kept")
@@ -33,7 +41,8 @@ class TrainConfig(Section):
     max_rollbacks: int = Field(3, ge=1, description="rollbacks of one training before a divergence stops it after all")
     rollback_lr_factor: float = Field(0.5, gt=0, lt=1, description="each rollback multiplies every learning rate by it")
     state_uri: str = Field(
-        "state", description="folder or s3://bucket/prefix of resumable training state; no output, never changes a result"
+        "state",
+        description="folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix of resumable training state; never changes a result",
     )
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def small(images: int) -> dict[str, Any]:
             "total_images": images,
             "batch_images": 8 * LOGICAL_WORKERS,
             "logical_workers": LOGICAL_WORKERS,
-            "log_interval_images": max(1, images // 20),
+            "history_interval_images": max(1, images // 20),
             "grid_interval_images": max(1, images // 2),
             "checkpoint_interval_images": max(1, images // 8),
             "state_uri": "state",

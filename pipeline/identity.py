@@ -1,5 +1,6 @@
 """Which training this is: the sections of params.yaml it is made of, and the key that names its state and its MLflow run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
+from pipeline.code_digest import definitions, strings_in
 from pipeline.driver.settings import ClusterConfig
-from pipeline.lineage import code_digest, digest
+from pipeline.lineage import digest
 from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 
+TRAINS = "ganlib.training.loop:train"  # what runs in a worker: the root of the code that a result depends on
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
-FREE_TRAIN_KEYS = frozenset({"state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
+FREE_TRAIN_KEYS = frozenset({"log_interval_images", "state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
 
 
 class TrainingParams(Section):
@@ -50,7 +53,31 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     return {**{key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}, "train": train}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a training the training it is: the same identity is the same result, wherever and however often it runs.
+
+    Attributes:
+        code: every definition it can run -> sha256 of what it means.
+    """
+
+    settings: dict[str, Any]
+    data_digest: str
+    code: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """sha256 over settings, data and code; names the state and the MLflow run."""
+        return digest({"settings": self.settings, "data": self.data_digest, "code": self.code})
+
+
+def identity(params: TrainingParams, root: Path = ROOT) -> Identity:
+    """Of the training that `params` describe, with the data and the code in `root`."""
+    settings = training_settings(params)
+    code = definitions([TRAINS], names=strings_in(settings), root=root).parts
+    return Identity(settings=settings, data_digest=read_manifest(root / "data" / "prepared").data_digest, code=code)
+
+
 def run_key(params: TrainingParams, root: Path = ROOT) -> str:
-    """sha256 over settings, data and code of a training: the same key is the same training, wherever and however often it runs."""
-    data_digest = read_manifest(root / "data" / "prepared").data_digest
-    return digest({"settings": training_settings(params), "data": data_digest, "code": code_digest("ganlib.training.loop", root=root)})
+    """The key of the training that `params` describe."""
+    return identity(params, root).key

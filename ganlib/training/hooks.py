@@ -36,7 +36,7 @@ def is_due(interval_images: int, state: TrainState) -> bool:
 
 
 class LogHook:
-    """Losses to the history; the clock beside them, never in them.
+    """Losses to the history, every `train.history_interval_images`; the clock beside them, never in them.
 
     A line is `{"step", "images_seen", "scalars": {...}, "time", "images_per_second"}`: the last two are the clock.
     """
@@ -50,7 +50,7 @@ class LogHook:
         self._last = (time.monotonic(), images_seen)
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
-        if not (is_last or is_due(self.config.log_interval_images, state)):
+        if not (is_last or is_due(self.config.history_interval_images, state)):
             return
         scalars = state.scalars.take()
         if not scalars:  # the last step was logged already

@@ -32,7 +32,7 @@ class TrainingSpec(Section):
     """All that a worker must be told; plain JSON."""
 
     data: str = Field(description="absolute path of train.arrow")
-    folder: str = Field(description="absolute path or s3:// address of this training's state")
+    folder: str = Field(description="absolute path or object-store address of this training's state")
     model: ModelConfig
     task: TaskConfig
     optim: OptimConfig

@@ -27,6 +27,7 @@ from ganlib.storage import Storage
 FORMAT = 3
 FOLDER = "checkpoints"
 SEAL = "manifest.json"
+BESIDE = frozenset({"ema", "optimizer", "scalars"})  # what a bundle has beside networks: no network may be called so
 KEEP_BOUNDARIES = 2  # bundles a rollback can go to
 
 
@@ -78,6 +79,7 @@ class TrainState:
         if not dist.is_main():
             return {}, numbers
         for name in self.networks:
+            assert name not in BESIDE
             tensors |= {f"{name}.{key}": value for key, value in self.networks[name].state_dict().items()}
         tensors |= {f"ema.{key}": value for key, value in self.ema.module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
@@ -127,6 +129,15 @@ class Bundle:
     @property
     def images_seen(self) -> int:
         return int(self.numbers["images_seen"])
+
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of every network as it was trained, by its name; the moving average is none of them."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.tensors.items():
+            name, dot, rest = key.partition(".")
+            if dot and name not in BESIDE:
+                found.setdefault(name, {})[rest] = value
+        return found
 
 
 class BundleStore:

@@ -64,7 +64,7 @@ GANLIB_FLOORS = (
     {"catalog", "training"},
 )
 PIPELINE_FLOORS = (
-    {"__init__", "driver.settings", "edit", "generator", "params", "processes", "report", "tracking.settings"},
+    {"__init__", "code_digest", "driver.settings", "edit", "generator", "params", "processes", "report", "tracking.settings"},
     {"lineage", "state_address"},
     {"identity"},
     {"schema"},
@@ -72,7 +72,8 @@ PIPELINE_FLOORS = (
     {"cli"},
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
-    {"artifacts", "deliver", "results"},
+    {"artifacts", "deliver", "results", "states"},
+    {"cached_outs"},
     {"stages"},
     {"exact"},
 )

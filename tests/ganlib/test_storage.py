@@ -119,6 +119,7 @@ def test_the_verbs(place):
     files.write("a/c/d.txt", b"3")
     assert files.read("a/b.txt") == b"22"
     assert files.names("a") == ["b.txt", "c"]
+    assert [files.size_bytes(name) for name in ("a", "a/c", "", "not there")] == [3, 1, 3, 0]
     with files.local("a/c/d.txt") as path:
         assert path.read_bytes() == b"3"
     files.append("log", "one\n")

@@ -162,7 +162,7 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", ["folder", "s3"])
 def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
-    settings = {"train__total_images": 4800, "train__checkpoint_interval_images": 64, "train__log_interval_images": 64}
+    settings = {"train__total_images": 4800, "train__checkpoint_interval_images": 64, "train__history_interval_images": 64}
     whole = make_spec("whole", **settings)
     train(whole)
     spec = make_spec("killed", **settings, **({"folder": f"{s3.uri}/killed"} if place == "s3" else {}))
