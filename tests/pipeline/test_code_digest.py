@@ -170,6 +170,13 @@ def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
         path.write_text(text)
 
 
+def test_the_default_of_a_setting_is_no_name_that_is_asked_for(project):
+    """Kills: `non_saturating` counting for a training with another loss because it stands in the schema."""
+    parts = of_training(project, names_of(loss="wasserstein")).parts
+    assert "ganlib.losses:Wasserstein" in parts
+    assert "ganlib.losses:NonSaturating" not in parts
+
+
 def test_a_project_without_comments_in_another_layout_is_the_same(project, before, tmp_path):
     """Kills: any trace of layout in a form. Every file is printed anew from its syntax tree, its docstrings replaced."""
     for path in project.rglob("*.py"):
@@ -272,6 +279,10 @@ USES: dict[str, tuple[str, set[str]]] = {
     "by importing it from its package": ("def main():\n    from ganlib.acts import leaf", {USED, UNUSED}),
     "by importing its package": ("import ganlib.acts\ndef main(): pass", {USED}),
     "by importing it in a function that does not count": ("def f():\n    import ganlib.acts.leaf\ndef main(): pass", set()),
+    "declared nonlocal": (
+        "def main():\n    from ganlib.other import used as f\n    def g():\n        nonlocal f\n        f()\n        f = 1\n    g()", {USED},
+    ),
+    "by the relative import of a package": ("from ganlib.relative import it\ndef main(): it()", {USED}),
     "a local import": ("from ganlib.other import unused as f\ndef main():\n    from ganlib.other import used as f\n    f()", {USED}),
     "bound in two ways": (
         "try:\n    from ganlib.other import used as f\nexcept ImportError:\n    from ganlib.other import unused as f\ndef main(): f()",
@@ -303,6 +314,7 @@ def test_what_counts_by_how_it_is_named(use, tmp_path):
     files = {
         "main": text,
         "between": "from ganlib.other import used as it\nfrom ganlib import other\n",
+        "relative/__init__": "from ..other import used as it\n",
         "acts/__init__": "from ganlib.other import used\nused()\n",
         "acts/leaf": "from ganlib.other import unused\nunused()\n",
     }
