@@ -13,20 +13,18 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import identity, params
-from pipeline.code_digest import Definitions, definitions, strings_in
+from pipeline.code_digest import Definitions, definitions
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = "ganlib.training.loop:train"
 
 
-def names_of(**task: object) -> set[str]:
+def params_of(**task: object) -> params.Params:
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     values["task"] |= task
-    return strings_in(identity.training_settings(params.parse(values)))
+    return params.parse(values)
 
 
-DEFAULT = names_of()
-SETTINGS = [f"ganlib.config:{name}Config" for name in ("Model", "Task", "Optim", "Optimizer", "Train")]
+DEFAULT = params_of()
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +35,9 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def of_training(root: Path, names: set[str] = DEFAULT) -> Definitions:
-    return definitions([TRAIN], names=names, settings=SETTINGS, root=root)
-
-
 @pytest.fixture(scope="module")
 def before(project) -> Definitions:
-    return of_training(project)
+    return identity.training_code(DEFAULT, project)
 
 
 def moved(before: Definitions, after: Definitions) -> set[str]:
@@ -144,19 +138,19 @@ def edited(project: Path, *edits: str) -> Iterator[None]:
 def test_an_edit_moves_what_it_means(edit, project, before):
     """Kills: a closure that leaves out bases, defaults, annotations, decorators, what imports bind or what an import does."""
     with edited(project, edit):
-        assert moved(before, of_training(project)) == EDITS[edit][3]
+        assert moved(before, identity.training_code(DEFAULT, project)) == EDITS[edit][3]
 
 
 def test_edits_that_mean_nothing_here_move_nothing(project, before):
     """All of them at once. Kills: a digest by bytes or by file, entries that count by the file they lie in, docstrings that count."""
     with edited(project, *(edit for edit, (*_, expected) in EDITS.items() if not expected)):
-        assert moved(before, of_training(project)) == set()
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
 
 
 def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
     """Kills: names of settings that are taken from some keys only: `r1` is a key, not a value."""
-    names = names_of(regularizers={"r1": {}})
-    used = of_training(project, names)
+    chosen = params_of(regularizers={"r1": {}})
+    used = identity.training_code(chosen, project)
     assert moved(before, used) == {f"ganlib.regularizers:{name}" for name in ("R1", "Critic", "input_gradient", "squared_norm")}
     path = project / "ganlib" / "regularizers.py"
     text = path.read_text()
@@ -164,15 +158,15 @@ def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
         path.write_text(
             text.replace("0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.labels), moment.real))", "0 * moment.real")
         )
-        assert "ganlib.regularizers:R1" in moved(used, of_training(project, names))
-        assert moved(before, of_training(project)) == set()
+        assert "ganlib.regularizers:R1" in moved(used, identity.training_code(chosen, project))
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
     finally:
         path.write_text(text)
 
 
 def test_the_default_of_a_setting_is_no_name_that_is_asked_for(project):
     """Kills: `non_saturating` counting for a training with another loss because it stands in the schema."""
-    parts = of_training(project, names_of(loss="wasserstein")).parts
+    parts = identity.training_code(params_of(loss="wasserstein"), project).parts
     assert "ganlib.losses:Wasserstein" in parts
     assert "ganlib.losses:NonSaturating" not in parts
 
@@ -187,7 +181,7 @@ def test_a_project_without_comments_in_another_layout_is_the_same(project, befor
         target = tmp_path / path.relative_to(project)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
-    assert of_training(tmp_path) == before
+    assert identity.training_code(DEFAULT, tmp_path) == before
 
 
 def test_an_unknown_root_is_refused(project):
