@@ -1,5 +1,6 @@
 """Which training this is: the sections of params.yaml it is made of, and the key that names its state and its MLflow run."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
-from pipeline.code_digest import definitions, strings_in
+from pipeline.code_digest import Definitions, definitions, strings_in
 from pipeline.driver.settings import ClusterConfig
 from pipeline.lineage import digest
 from pipeline.params import ROOT
@@ -73,9 +74,26 @@ class Identity:
 
 def identity(params: TrainingParams, root: Path = ROOT) -> Identity:
     """Of the training that `params` describe, with the data and the code in `root`."""
-    settings = training_settings(params)
-    code = definitions([TRAINS], names=strings_in(settings), root=root).parts
-    return Identity(settings=settings, data_digest=read_manifest(root / "data" / "prepared").data_digest, code=code)
+    data_digest = read_manifest(root / "data" / "prepared").data_digest
+    return Identity(settings=training_settings(params), data_digest=data_digest, code=training_code(params, root).parts)
+
+
+def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
+    """The code that determines a trained model, definition by definition."""
+    sections = {type(section) for chosen in (params.model, params.task, params.optim, params.train) for section in _sections(chosen)}
+    return definitions(
+        [TRAINS],
+        names=strings_in(training_settings(params)),
+        settings={f"{section.__module__}:{section.__qualname__}" for section in sections},
+        root=root,
+    )
+
+
+def _sections(section: Section) -> Iterator[Section]:
+    yield section
+    for value in vars(section).values():
+        if isinstance(value, Section):
+            yield from _sections(value)
 
 
 def run_key(params: TrainingParams, root: Path = ROOT) -> str:

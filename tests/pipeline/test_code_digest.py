@@ -13,26 +13,19 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import identity, preflight
-from pipeline.code_digest import Definitions, definitions, strings_in
+from pipeline.code_digest import Definitions, definitions
+from pipeline.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = "ganlib.training.loop:train"
 
 
-def names_of(**task: object) -> set[str]:
+def params_of(**task: object) -> Params:
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     values["task"] |= task
-    return strings_in(identity.training_settings(preflight.parse(values)))
+    return preflight.parse(values)
 
 
-DEFAULT = names_of()
-SETTINGS = [
-    "ganlib.models.settings:ModelConfig",
-    "ganlib.tasks.settings:TaskConfig",
-    "ganlib.optim:OptimConfig",
-    "ganlib.optim:OptimizerConfig",
-    "ganlib.train_settings:TrainConfig",
-]
+DEFAULT = params_of()
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +36,9 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def of_training(root: Path, names: set[str] = DEFAULT) -> Definitions:
-    return definitions([TRAIN], names=names, settings=SETTINGS, root=root)
-
-
 @pytest.fixture(scope="module")
 def before(project) -> Definitions:
-    return of_training(project)
+    return identity.training_code(DEFAULT, project)
 
 
 def moved(before: Definitions, after: Definitions) -> set[str]:
@@ -115,7 +104,9 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         {"ganlib.losses:NonSaturating", "ganlib.losses:_CrossEntropy"},
     ),
     "the default of a setting": ("train_settings.py", 'Field("bf16"', 'Field("fp32"', {"ganlib.train_settings:TrainConfig"}),
-    "the range of a setting": ("train_settings.py", "float = Field(0.5, gt=0, lt=1", "float = Field(0.5, gt=0, lt=2", {"ganlib.train_settings:TrainConfig"}),
+    "the range of a setting": (
+        "train_settings.py", "float = Field(0.5, gt=0, lt=1", "float = Field(0.5, gt=0, lt=2", {"ganlib.train_settings:TrainConfig"},
+    ),
     "an error": ("config.py", "is missing; add it", "is missing: add it", {"ganlib.config:explain"}),
     # what an import does
     "a call in a module that is reached": ("rng.py", "", "torch.manual_seed(0)\n", {"ganlib.rng:<module>"}),
@@ -150,19 +141,19 @@ def edited(project: Path, *edits: str) -> Iterator[None]:
 def test_an_edit_moves_what_it_means(edit, project, before):
     """Kills: a closure that leaves out bases, defaults, annotations, decorators, what imports bind or what an import does."""
     with edited(project, edit):
-        assert moved(before, of_training(project)) == EDITS[edit][3]
+        assert moved(before, identity.training_code(DEFAULT, project)) == EDITS[edit][3]
 
 
 def test_edits_that_mean_nothing_here_move_nothing(project, before):
     """All of them at once. Kills: a digest by bytes or by file, entries that count by the file they lie in, docstrings that count."""
     with edited(project, *(edit for edit, (*_, expected) in EDITS.items() if not expected)):
-        assert moved(before, of_training(project)) == set()
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
 
 
 def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
     """Kills: names of settings that are taken from some keys only: `r1` is a key, not a value."""
-    names = names_of(regularizers={"r1": {}})
-    used = of_training(project, names)
+    chosen = params_of(regularizers={"r1": {}})
+    used = identity.training_code(chosen, project)
     assert moved(before, used) == {f"ganlib.regularizers:{name}" for name in ("R1", "Critic", "input_gradient", "squared_norm")}
     path = project / "ganlib" / "regularizers.py"
     text = path.read_text()
@@ -170,10 +161,17 @@ def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
         path.write_text(
             text.replace("0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.labels), moment.real))", "0 * moment.real")
         )
-        assert "ganlib.regularizers:R1" in moved(used, of_training(project, names))
-        assert moved(before, of_training(project)) == set()
+        assert "ganlib.regularizers:R1" in moved(used, identity.training_code(chosen, project))
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
     finally:
         path.write_text(text)
+
+
+def test_the_default_of_a_setting_is_no_name_that_is_asked_for(project):
+    """Kills: `non_saturating` counting for a training with another loss because it stands in the schema."""
+    parts = identity.training_code(params_of(loss="wasserstein"), project).parts
+    assert "ganlib.losses:Wasserstein" in parts
+    assert "ganlib.losses:NonSaturating" not in parts
 
 
 def test_a_project_without_comments_in_another_layout_is_the_same(project, before, tmp_path):
@@ -186,7 +184,7 @@ def test_a_project_without_comments_in_another_layout_is_the_same(project, befor
         target = tmp_path / path.relative_to(project)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
-    assert of_training(tmp_path) == before
+    assert identity.training_code(DEFAULT, tmp_path) == before
 
 
 def test_an_unknown_root_is_refused(project):
@@ -231,6 +229,7 @@ USES: dict[str, tuple[str, set[str]]] = {
     "imported inside": ("def main():\n    from ganlib.other import used\n    return used()", {USED}),
     "imported inside, as a module": ("def main():\n    import ganlib.other\n    return ganlib.other.used()", {USED}),
     "imported in a class": ("class A:\n    from ganlib.other import used\n    value = used()\ndef main(): A()", {USED}),
+    "as what a class has": ("class A:\n    from ganlib.other import used\n    def f(self): self.used()\ndef main(): A().f()", {USED}),
     "star": ("from ganlib.other import *\ndef main(): used()", ALL),
     "handed on": ("from ganlib import other\ndef main(): print(other)", ALL),
     "getattr": ("from ganlib import other\ndef main(name): getattr(other, name)()", ALL),
@@ -249,6 +248,10 @@ USES: dict[str, tuple[str, set[str]]] = {
     "in a written annotation": ("from ganlib.other import Thing\ndef main() -> 'list[Thing] | None': pass", {THING}),
     "in the annotation of a variable": ("from ganlib.other import Thing\ndef main():\n    x: Thing", {THING}),
     "in a decorator": ("from ganlib.other import used\n@used\ndef main(): pass", {USED}),
+    "in a decorator of a class": ("from ganlib.other import used\n@used\nclass A: pass\ndef main(): A()", {USED}),
+    "in the decorator of a class that is quiet": (
+        "from dataclasses import dataclass\nfrom ganlib.other import Thing\n@dataclass(slots=Thing)\nclass A: pass\ndef main(): A()", {THING},
+    ),
     "as a base": ("from ganlib.other import Thing\nclass A(Thing): pass\ndef main(): A()", {THING}),
     "in a method": ("from ganlib.other import used\nclass A:\n    def f(self): used()\ndef main(): A()", {USED}),
     "in an inner function": ("from ganlib.other import used\ndef main():\n    def f(): return lambda: used()\n    return f", {USED}),
@@ -264,6 +267,19 @@ USES: dict[str, tuple[str, set[str]]] = {
     "a parameter of the function around": ("from ganlib.other import used\ndef main(used):\n    return lambda: used()", set()),
     "a name of a class, seen by a method": ("from ganlib.other import used\nclass A:\n    used = 1\n    def f(self): used()\ndef main(): A", {USED}),
     "a local declared global": ("from ganlib.other import used\ndef main():\n    global used\n    used = used()", {USED}),
+    "declared global in an inner function": (
+        "from ganlib.other import used\ndef main(used):\n    def f():\n        global used\n        used()\n    return f", {USED},
+    ),
+    "by importing what does something": ("import ganlib.acts.leaf\ndef main(): pass", {USED, UNUSED}),
+    "by importing it under a condition": ("if x:\n    import ganlib.acts.leaf\ndef main(): pass", {USED, UNUSED}),
+    "by importing it inside": ("def main():\n    import ganlib.acts.leaf", {USED, UNUSED}),
+    "by importing it from its package": ("def main():\n    from ganlib.acts import leaf", {USED, UNUSED}),
+    "by importing its package": ("import ganlib.acts\ndef main(): pass", {USED}),
+    "by importing it in a function that does not count": ("def f():\n    import ganlib.acts.leaf\ndef main(): pass", set()),
+    "declared nonlocal": (
+        "def main():\n    from ganlib.other import used as f\n    def g():\n        nonlocal f\n        f()\n        f = 1\n    g()", {USED},
+    ),
+    "by the relative import of a package": ("from ganlib.relative import it\ndef main(): it()", {USED}),
     "a local import": ("from ganlib.other import unused as f\ndef main():\n    from ganlib.other import used as f\n    f()", {USED}),
     "bound in two ways": (
         "try:\n    from ganlib.other import used as f\nexcept ImportError:\n    from ganlib.other import unused as f\ndef main(): f()",
@@ -292,8 +308,14 @@ USES: dict[str, tuple[str, set[str]]] = {
 def test_what_counts_by_how_it_is_named(use, tmp_path):
     """Kills: each way of naming a thing that is dropped from `Reading`, `Project` or `Effects`, and each scope that is forgotten."""
     text, expected = USES[use]
-    between = "from ganlib.other import used as it\nfrom ganlib import other\n"
-    assert ALL & set(parts_of(tmp_path, {"main": text, "between": between})) == expected
+    files = {
+        "main": text,
+        "between": "from ganlib.other import used as it\nfrom ganlib import other\n",
+        "relative/__init__": "from ..other import used as it\n",
+        "acts/__init__": "from ganlib.other import used\nused()\n",
+        "acts/leaf": "from ganlib.other import unused\nunused()\n",
+    }
+    assert ALL & set(parts_of(tmp_path, files)) == expected
 
 
 # how a registry is used: (ganlib/main.py, names of the settings, entries that count)
@@ -332,6 +354,13 @@ def test_what_counts_by_how_a_registry_is_asked(use, tmp_path):
     """Kills: an entry that counts by its file; a registry that is asked in a way nobody can follow and then for what the settings name alone."""
     text, names, expected = ASKED[use]
     assert {A, B} & set(parts_of(tmp_path, {"main": text}, names)) == expected
+
+
+def test_a_registry_of_a_module_that_is_handed_on_may_be_asked_for_anything(tmp_path):
+    """Kills: definitions of such a module that count, without the entries that come with them."""
+    files = {"held": REGISTRY, "things/__init__": ""}
+    files |= {f"things/{name}": ENTRY.format(name=name, cls=name.upper()).replace("ganlib.things", "ganlib.held") for name in "ab"}
+    assert {A, B} <= set(parts_of(tmp_path, {"main": "from ganlib import held\ndef main(name): getattr(held, name)", **files}))
 
 
 def test_entries_that_are_filed_in_other_ways(tmp_path):

@@ -32,7 +32,7 @@ from ganlib.training.hooks import AgreeHook
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from ganlib.training.step import DivergenceError
 from pipeline import edit, identity, preflight
-from pipeline.code_digest import definitions, strings_in
+from pipeline.code_digest import strings_in
 from pipeline.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,15 +80,6 @@ def params_of(name: str) -> Params:
         "checkpoint_interval_images": 4 * images,
     }
     return preflight.parse(values)
-
-
-def parts_of(config: Params) -> dict[str, str]:
-    names = strings_in(identity.training_settings(config))
-    settings = [
-        f"{type(section).__module__}:{type(section).__name__}"
-        for section in (config.model, config.task, config.optim, config.optim.generator, config.train)
-    ]
-    return definitions(["ganlib.training.loop:train"], names=names, settings=settings, root=ROOT).parts
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +175,7 @@ def test_all_that_a_training_runs_lies_inside_the_digest(name, data, tmp_path, m
     imported, an entry that no setting names but code does; and an entry that counts without being asked for.
     """
     config = params_of(name)
-    parts = parts_of(config)
+    parts = identity.training_code(config).parts
     spec = TrainingSpec(
         data=str(data), folder=str(tmp_path), model=config.model, task=config.task, optim=config.optim, train=config.train, threads=1
     )
