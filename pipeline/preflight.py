@@ -11,7 +11,7 @@ from ganlib.data.sources import SOURCES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
 from ganlib.tasks import TASKS
-from pipeline import generator, schema
+from pipeline import generator, parents, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -59,6 +59,7 @@ def check(params: Params) -> None:
         lambda: _check_labels(params),
         lambda: _check_classes(params),
         lambda: _check_state(params),
+        lambda: parents.check(params.train),
     ):
         try:
             look()

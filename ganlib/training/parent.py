@@ -124,7 +124,7 @@ def read_weights(storage: Storage, folder: str) -> dict[str, Tensor]:
 
 def bundle_digest(bundle: Bundle) -> str:
     """sha256 of a bundle's content. No clock is in it: the same training, run again elsewhere, has the same one."""
-    numbers = {key: bundle.numbers[key] for key in ("step", "images_seen", "stage")}
+    numbers = {key: bundle.numbers[key] for key in ("step", "images_seen", "stage", "scalars", "rollbacks")}
     return hashlib.sha256(json.dumps([fingerprint(bundle), numbers], sort_keys=True).encode()).hexdigest()
 
 

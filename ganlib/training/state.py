@@ -130,6 +130,15 @@ class Bundle:
         return int(self.numbers["images_seen"])
 
 
+def bundle_files(tensors: dict[str, Tensor], numbers: Mapping[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:
+    """A bundle as the files of a folder, without their seal."""
+    return {
+        "tensors.safetensors": save(tensors),
+        "state.json": json.dumps(numbers).encode(),
+        "history.jsonl": "".join(json.dumps(line) + "\n" for line in history).encode(),
+    }
+
+
 def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """`files` and, as the last one, their checksums."""
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -212,11 +221,7 @@ class BundleStore:
         for leftover in self.storage.names(FOLDER):
             if leftover.startswith(".step-"):  # of a process that died while it wrote
                 self.storage.remove(f"{FOLDER}/{leftover}")
-        files = {
-            "tensors.safetensors": save(tensors),
-            "state.json": json.dumps(numbers).encode(),
-            "history.jsonl": "".join(json.dumps(line) + "\n" for line in history).encode(),
-        }
+        files = bundle_files(tensors, numbers, history)
         try:
             self.storage.write_folder(self.name(step), sealed(files))
         except OSError as error:

@@ -9,12 +9,13 @@ from ganlib.storage import Storage, open_storage
 from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
-from pipeline import artifacts, cli, identity, lineage, params
+from pipeline import artifacts, cli, identity, lineage, params, parents
 from pipeline.driver import ray_cluster, ray_driver
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import LockedError, StateLock
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
+from pipeline.parents import Inheritance
 from pipeline.state_address import state_uri
 from pipeline.tracking.console import Console
 from pipeline.tracking.delivery import deliver_pending
@@ -37,14 +38,20 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     task = TASKS.get(config.task.name, key="task.name")()
     task.check(config.model, config.task, config.train, image_of(images))  # what params.yaml alone cannot tell
     key = identity.run_key(config, root)
+    parent = parents.resolve(config, key, image=image_of(images), data_digest=manifest.data_digest, root=root)
+    if parent is not None:
+        key = identity.child_key(key, parent.record.identity)
+        print("\n".join(parent.lines), flush=True)
     storage = open_storage(state_uri(config.train.state_uri, key, root))
-    spec = _spec(config, storage.uri, root)
-    facts = _facts(config, key, manifest, root)
+    spec = _spec(config, storage.uri, parent, root)
+    facts = _facts(config, key, manifest, parent, root)
     store = BundleStore(storage, keep=config.train.keep_checkpoints, keep_best=config.train.keep_best)
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
         ray_cluster.end_orphans()
+        if parent is not None:
+            parent.pin(storage)
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
             print(line, flush=True)
         run = TrainingRun(config.tracking, facts, storage, root)
@@ -93,7 +100,7 @@ def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
     return bundle if bundle is not None and bundle.images_seen >= config.train.total_images else None
 
 
-def _spec(config: TrainingParams, folder: str, root: Path) -> TrainingSpec:
+def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path) -> TrainingSpec:
     return TrainingSpec(
         data=str((root / "data" / "prepared" / "train.arrow").resolve()),
         folder=folder,
@@ -102,10 +109,11 @@ def _spec(config: TrainingParams, folder: str, root: Path) -> TrainingSpec:
         optim=config.optim,
         train=config.train,
         threads=max(1, int(config.cluster.cpus_per_worker)),
+        parent=parent.spec if parent is not None else None,
     )
 
 
-def _facts(config: TrainingParams, key: str, manifest: Manifest, root: Path) -> TrainingFacts:
+def _facts(config: TrainingParams, key: str, manifest: Manifest, parent: Inheritance | None, root: Path) -> TrainingFacts:
     settings = identity.training_settings(config)
     return TrainingFacts(
         run_key=key,
@@ -115,10 +123,12 @@ def _facts(config: TrainingParams, key: str, manifest: Manifest, root: Path) -> 
             "data.digest": manifest.data_digest,
             "params.digest": lineage.digest(settings),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},
+            **(parent.record.tags if parent is not None else {}),
         },
         data_digest=manifest.data_digest,
         data_source=config.data.source,
         files=(root / "params.yaml",) if (root / "params.yaml").exists() else (),
+        parent=parent.record.lineage if parent is not None else None,
     )
 
 

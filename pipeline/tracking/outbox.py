@@ -27,6 +27,7 @@ class TrainingFacts:
     data_digest: str
     data_source: str
     files: tuple[Path, ...] = ()
+    parent: Mapping[str, Any] | None = None  # what it took over, as models/generator.json tells it
 
 
 class Outbox(Section):
