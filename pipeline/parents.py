@@ -241,7 +241,7 @@ def _started(config: TrainingParams, asked: str, key: str, image: ImageSpec, roo
         lines.append(f"  {network}: {len(fit.taken)} of {len(fit.taken) + len(fit.fresh)} tensors taken")
         lines += [f"    fresh: {name} ({why})" for name, why in fit.fresh.items()]
         lines += [f"    left: {name}" for name in fit.left]
-    if not any(fit.taken for fit in fits.values()):
+    if not any(weights[f"{network}.{name}"].ndim > 1 for network, fit in fits.items() for name in fit.taken):  # a bias fits anywhere
         problem = f"train.start_from={asked}: no layer fits these networks; set model as it was trained, or train without it"
         raise ValueError("\n".join([problem, *lines]))
     return Inheritance(record=record, files=parent.packed(weights), lines=lines)

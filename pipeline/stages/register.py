@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ganlib.files import sha256_file
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
@@ -33,7 +32,6 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
     sha256 = trained.facts["sha256"]
-    weights = sorted((root / "models").glob("*.safetensors"))  # of every network: another training can start from a version
     parent = trained.facts.get("parent")
     outcome = registration.register_generator(
         config,
@@ -52,9 +50,9 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
             **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
             "gan.run_key": trained.facts["run_key"],
             **({"gan.parent": parent.get("version", parent["run_key"]), "gan.parent_digest": parent["digest"]} if parent else {}),
-            **{versions.weights_tag(path.stem): sha256_file(path) for path in weights},
+            **versions.weights_tags(root / "models"),
         },
-        files=[root / "models" / "generator.json", *weights, root / "samples" / "grid.png"],
+        files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
         root=root,
     )
     (root / "reports" / "registration.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")

@@ -20,6 +20,16 @@ def weights_tag(network: str) -> str:
     return f"{network}{WEIGHTS}"
 
 
+def files(models: Path) -> list[Path]:
+    """What of models/ a version holds: the description and the weights of every network."""
+    return [models / "generator.json", *sorted(models.glob("*.safetensors"))]
+
+
+def weights_tags(models: Path) -> dict[str, str]:
+    """The tags of a version for the weights in models/."""
+    return {weights_tag(path.stem): sha256_file(path) for path in files(models) if path.suffix == ".safetensors"}
+
+
 def check(source: str) -> None:
     """Raise ValueError unless `source` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
     if _NAMED.fullmatch(source) is None:
@@ -45,8 +55,8 @@ def fetch(source: str, networks: Iterable[str], folder: Path, tracking: Tracking
                 "`dvc repro -f register` where its models/ is, which adds what a version lacks, or start from a run key or a folder like models/"
             )
         for file in ("generator.json", *(f"{network}.safetensors" for network in networks)):
-            store.client.download_artifacts(version.run_id, f"{FOLDER}/{file}", str(folder))
-            (folder / FOLDER / file).rename(folder / file)
+            got = store.client.download_artifacts(version.run_id, f"{FOLDER}/{file}", str(folder))
+            Path(got).rename(folder / file)
     for network in networks:
         found, expected = sha256_file(folder / f"{network}.safetensors"), version.tags[weights_tag(network)]
         if found != expected:
