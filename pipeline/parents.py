@@ -23,7 +23,7 @@ from ganlib.tasks import TASKS
 from ganlib.train_settings import TrainConfig, is_key
 from ganlib.training import parent
 from ganlib.training.parent import FOLDER, Parent
-from ganlib.training.state import SEAL, Bundle, BundleStore, bundle_files, sealed
+from ganlib.training.state import SEAL, Bundle, BundleError, BundleStore, bundle_files, sealed
 from pipeline import continuing
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
@@ -69,7 +69,7 @@ class Record(Section):
     @property
     def tags(self) -> dict[str, str]:
         """What the MLflow run says of it."""
-        return {"gan.parent": self.version or self.run_key, "gan.parent_digest": self.digest}
+        return versions.parent_tags(self.lineage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,10 @@ def _trained(kind: str, asked: str, base: str, root: Path) -> _Trained:
     if len(told) > 1:
         raise ValueError(f"{where} is the beginning of more than one run key: {', '.join(record.run_key for record in told.values())}")
     ((name, record),) = told.items()
-    bundle, problems = BundleStore(found[name], keep=1).newest()
+    try:
+        bundle, problems = BundleStore(found[name], keep=1).newest()
+    except BundleError as error:
+        raise ValueError(f"{where}: nothing of that training can be used; {str(error).rpartition(chr(10))[0]}") from None
     if bundle is None:
         raise ValueError(f"{where}: that training has no checkpoint yet ({found[name].uri})")
     return _Trained(run_key=record.run_key, settings=record.params, data_digest=record.data_digest, bundle=bundle, problems=problems)

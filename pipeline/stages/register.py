@@ -32,7 +32,6 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
     sha256 = trained.facts["sha256"]
-    parent = trained.facts.get("parent")
     outcome = registration.register_generator(
         config,
         tracking,
@@ -49,7 +48,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
             "params.digest": trained.facts["params_digest"],
             **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
             "gan.run_key": trained.facts["run_key"],
-            **({"gan.parent": parent.get("version", parent["run_key"]), "gan.parent_digest": parent["digest"]} if parent else {}),
+            **versions.parent_tags(trained.facts.get("parent")),
             **versions.weights_tags(root / "models"),
         },
         files=[*versions.files(root / "models"), root / "samples" / "grid.png"],

@@ -1,7 +1,7 @@
 """A version of the MLflow registry as the files a training can start from."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version
 def weights_tag(network: str) -> str:
     """The tag of a version that has the sha256 of a network's weights."""
     return f"{network}{WEIGHTS}"
+
+
+def parent_tags(parent: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a run and a version say of the training that theirs took over from (`parent` of models/generator.json)."""
+    if parent is None:
+        return {}
+    return {"gan.parent": parent.get("version", parent["run_key"]), "gan.parent_digest": parent["digest"]}
 
 
 def files(models: Path) -> list[Path]:

@@ -66,6 +66,8 @@ def project(tmp_path, monkeypatch) -> Path:
     """A folder with prepared data, in which the stage trains in this process."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(stage.ray_driver, "run", lambda spec, cluster, *, owner, stopping: train_here(spec))
+    for package in ("ganlib", "pipeline"):
+        (tmp_path / package).symlink_to(ROOT / package)  # the key is of the code too
     folder = tmp_path / "data" / "prepared"
     folder.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 255, (90, 1, 8, 8), dtype=np.uint8)
@@ -282,10 +284,30 @@ def test_keys_that_name_nothing_or_too_much(project):
     told = json.loads((twin / "tracking.json").read_text())
     (twin / "tracking.json").write_text(json.dumps(told | {"run_key": key[:8] + "0" * 56}))
     refused(project, "is the beginning of more than one run key", train__continue_from=key[:8], train__total_images=640)
+    tensors = state / "checkpoints" / "step-000000010" / "tensors.safetensors"
+    for damaged in state.glob("checkpoints/*/tensors.safetensors"):
+        damaged.write_bytes(b"")
+    message = refused(project, f"{tensors} does not match its checksum", train__continue_from=key, train__total_images=640)
+    assert "remove" not in message  # a parent is not to be removed because it cannot be read
     shutil.rmtree(state / "checkpoints")
     refused(project, "that training has no checkpoint yet", train__continue_from=key, train__total_images=640)
     (state / "tracking.json").unlink()
     refused(project, "does not say which training it is of", train__continue_from=key, train__total_images=640)
+
+
+@pytest.mark.heavy
+def test_a_state_in_an_object_store_is_found_and_pinned(project, s3, monkeypatch):
+    """Kills: a pin that needs a rename, and a search that needs a folder."""
+    for key, value in s3.environment.items():
+        monkeypatch.setenv(key, value)
+    uri = f"{s3.uri}/parents"
+    parent = trained(project, train__state_uri=uri)
+    child = {"train__continue_from": parent["run_key"][:8], "train__total_images": 640, "train__state_uri": uri}
+    told = trained(project, **child)
+    open_storage(f"{uri}/{parent['run_key'][:16]}").remove("checkpoints")
+    assert trained(project, **child) == told
+    own = trained(project, train__total_images=640)
+    assert told["sha256"] == own["sha256"]
 
 
 # -- start_from ---------------------------------------------------------------------------------------------------------------------------
