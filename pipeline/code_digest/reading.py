@@ -116,7 +116,10 @@ class Reading:
             self._function(node, scopes)
         elif isinstance(node, ast.ClassDef):
             self._all([*node.decorator_list, *node.bases, *node.keywords, *getattr(node, "type_params", [])], scopes)
-            inside = [*scopes, Scope(local_names(node.body, self.module), is_class=True)]
+            bound = local_names(node.body, self.module)
+            inside = [*scopes, Scope(bound, is_class=True)]
+            for name, aliases in bound.items():  # an import in a class is an attribute of it
+                self._name((name,), [Scope({name: aliases})], is_type=False)
             fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
             self._all([part for part in node.body if part not in fields], inside)
             before, self.strings = self.strings, set()
@@ -165,15 +168,13 @@ class Reading:
 
     def _targets(self, chain: Chain, scopes: list[Scope]) -> list[Target]:
         found: list[Target] = []
-        inner = True  # a class's own names are seen by its body, not by the functions in it
         for scope in reversed(scopes):
             if chain[0] in scope.is_global:
                 break
-            if chain[0] in scope.bound and (inner or not scope.is_class):
+            if chain[0] in scope.bound:
                 found += [target for alias in scope.bound[chain[0]] for target in self.project.follow(alias, chain[1:])]
-                if not scope.is_class:  # a class body may read a global of the same name before it binds its own
+                if not scope.is_class:  # its methods do not see it, and its body may read a global of the same name before
                     return found
-            inner = inner and scope.is_class
         return found + self.project.resolve(self.module, chain)
 
     def _call(self, node: ast.Call, scopes: list[Scope], *, is_type: bool) -> None:

@@ -225,6 +225,7 @@ USES: dict[str, tuple[str, set[str]]] = {
     "imported inside": ("def main():\n    from ganlib.other import used\n    return used()", {USED}),
     "imported inside, as a module": ("def main():\n    import ganlib.other\n    return ganlib.other.used()", {USED}),
     "imported in a class": ("class A:\n    from ganlib.other import used\n    value = used()\ndef main(): A()", {USED}),
+    "as what a class has": ("class A:\n    from ganlib.other import used\n    def f(self): self.used()\ndef main(): A().f()", {USED}),
     "star": ("from ganlib.other import *\ndef main(): used()", ALL),
     "handed on": ("from ganlib import other\ndef main(): print(other)", ALL),
     "getattr": ("from ganlib import other\ndef main(name): getattr(other, name)()", ALL),
@@ -243,6 +244,10 @@ USES: dict[str, tuple[str, set[str]]] = {
     "in a written annotation": ("from ganlib.other import Thing\ndef main() -> 'list[Thing] | None': pass", {THING}),
     "in the annotation of a variable": ("from ganlib.other import Thing\ndef main():\n    x: Thing", {THING}),
     "in a decorator": ("from ganlib.other import used\n@used\ndef main(): pass", {USED}),
+    "in a decorator of a class": ("from ganlib.other import used\n@used\nclass A: pass\ndef main(): A()", {USED}),
+    "in the decorator of a class that is quiet": (
+        "from dataclasses import dataclass\nfrom ganlib.other import Thing\n@dataclass(slots=Thing)\nclass A: pass\ndef main(): A()", {THING},
+    ),
     "as a base": ("from ganlib.other import Thing\nclass A(Thing): pass\ndef main(): A()", {THING}),
     "in a method": ("from ganlib.other import used\nclass A:\n    def f(self): used()\ndef main(): A()", {USED}),
     "in an inner function": ("from ganlib.other import used\ndef main():\n    def f(): return lambda: used()\n    return f", {USED}),
@@ -258,6 +263,15 @@ USES: dict[str, tuple[str, set[str]]] = {
     "a parameter of the function around": ("from ganlib.other import used\ndef main(used):\n    return lambda: used()", set()),
     "a name of a class, seen by a method": ("from ganlib.other import used\nclass A:\n    used = 1\n    def f(self): used()\ndef main(): A", {USED}),
     "a local declared global": ("from ganlib.other import used\ndef main():\n    global used\n    used = used()", {USED}),
+    "declared global in an inner function": (
+        "from ganlib.other import used\ndef main(used):\n    def f():\n        global used\n        used()\n    return f", {USED},
+    ),
+    "by importing what does something": ("import ganlib.acts.leaf\ndef main(): pass", {USED, UNUSED}),
+    "by importing it under a condition": ("if x:\n    import ganlib.acts.leaf\ndef main(): pass", {USED, UNUSED}),
+    "by importing it inside": ("def main():\n    import ganlib.acts.leaf", {USED, UNUSED}),
+    "by importing it from its package": ("def main():\n    from ganlib.acts import leaf", {USED, UNUSED}),
+    "by importing its package": ("import ganlib.acts\ndef main(): pass", {USED}),
+    "by importing it in a function that does not count": ("def f():\n    import ganlib.acts.leaf\ndef main(): pass", set()),
     "a local import": ("from ganlib.other import unused as f\ndef main():\n    from ganlib.other import used as f\n    f()", {USED}),
     "bound in two ways": (
         "try:\n    from ganlib.other import used as f\nexcept ImportError:\n    from ganlib.other import unused as f\ndef main(): f()",
@@ -286,8 +300,13 @@ USES: dict[str, tuple[str, set[str]]] = {
 def test_what_counts_by_how_it_is_named(use, tmp_path):
     """Kills: each way of naming a thing that is dropped from `Reading`, `Project` or `Effects`, and each scope that is forgotten."""
     text, expected = USES[use]
-    between = "from ganlib.other import used as it\nfrom ganlib import other\n"
-    assert ALL & set(parts_of(tmp_path, {"main": text, "between": between})) == expected
+    files = {
+        "main": text,
+        "between": "from ganlib.other import used as it\nfrom ganlib import other\n",
+        "acts/__init__": "from ganlib.other import used\nused()\n",
+        "acts/leaf": "from ganlib.other import unused\nunused()\n",
+    }
+    assert ALL & set(parts_of(tmp_path, files)) == expected
 
 
 # how a registry is used: (ganlib/main.py, names of the settings, entries that count)
@@ -326,6 +345,13 @@ def test_what_counts_by_how_a_registry_is_asked(use, tmp_path):
     """Kills: an entry that counts by its file; a registry that is asked in a way nobody can follow and then for what the settings name alone."""
     text, names, expected = ASKED[use]
     assert {A, B} & set(parts_of(tmp_path, {"main": text}, names)) == expected
+
+
+def test_a_registry_of_a_module_that_is_handed_on_may_be_asked_for_anything(tmp_path):
+    """Kills: definitions of such a module that count, without the entries that come with them."""
+    files = {"held": REGISTRY, "things/__init__": ""}
+    files |= {f"things/{name}": ENTRY.format(name=name, cls=name.upper()).replace("ganlib.things", "ganlib.held") for name in "ab"}
+    assert {A, B} <= set(parts_of(tmp_path, {"main": "from ganlib import held\ndef main(name): getattr(held, name)", **files}))
 
 
 def test_entries_that_are_filed_in_other_ways(tmp_path):
