@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import dist
+from ganlib.models.layers.advancing import AdvancingLayer
 from ganlib.train_settings import TrainConfig
 
 
@@ -26,9 +27,7 @@ class Networks:
         for name, module in self._modules.items():
             dist.require_same(module, what=f"network {name}")
         self._replicas = {name: dist.Replica(module, logical_workers=train.logical_workers) for name, module in self._modules.items()}
-        self._advancing: list[Any] = [
-            layer for module in self._modules.values() for layer in module.modules() if hasattr(layer, "before_update")
-        ]
+        self._advancing = [layer for module in self._modules.values() for layer in module.modules() if isinstance(layer, AdvancingLayer)]
         self._parameters = {name: list(module.parameters()) for name, module in self._modules.items()}
 
     def _place(self, module: nn.Module) -> nn.Module:

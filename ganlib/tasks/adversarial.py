@@ -15,7 +15,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
-from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option, trained_by
+from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
@@ -97,7 +97,7 @@ class Rules:
         values: Tensor | float = 0.0
         for name in self._regularizers:
             regularizer = self.steering[name]
-            if regularizer.interval_steps == 1 and network in trained_by(regularizer):
+            if regularizer.interval_steps == 1 and network in regularizer.trains:
                 values = values + self._term(name, network, moment, scalars)
         return values
 
@@ -149,7 +149,7 @@ def play(
     networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
     steering = Steering(_parts(task))
     rules = Rules(task, steering, present=present)
-    lazy = [(name, network) for name in task.regularizers for network in trained_by(steering[name]) if steering[name].interval_steps > 1]
+    lazy = [(name, network) for name in task.regularizers for network in steering[name].trains if steering[name].interval_steps > 1]
     optimizers = {
         network: optim.build(
             getattr(optim_config, network),
@@ -195,15 +195,14 @@ def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
     parts = _parts(task)
     models.check(model, image)
-    if not task.generator_loss_weight and not any("generator" in trained_by(parts[name]) for name in task.regularizers):
+    if not task.generator_loss_weight and not any("generator" in parts[name].trains for name in task.regularizers):
         raise ValueError(
             "task.generator_loss_weight=0 leaves the generator nothing to learn from; "
             "add a term for it (task.regularizers.feature_matching), or give its loss a weight"
         )
     has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:
-        if hasattr(parts[name], "check"):
-            parts[name].check(model, image)
+        parts[name].check(model, image)
         if has_batch_norm and not parts[name].allows_batch_norm:
             raise ValueError(
                 f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "

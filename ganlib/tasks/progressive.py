@@ -87,8 +87,8 @@ class Progressive:
     """Growing both networks size by size; needs a family that grows (model.name: progressive)."""
 
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
-        if not hasattr(models.MODELS.get(model.name, key="model.name"), "generator_at"):
-            growing = [entry.name for entry in models.MODELS if hasattr(entry.value, "generator_at")]
+        if not models.MODELS.get(model.name, key="model.name").grows:
+            growing = [entry.name for entry in models.MODELS if entry.value.grows]
             raise ValueError(
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; legal: {', '.join(growing)}"
             )

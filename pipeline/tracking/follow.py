@@ -133,7 +133,8 @@ class Follower(threading.Thread):
     def _deliver_grids(self) -> None:
         for name in self.storage.names("grids"):
             if name.endswith(".png") and name not in self._grids:
-                self.listener.grid(self.storage.local(f"grids/{name}"))
+                with self.storage.local(f"grids/{name}") as path:
+                    self.listener.grid(path)
                 self._grids.add(name)
 
 

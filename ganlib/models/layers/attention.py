@@ -33,6 +33,6 @@ class SelfAttention(nn.Module):
         mixed = values @ weights.transpose(1, 2).to(values.dtype)
         return x + self.gamma.to(x.dtype) * self.output(mixed.unflatten(2, x.shape[2:]))
 
-    def initialise(self, generator: Rng) -> None:
+    def initialise(self, rng: Rng) -> None:
         """gamma = 0; the convolutions are written by the network's initialisation."""
         self.gamma.zero_()
