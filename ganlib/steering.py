@@ -65,6 +65,11 @@ class Steering:
         """Key -> field -> value of every steered number."""
         return {key: {name: getattr(self._parts[key], name) for name in self._parts[key].steered} for key in self._steered}
 
+    def shared(self, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """Those of `numbers` that are steered here too: what goes over from a training with other terms."""
+        mine = self.numbers()
+        return {key: {name: value for name, value in numbers.get(key, {}).items() if name in mine[key]} for key in mine}
+
     def load(self, numbers: Mapping[str, Mapping[str, float]]) -> None:
         """Take up where `numbers` was taken."""
         for key, values in numbers.items():

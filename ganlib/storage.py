@@ -303,8 +303,8 @@ class ObjectStorage:
         return sorted({path.removeprefix(below) for path in paths if path and path.startswith(below)})
 
     def size_bytes(self, folder: str) -> int:
-        pages = self._ask(lambda: list(self._store.list(folder or None)), f"listing {self._at(folder)}")
-        return sum(entry["size"] for page in pages for entry in page)
+        entries = self._ask(lambda: [entry for page in self._store.list(folder or None) for entry in page], f"listing {self._at(folder)}")
+        return sum(entry["size"] for entry in entries)
 
     def remove(self, name: str) -> None:
         what = f"removing {self._at(name)}"

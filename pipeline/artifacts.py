@@ -46,6 +46,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,
+        **({"parent": dict(facts.parent)} if facts.parent is not None else {}),
         "git_commit": facts.tags["git.commit"],
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],

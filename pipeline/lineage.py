@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.code_digest.names import PACKAGES
 from pipeline.params import ROOT
 
-PACKAGES = ("ganlib", "pipeline")
 # Imports that cannot change a result, left out of every closure: they refuse bad settings, or say how a stage starts and ends.
 INERT = frozenset({"pipeline.preflight", "pipeline.cli"})
 

@@ -11,7 +11,7 @@ from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
 from ganlib.storage import Address
 from ganlib.tasks import TASKS
-from pipeline import generator, schema
+from pipeline import continuing, generator, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -57,6 +57,7 @@ def check(params: Params) -> None:
         lambda: _check_labels(params),
         lambda: _check_classes(params),
         lambda: _check_state(params),
+        lambda: continuing.check_start(params.train),
     ):
         try:
             look()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganlib import augment, models, optim
+from ganlib import augment, freeze, models, optim
 from ganlib.config import Section, construct, options
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
@@ -115,8 +115,9 @@ class ClipWeights:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> None:
-        torch._foreach_clamp_min_(list(network.parameters()), -self.bound)
-        torch._foreach_clamp_max_(list(network.parameters()), self.bound)
+        trained: list[Tensor] = [p for p in network.parameters() if p.requires_grad]  # not what is frozen
+        torch._foreach_clamp_min_(trained, -self.bound)
+        torch._foreach_clamp_max_(trained, self.bound)
 
 
 @TASKS.register("adversarial", paper="arXiv:1406.2661, algorithm 1")
@@ -126,6 +127,16 @@ class Adversarial:
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         options(Section, task.options, key="task.options")
         check_parts(model, task, image)
+        if train.freeze:
+            freeze.check(self.meta_networks(model, image), train.freeze)
+
+    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> dict[str, nn.Module]:
+        return meta_networks(model, image)
+
+    def check_continued(
+        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+    ) -> None:
+        return
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
@@ -133,6 +144,14 @@ class Adversarial:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
         return play(generator, discriminator, task=task, optim_config=optim, train=train)
+
+
+def meta_networks(model: ModelConfig, image: ImageSpec, *, level: int | None = None) -> dict[str, nn.Module]:
+    """Generator and discriminator without memory."""
+    return {
+        "generator": models.sketch(model, image, "generator", level=level),
+        "discriminator": models.sketch(model, image, "discriminator", level=level),
+    }
 
 
 def play(
@@ -153,7 +172,7 @@ def play(
     optimizers = {
         network: optim.build(
             getattr(optim_config, network),
-            networks[network].parameters(),
+            networks.trainable(network),
             lazy_interval=min((steering[name].interval_steps for name, trained in lazy if trained == network), default=1),
             key=f"optim.{network}",
         )

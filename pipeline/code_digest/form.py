@@ -1,6 +1,6 @@
 """The canonical form of a piece of code: its syntax tree without what means nothing, equal on every supported Python.
 
-Left out are comments, formatting, docstrings and any other statement that is only a constant, `pass`, type comments, and how a literal was spelt.
+Left out are comments, formatting, docstrings and any other statement that is only a constant, `pass`, and how a literal was spelt.
 The walk is our own: `ast.dump` and `ast.unparse` print what their Python has, and a new Python has new fields. A field that is absent, None or an
 empty list is left out, so that a field which only newer Pythons have (`type_params`) changes nothing where it is not used.
 """
@@ -10,9 +10,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from typing import Any
-
-# Positions are attributes, not fields. `ctx` follows from the place; `kind` is the u of u"text"; the rest are comments.
-MEANINGLESS_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
 def digest(form: Any) -> str:
@@ -38,7 +35,7 @@ def canonical(node: ast.AST, *, without: Collection[ast.AST] = ()) -> list[Any]:
     form: list[Any] = [type(node).__name__]
     for name in sorted(node._fields):
         value = getattr(node, name, None)
-        if name in MEANINGLESS_FIELDS or value is None:
+        if name == "ctx" or value is None:  # whether a name is read or bound follows from where it stands
             continue
         if isinstance(node, ast.FormattedValue) and name == "format_spec" and not _joined(value, without):
             continue  # f"{x:}": some Pythons have an empty specification here, some none

@@ -22,6 +22,7 @@ from pipeline import processes
 from pipeline.cli import say
 
 LOCK = "lock.json"
+GUARD = "lock.guard"  # what `swap` leaves beside it in a folder (ganlib.storage)
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 30.0
 

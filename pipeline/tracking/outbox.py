@@ -28,6 +28,7 @@ class TrainingFacts:
     data_source: str
     interval_images: int = 1  # of the history's lines that the run gets
     files: tuple[Path, ...] = ()
+    parent: Mapping[str, Any] | None = None  # what it took over, as models/generator.json tells it
 
 
 class Outbox(Section):

@@ -358,7 +358,7 @@ class Chaos:
         self.totals: Counter[str] = Counter()
         self.left: list[str] = []
         self.differences: list[str] = []
-        code = "from pipeline import identity, preflight; p = preflight.load(); print(identity.run_key(p)[:16])"
+        code = "from pipeline import identity, preflight; p = preflight.load(); print(identity.identity(p).key[:16])"
         self.key = template.run("python", "-c", code).stdout.split()[-1]
 
     def new_round(self, name: str) -> Round:

@@ -54,7 +54,7 @@ def test_one_file_knows_processes():
 GANLIB_FLOORS = (
     {"__init__", "checks", "config", "dist", "files", "registry", "rng"},  # what everything stands on
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
-    {"data", "ema", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
+    {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
     {"losses", "metrics", "models.layers", "sampling", "steering"},
     {"augment", "models", "networks"},
     {"data.stream"},
@@ -64,15 +64,16 @@ GANLIB_FLOORS = (
     {"catalog", "training"},
 )
 PIPELINE_FLOORS = (
-    {"__init__", "driver.settings", "edit", "generator", "params", "processes", "report", "tracking.settings"},
-    {"lineage", "state_address"},
-    {"identity"},
-    {"schema"},
+    {"__init__", "code_digest", "driver.settings", "edit", "generator", "params", "processes", "report", "tracking.settings"},
+    {"lineage", "state_address", "tracking.store"},
+    {"identity", "tracking.versions"},
+    {"continuing", "schema"},
     {"preflight"},
     {"cli"},
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
-    {"artifacts", "deliver", "results"},
+    {"artifacts", "deliver", "results", "states"},
+    {"cached_outs", "parents"},
     {"stages"},
     {"exact"},
 )

@@ -12,21 +12,20 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import identity, params
-from pipeline.code_digest import Definitions, definitions, strings_in
+from pipeline import identity, preflight
+from pipeline.code_digest import Definitions, definitions
+from pipeline.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = "ganlib.training.loop:train"
 
 
-def names_of(**task: object) -> set[str]:
+def params_of(**task: object) -> Params:
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     values["task"] |= task
-    return strings_in(identity.training_settings(params.parse(values)))
+    return preflight.parse(values)
 
 
-DEFAULT = names_of()
-SETTINGS = [f"ganlib.config:{name}Config" for name in ("Model", "Task", "Optim", "Optimizer", "Train")]
+DEFAULT = params_of()
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,9 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def of_training(root: Path, names: set[str] = DEFAULT) -> Definitions:
-    return definitions([TRAIN], names=names, settings=SETTINGS, root=root)
-
-
 @pytest.fixture(scope="module")
 def before(project) -> Definitions:
-    return of_training(project)
+    return identity.training_code(DEFAULT, project)
 
 
 def moved(before: Definitions, after: Definitions) -> set[str]:
@@ -66,8 +61,8 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a lone text": ("rng.py", "", "'what follows'\n", set()),
     "a line broken": ("rng.py", "digest_size=8).digest()", "digest_size=8,\n    ).digest()", set()),
     "imports in another order": (
-        "training/step.py", "from ganlib.checks import all_finite\nfrom ganlib.config import OptimConfig, TrainConfig\n",
-        "from ganlib.config import TrainConfig, OptimConfig\nfrom ganlib.checks import all_finite\n", set(),
+        "training/step.py", "from ganlib.checks import all_finite\nfrom ganlib.data.stream import BatchStream\n",
+        "from ganlib.data.stream import BatchStream\nfrom ganlib.checks import all_finite\n", set(),
     ),
     "an import that is used by nothing that counts": (
         "losses.py", "@LOSSES.register(\"hinge\"", "import cmath\n\ndef helper():\n    return cmath.pi\n\n@LOSSES.register(\"hinge\"", set(),
@@ -85,7 +80,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a new constant": ("rng.py", "", "UNUSED = 1\n", set()),
     "a constant in the __init__ of a package": ("__init__.py", "", "VERSION = 1\n", set()),
     "where a used loss is from": ("losses.py", 'paper="arXiv:1406.2661, section 3"', 'paper="the first"', set()),
-    "what a setting means": ("config.py", "N(0, 1) or U(-1, 1)", "of the latents", set()),
+    "what a setting means": ("models/settings.py", "N(0, 1) or U(-1, 1)", "of the latents", set()),
     "the start as a program": ("training/step.py", "", 'if __name__ == "__main__":\n    print(1)\n', set()),
     "a module no training imports": ("metrics/fid.py", "", "print(1)\n", set()),
     "the catalogue": ("catalog.py", "", "print(1)\n", set()),
@@ -108,8 +103,10 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "losses.py", "import torch.nn.functional as F", "import torch.special as F",
         {"ganlib.losses:NonSaturating", "ganlib.losses:_CrossEntropy"},
     ),
-    "the default of a setting": ("config.py", 'Field("bf16"', 'Field("fp32"', {"ganlib.config:TrainConfig"}),
-    "the range of a setting": ("config.py", "float = Field(0.5, gt=0, lt=1", "float = Field(0.5, gt=0, lt=2", {"ganlib.config:TrainConfig"}),
+    "the default of a setting": ("train_settings.py", 'Field("bf16"', 'Field("fp32"', {"ganlib.train_settings:TrainConfig"}),
+    "the range of a setting": (
+        "train_settings.py", "float = Field(0.5, gt=0, lt=1", "float = Field(0.5, gt=0, lt=2", {"ganlib.train_settings:TrainConfig"},
+    ),
     "an error": ("config.py", "is missing; add it", "is missing: add it", {"ganlib.config:explain"}),
     # what an import does
     "a call in a module that is reached": ("rng.py", "", "torch.manual_seed(0)\n", {"ganlib.rng:<module>"}),
@@ -144,19 +141,19 @@ def edited(project: Path, *edits: str) -> Iterator[None]:
 def test_an_edit_moves_what_it_means(edit, project, before):
     """Kills: a closure that leaves out bases, defaults, annotations, decorators, what imports bind or what an import does."""
     with edited(project, edit):
-        assert moved(before, of_training(project)) == EDITS[edit][3]
+        assert moved(before, identity.training_code(DEFAULT, project)) == EDITS[edit][3]
 
 
 def test_edits_that_mean_nothing_here_move_nothing(project, before):
     """All of them at once. Kills: a digest by bytes or by file, entries that count by the file they lie in, docstrings that count."""
     with edited(project, *(edit for edit, (*_, expected) in EDITS.items() if not expected)):
-        assert moved(before, of_training(project)) == set()
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
 
 
 def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
     """Kills: names of settings that are taken from some keys only: `r1` is a key, not a value."""
-    names = names_of(regularizers={"r1": {}})
-    used = of_training(project, names)
+    chosen = params_of(regularizers={"r1": {}})
+    used = identity.training_code(chosen, project)
     assert moved(before, used) == {f"ganlib.regularizers:{name}" for name in ("R1", "Critic", "input_gradient", "squared_norm")}
     path = project / "ganlib" / "regularizers.py"
     text = path.read_text()
@@ -164,10 +161,17 @@ def test_a_term_moves_the_key_of_a_training_that_uses_it(project, before):
         path.write_text(
             text.replace("0.5 * self.gamma * squared_norm(input_gradient(moment.critic(moment.labels), moment.real))", "0 * moment.real")
         )
-        assert "ganlib.regularizers:R1" in moved(used, of_training(project, names))
-        assert moved(before, of_training(project)) == set()
+        assert "ganlib.regularizers:R1" in moved(used, identity.training_code(chosen, project))
+        assert moved(before, identity.training_code(DEFAULT, project)) == set()
     finally:
         path.write_text(text)
+
+
+def test_the_default_of_a_setting_is_no_name_that_is_asked_for(project):
+    """Kills: `non_saturating` counting for a training with another loss because it stands in the schema."""
+    parts = identity.training_code(params_of(loss="wasserstein"), project).parts
+    assert "ganlib.losses:Wasserstein" in parts
+    assert "ganlib.losses:NonSaturating" not in parts
 
 
 def test_a_project_without_comments_in_another_layout_is_the_same(project, before, tmp_path):
@@ -180,7 +184,7 @@ def test_a_project_without_comments_in_another_layout_is_the_same(project, befor
         target = tmp_path / path.relative_to(project)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
-    assert of_training(tmp_path) == before
+    assert identity.training_code(DEFAULT, tmp_path) == before
 
 
 def test_an_unknown_root_is_refused(project):
@@ -272,6 +276,10 @@ USES: dict[str, tuple[str, set[str]]] = {
     "by importing it from its package": ("def main():\n    from ganlib.acts import leaf", {USED, UNUSED}),
     "by importing its package": ("import ganlib.acts\ndef main(): pass", {USED}),
     "by importing it in a function that does not count": ("def f():\n    import ganlib.acts.leaf\ndef main(): pass", set()),
+    "declared nonlocal": (
+        "def main():\n    from ganlib.other import used as f\n    def g():\n        nonlocal f\n        f()\n        f = 1\n    g()", {USED},
+    ),
+    "by the relative import of a package": ("from ganlib.relative import it\ndef main(): it()", {USED}),
     "a local import": ("from ganlib.other import unused as f\ndef main():\n    from ganlib.other import used as f\n    f()", {USED}),
     "bound in two ways": (
         "try:\n    from ganlib.other import used as f\nexcept ImportError:\n    from ganlib.other import unused as f\ndef main(): f()",
@@ -303,6 +311,7 @@ def test_what_counts_by_how_it_is_named(use, tmp_path):
     files = {
         "main": text,
         "between": "from ganlib.other import used as it\nfrom ganlib import other\n",
+        "relative/__init__": "from ..other import used as it\n",
         "acts/__init__": "from ganlib.other import used\nused()\n",
         "acts/leaf": "from ganlib.other import unused\nunused()\n",
     }

@@ -125,7 +125,7 @@ SAME = {
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_what_means_the_same_has_one_form(one, other):
-    """Kills: a field of the tree that is kept though it says nothing (`kind`, `type_comment`), a docstring that is."""
+    """Kills: a field of the tree that is kept though it says nothing (`kind`), a docstring that is."""
     assert of(one) == of(other)
 
 
@@ -168,6 +168,14 @@ def test_what_means_something_else_has_another_form(one, other):
     if "async for" in one:
         one, other = (f"async def f():\n    {text}" for text in (one, other))
     assert of(one) != of(other)
+
+
+def test_an_f_string_may_be_cut_anywhere():
+    """Pythons differ in it. Kills: parts of an f-string as they come."""
+    name = ast.FormattedValue(ast.Name("x"), -1, None)
+    whole = canonical(ast.JoinedStr([ast.Constant("ab"), name, ast.Constant("c")]))
+    assert canonical(ast.JoinedStr([ast.Constant("a"), ast.Constant("b"), ast.Constant(""), name, ast.Constant("c")])) == whole
+    assert canonical(ast.JoinedStr([ast.JoinedStr([ast.Constant("ab"), name]), ast.Constant("c")])) == whole
 
 
 def test_nodes_that_are_left_out_leave_no_trace():

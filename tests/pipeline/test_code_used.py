@@ -31,8 +31,9 @@ from ganlib.tasks import TASKS
 from ganlib.training.hooks import AgreeHook
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from ganlib.training.step import DivergenceError
-from pipeline import identity, params, recipe
-from pipeline.code_digest import definitions, strings_in
+from pipeline import edit, identity, preflight
+from pipeline.code_digest import strings_in
+from pipeline.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -66,10 +67,10 @@ QUICK = {
 REGISTRIES = [LOSSES, REGULARIZERS, OPTIMIZERS, AUGMENTATIONS, MODELS, TASKS]
 
 
-def params_of(name: str) -> params.Params:
+def params_of(name: str) -> Params:
     """params.yaml with a recipe laid over it, for trainings of three steps on 8x8 images."""
     values = copy.deepcopy(RECIPES["params.yaml"])
-    recipe.lay(values, copy.deepcopy(RECIPES[name]))
+    edit.lay(values, copy.deepcopy(RECIPES[name]))
     values["data"]["image_size"] = [8, 8]
     images = 8 * values["task"]["discriminator_repeats"]  # of one step
     values["train"] |= {
@@ -78,16 +79,7 @@ def params_of(name: str) -> params.Params:
         "log_interval_images": images,
         "checkpoint_interval_images": 4 * images,
     }
-    return params.parse(values)
-
-
-def parts_of(config: params.Params) -> dict[str, str]:
-    names = strings_in(identity.training_settings(config))
-    settings = [
-        f"{type(section).__module__}:{type(section).__name__}"
-        for section in (config.model, config.task, config.optim, config.optim.generator, config.train)
-    ]
-    return definitions(["ganlib.training.loop:train"], names=names, settings=settings, root=ROOT).parts
+    return preflight.parse(values)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +175,7 @@ def test_all_that_a_training_runs_lies_inside_the_digest(name, data, tmp_path, m
     imported, an entry that no setting names but code does; and an entry that counts without being asked for.
     """
     config = params_of(name)
-    parts = parts_of(config)
+    parts = identity.training_code(config).parts
     spec = TrainingSpec(
         data=str(data), folder=str(tmp_path), model=config.model, task=config.task, optim=config.optim, train=config.train, threads=1
     )

@@ -1,4 +1,4 @@
-"""Import closures, and the commit of an export."""
+"""Import closures and commits."""
 
 import pytest
 
