@@ -20,7 +20,7 @@ from pathlib import Path
 from ganlib.storage import open_storage
 from ganlib.training.state import SEAL, BundleStore
 from pipeline import identity, params
-from pipeline.driver.lock import LOCK, LockedError, StateLock, holder
+from pipeline.driver.lock import GUARD, LOCK, LockedError, StateLock, holder
 from pipeline.identity import Identity, TrainingParams
 from pipeline.params import ROOT
 from pipeline.state_address import state_uri
@@ -150,7 +150,7 @@ def remove(state: State, base: str, root: Path = ROOT) -> None:
         for step in store.steps():
             storage.remove(f"{store.name(step)}/{SEAL}")  # what is cut short leaves no bundle that looks damaged
         for name in storage.names(""):
-            if name != record.NAME and not name.startswith(LOCK.removesuffix("json")):  # the lock, and a folder's guard of it
+            if name not in (LOCK, GUARD, record.NAME):
                 storage.remove(name)
         storage.remove(record.NAME)  # last: until then it can be told what is left of which training
     if holder(storage) is None:

@@ -23,7 +23,7 @@ from pipeline.tracking import outbox
 from pipeline.tracking.training_run import flatten
 
 NAME = re.compile(r"[0-9a-f]{16}")  # `state_address.state_uri`: nothing else below the address is a state
-SIGNS = frozenset({record.NAME, outbox.NAME, lock.LOCK, "checkpoints"})  # one of which every state has
+SIGNS = frozenset({record.NAME, outbox.NAME, lock.LOCK, lock.GUARD, "checkpoints"})  # one of which every state has
 MOST_STATES, MOST_DIFFERENCES = 3, 6  # that the train stage tells; `python -m pipeline.states` has all
 
 
