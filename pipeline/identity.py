@@ -1,6 +1,7 @@
 """Which training this is: the sections of params.yaml it is made of, and the key that names its state and its MLflow run."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,24 @@ def identity(params: TrainingParams, root: Path = ROOT) -> Identity:
 
 def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
     """The code that determines a trained model, definition by definition."""
-    sections = {type(section) for chosen in (params.model, params.task, params.optim, params.train) for section in _sections(chosen)}
-    return definitions(
-        [TRAINS],
-        names=strings_in(training_settings(params)),
-        settings={f"{section.__module__}:{section.__qualname__}" for section in sections},
-        root=root,
-    )
+    return _code(training_settings(params), (params.model, params.task, params.optim, params.train), root)
+
+
+def code_of_settings(settings: Mapping[str, Any], root: Path = ROOT) -> dict[str, str]:
+    """`Identity.code` of a training with `settings` (`Identity.settings`, perhaps of another day) and the code in `root`.
+
+    Raises:
+        ValueError: that code does not take the settings.
+    """
+    schemas: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig, "train": TrainConfig}
+    sections = [schema.model_validate_json(json.dumps(settings.get(name))) for name, schema in schemas.items()]
+    return _code(settings, sections, root).parts
+
+
+def _code(settings: Mapping[str, Any], sections: Iterable[Section], root: Path) -> Definitions:
+    kinds = {type(section) for chosen in sections for section in _sections(chosen)}
+    names = {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds}
+    return definitions([TRAINS], names=strings_in(dict(settings)), settings=names, root=root)
 
 
 def _sections(section: Section) -> Iterator[Section]:

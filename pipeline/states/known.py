@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any
 
 from ganlib.storage import Storage, open_storage
 from ganlib.training.state import SEAL, BundleStore
-from pipeline.code_digest import definitions, strings_in
 from pipeline.driver import lock
 from pipeline.driver.lock import Holder
-from pipeline.identity import TRAINS, Identity
+from pipeline.identity import Identity, code_of_settings
 from pipeline.params import ROOT
 from pipeline.state_address import state_uri
 from pipeline.states import record
@@ -123,12 +123,15 @@ class Difference:
     settings: list[tuple[str, Any, Any]]
     code: list[str]
     has_same_data: bool
+    has_same_parent: bool
 
     @classmethod
     def between(cls, then: Record, now: Identity, root: Path = ROOT) -> "Difference":
         """A setting that names another loss makes other code count: so the code of then is compared with today's for the settings of then."""
-        names = strings_in(then.settings)
-        code = now.code if names == strings_in(now.settings) else definitions([TRAINS], names=names, root=root).parts
+        code = now.code
+        if then.settings != now.settings:
+            with suppress(ValueError):  # settings that today's code does not take: what it has for today's tells enough
+                code = code_of_settings(then.settings, root)
         return cls(
             then=then,
             settings=list(_changed(flatten(then.settings), flatten(now.settings))),
@@ -137,12 +140,14 @@ class Difference:
                 for part, old, new in _changed(then.code, code)
             ],
             has_same_data=then.data_digest == now.data_digest,
+            has_same_parent=then.parent == (None if now.parent is None else dict(now.parent)),
         )
 
     def lines(self) -> list[str]:
         """`optim.discriminator.lr: 0.0002 -> 0.0001`, `code: ganlib.losses:Hinge changed`."""
         lines = [f"{key}: {_text(old)} -> {_text(new)}" for key, old, new in self.settings]
         lines += [] if self.has_same_data else ["data: others now"]
+        lines += [] if self.has_same_parent else ["what it takes over from another training: something else now"]
         return lines + [f"code: {text}" for text in self.code]
 
     def way_back(self) -> str:
@@ -157,6 +162,12 @@ class Difference:
             steps.append(f"{len(self.settings)} settings in params.yaml (python -m pipeline.states show {self.then.run_key[:16]})")
         elif self.settings:
             steps.append("in params.yaml " + ", ".join(f"{key}: {_text(old)}" for key, old, _ in self.settings))
+        if not self.has_same_parent:
+            parent = self.then.parent
+            key = (
+                f"train.{parent['kind']}_from as `asked` in its parent.json" if parent else "train.continue_from and train.start_from: null"
+            )
+            steps.append(f"in params.yaml {key}")
         if not self.has_same_data:
             steps.append(f"the data of then ({self.then.data_source}, digest {self.then.data_digest[:12]})")
         return "; ".join([*steps, "dvc repro"])

@@ -21,7 +21,7 @@ class Record(Section):
     """The content of `training.json`.
 
     Attributes:
-        settings, data_digest, code: what the key was made from (`identity.Identity`).
+        settings, data_digest, code, parent: what the key was made from (`identity.Identity`).
         data_source: `data.source` then; the digest alone counts.
         git_commit: that trains, with `-dirty` where the code was not committed.
         began: when, ISO 8601 in UTC.
@@ -31,6 +31,7 @@ class Record(Section):
     settings: dict[str, Any]
     data_digest: str
     code: dict[str, str]
+    parent: dict[str, Any] | None = None
     data_source: str
     git_commit: str
     began: str
@@ -58,6 +59,7 @@ def keep(storage: Storage, identity: Identity, *, data_source: str, root: Path =
             settings=identity.settings,
             data_digest=identity.data_digest,
             code=identity.code,
+            parent=None if identity.parent is None else dict(identity.parent),
             data_source=data_source,
             git_commit=lineage.git_commit(root),
             began=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -140,7 +140,7 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.0, "protocol": protocol}))
     if truncation != 1.0:  # what is registered is what was measured
         told = {}
-        monkeypatch.setattr(registration, "register_generator", lambda config, **facts: told.update(facts) or OUTCOME)
+        monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
         register(config.register_, config.tracking, tmp_path)
         assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == ("0.5", forward, {"split": "test"})
         assert told["content"] != made.facts["sha256"]

@@ -10,7 +10,7 @@ import torch
 
 from ganlib.storage import open_storage
 from ganlib.training.state import BundleStore
-from pipeline import edit
+from pipeline import edit, identity, schema
 from pipeline.identity import Identity
 from pipeline.states import command, known, record
 from pipeline.states.known import Difference, age, look, size
@@ -202,20 +202,25 @@ def test_what_the_train_stage_tells(project):
     assert known.told(project.uri, now, project.root) == []
 
 
-def test_a_setting_that_names_other_code_is_no_change_of_code(tmp_path):
+def test_a_setting_that_names_other_code_is_no_change_of_code():
     """Kills: comparing the code of two losses where only the setting has changed, and sending the user to another commit for it."""
-    from pipeline.code_digest import definitions, strings_in
-    from pipeline.identity import TRAINS
 
-    then_settings, now_settings = ({**SETTINGS, "task": {"name": "adversarial", "loss": loss}} for loss in ("hinge", "minimax"))
-    code = [definitions([TRAINS], names=strings_in(settings), root=ROOT).parts for settings in (then_settings, now_settings)]
-    assert code[0] != code[1]
-    then = record.Record(
-        run_key="a" * 64, settings=then_settings, data_digest="d", code=code[0], data_source="s", git_commit="c", began="2024-01-01"
-    )
-    difference = Difference.between(then, Identity(settings=now_settings, data_digest="d", code=code[1]), ROOT)
+    def settings_and_code(loss: str):
+        values = edit.plain(ROOT / "params.yaml")
+        edit.set_value(values, "task.loss", loss)
+        params = schema.parse(values)
+        return identity.training_settings(params), identity.training_code(params, ROOT).parts
+
+    (then_settings, then_code), (now_settings, now_code) = settings_and_code("hinge"), settings_and_code("minimax")
+    assert then_code != now_code
+    facts = {"run_key": "a" * 64, "data_source": "s", "git_commit": "c", "began": "2024-01-01"}
+    then = record.Record(settings=then_settings, data_digest="d", code=then_code, **facts)
+    now = Identity(settings=now_settings, data_digest="d", code=now_code)
+    difference = Difference.between(then, now, ROOT)
     assert difference.lines() == ["task.loss: hinge -> minimax"]
     assert difference.way_back() == "in params.yaml task.loss: hinge; dvc repro"
+    elsewhere = Difference.between(then, Identity(settings=then_settings, data_digest="d", code=then_code, parent={"kind": "start"}), ROOT)
+    assert elsewhere.lines() == ["what it takes over from another training: something else now"]
 
 
 def test_list_and_show_say_what_there_is(project, capsys):
