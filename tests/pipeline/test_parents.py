@@ -24,7 +24,8 @@ from ganlib.training.state import BundleStore
 from pipeline import continuing, identity, preflight
 from pipeline.params import ParamsError
 from pipeline.stages import train as stage
-from pipeline.tracking import outbox, registration, versions
+from pipeline.stages.register import register as register_stage
+from pipeline.tracking import outbox, versions
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,8 @@ def settings(**changes):
     """The shipped params.yaml in small; settings(train__total_images=640)."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves it behind when it is pointed somewhere
     values = json.loads(json.dumps(GOOD))
-    for key, value in (TINY | {key.replace("__", "."): value for key, value in changes.items()}).items():
+    patience = {} if changes.get("tracking__uri", AWAY) == AWAY else {"tracking__patience_seconds": 60}
+    for key, value in (TINY | {key.replace("__", "."): value for key, value in (changes | patience).items()}).items():
         section = values
         *path, last = key.split(".")
         for part in path:
@@ -411,26 +413,18 @@ def test_a_version_that_is_not_there_or_not_whole_is_refused_before_any_work(pro
     client.set_model_version_tag("gan-generator", "1", tag, "0" * 64)
     refused(project, "discriminator.safetensors has sha256 " + whole[:12], "registered was 000000000000", **child)
     client.set_model_version_tag("gan-generator", "1", tag, whole)
-    assert trained(project, **child)["parent"]["version"] == "models:/gan-generator/1"
+    told = trained(project, **child)
+    assert told["parent"]["version"] == "models:/gan-generator/1"
+    tags = register(project, registry).get_model_version("gan-generator", "2").tags
+    assert (tags["gan.parent"], tags["gan.parent_digest"]) == ("models:/gan-generator/1", told["parent"]["digest"])
     refused(project, "MLflow at http://127.0.0.1:9 does not answer", **child | {"tracking__uri": AWAY, "train__seed": 1})
 
 
 def register(project, uri, *, score=1.0):
-    """What the register stage does, with a small network as the served one; the store's client."""
-    config, told = settings(tracking__uri=uri), facts(project)
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
-    registration.register_generator(
-        config.register_,
-        config.tracking,
-        generator=network,
-        example=np.zeros((2, 3), np.float32),
-        words="three numbers",
-        run_key=told["run_key"],
-        content=told["sha256"],
-        score=score,
-        protocol={},
-        tags={"gan.run_key": told["run_key"], **versions.weights_tags(project / "models")},
-        files=versions.files(project / "models"),
-        root=project,
-    )
+    """The register stage, with a measurement that was never made; the store's client."""
+    config = settings(tracking__uri=uri)
+    (project / "samples").mkdir(exist_ok=True)
+    (project / "samples" / "grid.png").write_bytes(b"")
+    (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {}}))
+    register_stage(config.register_, config.tracking, project)
     return stores.open_store(config.tracking, project).client
