@@ -27,7 +27,7 @@ def parent(make_prepared):
     clone.set(
         train__total_images=4_800,
         train__checkpoint_interval_images=640,
-        train__log_interval_images=640,
+        train__history_interval_images=640,
         optim__decay="none",
         optim__discriminator={"name": "adam", "lr": 1e-3},
     )

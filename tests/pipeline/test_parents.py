@@ -40,7 +40,7 @@ TINY = {
     "optim.decay": "none",
     "train.total_images": 320,
     "train.batch_images": 32,
-    "train.log_interval_images": 160,
+    "train.history_interval_images": 160,
     "train.grid_interval_images": 160,
     "train.checkpoint_interval_images": 160,
     "tracking.uri": AWAY,
@@ -237,13 +237,13 @@ def test_what_may_not_change_is_listed_with_what_to_do(project):
 def test_other_data_and_other_code_are_refused(project):
     parent = trained(project)
     state = project / "state" / parent["run_key"][:16]
-    told = json.loads((state / "tracking.json").read_text())
+    told = json.loads((state / "training.json").read_text())
     child = {"train__continue_from": parent["run_key"], "train__total_images": 640}
-    (state / "tracking.json").write_text(json.dumps(told | {"data_digest": "0" * 64}))
+    (state / "training.json").write_text(json.dumps(told | {"data_digest": "0" * 64}))
     refused(project, "data: sha256 000000000000 -> ", **child)
     older = json.loads(json.dumps(told))
-    del older["params"]["task"]["label_noise"]  # a setting that its code did not have yet
-    (state / "tracking.json").write_text(json.dumps(older))
+    del older["settings"]["task"]["label_noise"]  # a setting that its code did not have yet
+    (state / "training.json").write_text(json.dumps(older))
     storage = open_storage(state)
     bundle = newest(project, parent["run_key"])
     lost = {name: value for name, value in bundle.tensors.items() if name != "generator.layers.0.weight"}
@@ -283,8 +283,8 @@ def test_keys_that_name_nothing_or_too_much(project):
     state = project / "state" / key[:16]
     twin = project / "state" / (key[:8] + "0" * 8)
     shutil.copytree(state, twin)
-    told = json.loads((twin / "tracking.json").read_text())
-    (twin / "tracking.json").write_text(json.dumps(told | {"run_key": key[:8] + "0" * 56}))
+    told = json.loads((twin / "training.json").read_text())
+    (twin / "training.json").write_text(json.dumps(told | {"run_key": key[:8] + "0" * 56}))
     refused(project, "is the beginning of more than one run key", train__continue_from=key[:8], train__total_images=640)
     tensors = state / "checkpoints" / "step-000000010" / "tensors.safetensors"
     for damaged in state.glob("checkpoints/*/tensors.safetensors"):
@@ -293,7 +293,7 @@ def test_keys_that_name_nothing_or_too_much(project):
     assert "remove" not in message  # a parent is not to be removed because it cannot be read
     shutil.rmtree(state / "checkpoints")
     refused(project, "that training has no checkpoint yet", train__continue_from=key, train__total_images=640)
-    (state / "tracking.json").unlink()
+    (state / "training.json").unlink()
     refused(project, "does not say which training it is of", train__continue_from=key, train__total_images=640)
 
 
