@@ -120,7 +120,7 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
                 "seed": seed,
                 "total_images": images,
                 "ema_halflife_images": 20,  # short enough to follow the ramp of the first steps within the training
-                "log_interval_images": 1,  # every step
+                "history_interval_images": 1,  # every step
                 "grid_interval_images": 10**12,  # at the end
                 "checkpoint_interval_images": images // 2,
             }

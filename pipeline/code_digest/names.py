@@ -1,6 +1,7 @@
 """What the names in a piece of code mean: modules of the project, what they bind at top level, and what a definition refers to.
 
 Nothing is imported or run. Where a name may mean several things, all of them are named; what cannot be known is said to be unknown, never left out.
+The length: all that Python's rules of names come to is here, so that nothing else has to know them.
 """
 
 import ast

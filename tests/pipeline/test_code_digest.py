@@ -1,6 +1,6 @@
 """Which edit of the code moves the digest of a training, and which parts of it: on a copy of the project, and on small ones for each rule.
 
-A part that is missing would restore the weights of another code; one too many would train again for nothing.
+A part that is missing would restore the weights of another code; one too many would train again for nothing. Mostly tables: hence the length.
 """
 
 import ast

@@ -76,7 +76,7 @@ def params_of(name: str) -> Params:
     values["train"] |= {
         "batch_images": 8,
         "total_images": 3 * images,
-        "log_interval_images": images,
+        "history_interval_images": images,
         "checkpoint_interval_images": 4 * images,
     }
     return preflight.parse(values)

@@ -34,7 +34,7 @@ def settings_of(name: str) -> dict:
         "train__batch_images": BATCH,
         "train__logical_workers": 2,
         "train__total_images": total,
-        "train__log_interval_images": 2 * BATCH,
+        "train__history_interval_images": 2 * BATCH,
     }
     return {**small, **short, **own}
 

@@ -203,7 +203,7 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
 
 def test_what_is_computed_again_is_counted(make_spec):
     """Images logged beyond the checkpoint that is left, two log lines and three checkpoints apart. Kills `computed_again` being always 0."""
-    spec = make_spec("x", train__log_interval_images=32, train__keep_checkpoints=9)
+    spec = make_spec("x", train__history_interval_images=32, train__keep_checkpoints=9)
     state = train(spec)
     store = BundleStore(open_storage(spec.folder), keep=9)
     *_, left, last = store.steps()
