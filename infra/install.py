@@ -17,6 +17,7 @@ TRANSLATED = {
     "extra-index-url": "UV_INDEX",
     "find-links": "UV_FIND_LINKS",
     "no-index": "UV_NO_INDEX",
+    "no-cache-dir": "UV_NO_CACHE",
     "constraint": "UV_CONSTRAINT",
     "trusted-host": "UV_INSECURE_HOST",
     "timeout": "UV_HTTP_TIMEOUT",
@@ -70,7 +71,7 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
     environment = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # pip takes the best of all indexes
     for name in TRANSLATED.keys() & settings.keys():
         words = settings[name].split()
-        if name == "no-index":
+        if name.startswith("no-"):
             words = [WORDS.get(words[0].lower(), words[0].lower())]
         environment[TRANSLATED[name]] = ("," if name == "find-links" else " ").join(words)
     return environment

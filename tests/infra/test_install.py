@@ -65,6 +65,7 @@ def test_settings_are_those_that_pip_itself_would_take(tmp_path):
         ("extra-index-url", "https://a/simple\nhttps://b/simple", {"UV_INDEX": "https://a/simple https://b/simple"}),
         ("find-links", "/a /b", {"UV_FIND_LINKS": "/a,/b"}),
         ("no-index", "Yes", {"UV_NO_INDEX": "true"}),
+        ("no-cache-dir", "0", {"UV_NO_CACHE": "false"}),
         ("constraint", "/a.txt", {"UV_CONSTRAINT": "/a.txt"}),
         ("trusted-host", "a b", {"UV_INSECURE_HOST": "a b"}),
         ("cert", "/a.pem", {"SSL_CERT_FILE": "/a.pem"}),
