@@ -139,7 +139,7 @@ def checkpoint_turns(spec: "TrainingSpec", *, turns: int, every_images: int) -> 
             for name in sorted(seconds, reverse=turn % 2 == 1):
                 interval = every_images if name == "with" else 10**12
                 folder = Path(spec.folder) / f"{turn}-{name}"
-                times = {"total_images": total, "checkpoint_interval_images": interval, "log_interval_images": every_images}
+                times = {"total_images": total, "checkpoint_interval_images": interval, "history_interval_images": every_images}
                 train(spec.model_copy(update={"folder": str(folder), "train": spec.train.model_copy(update=times)}))
                 if turn and dist.is_main():  # the first turn warms up
                     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()][1:]
@@ -207,7 +207,7 @@ def measure_death(scratch: Path, data: Path, *, deaths: int) -> dict[str, Any]:
     """Medians over `deaths` kills of one training; every step is logged, so that the first new one is seen."""
     folder = scratch / "death"
     folder.mkdir()
-    spec = changed(specification(folder, data, 10**9, 1), log_interval_images=1, checkpoint_interval_images=2000)
+    spec = changed(specification(folder, data, 10**9, 1), history_interval_images=1, checkpoint_interval_images=2000)
     (folder / "spec.json").write_text(spec)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     command = [sys.executable, str(Path(__file__).resolve()), "--only", "death", "--spec", str(folder / "spec.json")]

@@ -128,9 +128,9 @@ class Mixture:
         """[count, 2] float32."""
         import torch
 
-        from ganlib import rng
+        from ganlib.rng import keyed_rng
 
-        generator = rng.generator(seed, "mixture")
+        generator = keyed_rng(seed, "mixture")
         chosen = torch.randint(len(self.centres), (count,), generator=generator).numpy()
         return (self.centres[chosen] + self.std * torch.randn(count, 2, generator=generator).numpy()).astype(np.float32)
 
@@ -149,18 +149,18 @@ class Digits:
         import torch
         from sklearn.datasets import load_digits
 
-        from ganlib import rng
         from ganlib.metrics.classifier import Classifier
         from ganlib.metrics.interface import ArrayImages
+        from ganlib.rng import keyed_rng
 
         pixels, labels = load_digits(return_X_y=True)
         images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
         labels = labels.astype(np.int64)
-        order = torch.randperm(len(images), generator=rng.generator(seed, "digits")).numpy()
+        order = torch.randperm(len(images), generator=keyed_rng(seed, "digits")).numpy()
         held, rest = order[:300], order[300:]
         classifier = Classifier.fit(ArrayImages(images[rest], labels[rest]), labels[rest], seed=seed, epochs=8)
         accuracy = classifier.accuracy(ArrayImages(images[held], labels[held]))
-        chosen = torch.randint(len(images), (count, 3), generator=rng.generator(seed, "stacks")).numpy()
+        chosen = torch.randint(len(images), (count, 3), generator=keyed_rng(seed, "stacks")).numpy()
         stacks = images[chosen][:, :, 0]
         return cls(stacks, shares_of(labels[chosen] @ np.array([100, 10, 1]), 1000), classifier, accuracy)
 

@@ -33,7 +33,7 @@ def specification(folder: Path, data: Path, images: int, threads: int) -> str:
     config = preflight.load()
     quiet = {
         "total_images": images,
-        "log_interval_images": max(1000, images // 5),
+        "history_interval_images": max(1000, images // 5),
         "grid_interval_images": 10**12,
         "checkpoint_interval_images": 10**12,
     }
@@ -124,9 +124,9 @@ def by_hand(spec: "TrainingSpec") -> None:
     while seen < spec.train.total_images:
         step()
         seen += spec.train.batch_images
-        if seen // spec.train.log_interval_images > (seen - spec.train.batch_images) // spec.train.log_interval_images:
+        if seen // spec.train.history_interval_images > (seen - spec.train.batch_images) // spec.train.history_interval_images:
             now = time.perf_counter()
-            lines.append({"images_per_second": spec.train.log_interval_images / (now - start)})
+            lines.append({"images_per_second": spec.train.history_interval_images / (now - start)})
             start = now
     (Path(spec.folder) / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -94,11 +94,11 @@ def few_images(count: int, folder: Path) -> Path:
     """A train.arrow of `count` training images, always the same ones."""
     import torch
 
-    from ganlib import rng
     from ganlib.data.arrow import ArrowImages, ArrowWriter
+    from ganlib.rng import keyed_rng
 
     images = ArrowImages(ROOT / "data" / "prepared" / "train.arrow")
-    chosen = torch.randperm(len(images), generator=rng.generator(0, "few training images"))[:count].numpy()
+    chosen = torch.randperm(len(images), generator=keyed_rng(0, "few training images"))[:count].numpy()
     path = folder / "train.arrow"
     with ArrowWriter(path, shape=images.shape, class_names=images.class_names) as writer:
         writer.append(images.gather(chosen), None if images.labels is None else images.labels[chosen])

@@ -84,12 +84,10 @@ def _options(value: Any) -> dict[str, dict[str, Any]]:
     """Of a dataclass its fields, of a network family those of both networks."""
     if dataclasses.is_dataclass(value):
         return {field.name: {"default": _plain(field.default), "description": ""} for field in dataclasses.fields(value)}
-    return {
-        f"{network}.{name}": option
-        for network in ("generator", "discriminator")
-        if hasattr(value, f"{network}_options")
-        for name, option in _fields(getattr(value, f"{network}_options")).items()
-    }
+    if value not in [entry.value for entry in MODELS]:
+        return {}
+    networks = {"generator": value.generator_options, "discriminator": value.discriminator_options}
+    return {f"{network}.{name}": option for network, schema in networks.items() for name, option in _fields(schema).items()}
 
 
 def _fields(schema: type[BaseModel]) -> dict[str, dict[str, Any]]:

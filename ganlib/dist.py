@@ -209,7 +209,8 @@ class Replica:
     def __init__(self, module: nn.Module, *, logical_workers: int) -> None:
         self.module = module
         self.num_shards = len(logical_workers_here(logical_workers))
-        self.accumulator = TreeAccumulator(module.parameters(), num_shards=self.num_shards)
+        trainable = (p for p in module.parameters() if p.requires_grad)  # as in DDP's buckets
+        self.accumulator = TreeAccumulator(trainable, num_shards=self.num_shards)
         self._ddp: DistributedDataParallel | None = None
         if world_size() > 1:
             here = device()

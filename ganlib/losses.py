@@ -154,6 +154,6 @@ class Began:
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
         return -fake_logits
 
-    def follow(self, means: Mapping[str, float], images: int) -> "Began":
+    def adapt(self, means: Mapping[str, float], images: int) -> "Began":
         k = self.k + self.rate * (means[LOGIT_FAKE] - self.gamma * means[LOGIT_REAL])
         return replace(self, k=min(1.0, max(0.0, k)))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import dist
+from ganlib.freeze import freeze
+from ganlib.models.layers.advancing import AdvancingLayer
 from ganlib.train_settings import TrainConfig
 
 
@@ -25,11 +27,10 @@ class Networks:
         self._modules = {name: self._place(module) for name, module in modules.items()}
         for name, module in self._modules.items():
             dist.require_same(module, what=f"network {name}")
+        freeze(self._modules, train.freeze)
         self._replicas = {name: dist.Replica(module, logical_workers=train.logical_workers) for name, module in self._modules.items()}
-        self._advancing: list[Any] = [
-            layer for module in self._modules.values() for layer in module.modules() if hasattr(layer, "before_update")
-        ]
-        self._parameters = {name: list(module.parameters()) for name, module in self._modules.items()}
+        self._advancing = [layer for module in self._modules.values() for layer in module.modules() if isinstance(layer, AdvancingLayer)]
+        self._trainable = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self._modules.items()}
 
     def _place(self, module: nn.Module) -> nn.Module:
         # `Module.to` also restrides weights of one input channel, which `contiguous` would leave: without it their backward is slow
@@ -43,6 +44,10 @@ class Networks:
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
 
+    def trainable(self, name: str) -> list[nn.Parameter]:
+        """The parameters of a network that are not frozen, in its order."""
+        return self._trainable[name]
+
     def replica(self, name: str) -> dist.Replica:
         return self._replicas[name]
 
@@ -54,7 +59,7 @@ class Networks:
     @contextmanager
     def training(self, trains: str) -> Iterator["View"]:
         """A view in which only `trains` collects gradients, and is called through its DDP wrapper."""
-        for name, parameters in self._parameters.items():
+        for name, parameters in self._trainable.items():
             for parameter in parameters:
                 parameter.requires_grad_(name == trains)
         yield View(self, trains)

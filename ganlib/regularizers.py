@@ -25,28 +25,29 @@ Critic = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N]
 
 
 class Regularizer(Protocol):
-    """Beside these it has `discriminator(moment) -> [n]`, `generator(moment) -> [n]`, or both; it must reach every parameter of the network.
+    """For each network in `trains` it has a method of that name, `(moment) -> [n]`, which must reach every parameter of the network.
 
-    It may have `check(model, image)`, which raises ValueError where the networks lack what it needs; a field `<network>_weight`, which at 0 drops
-    the term of that network; and numbers that follow the training (`ganlib.steering`).
+    It may have numbers that follow the training (`ganlib.steering`).
 
     Attributes:
         interval_steps: applied every so many steps.
+        trains: the networks it has a term for, "discriminator" first; one whose weight is 0 is left out.
         allows_batch_norm: whether the term means anything when one sample's logit depends on the others.
     """
 
     @property
     def interval_steps(self) -> int: ...
 
+    @property
+    def trains(self) -> tuple[str, ...]: ...
+
     allows_batch_norm: ClassVar[bool]
+
+    def check(self, model: ModelConfig, image: ImageSpec) -> None:
+        """Raise ValueError where the networks lack what the term needs, with what to set instead."""
 
 
 REGULARIZERS: Registry[Any] = Registry("regularizer", package="ganlib.regularizers")
-
-
-def trained_by(regularizer: Regularizer) -> list[str]:
-    """The networks a regularizer has a term for."""
-    return [name for name in ("discriminator", "generator") if hasattr(regularizer, name) and getattr(regularizer, f"{name}_weight", True)]
 
 
 def input_gradient(critic: Critic, images: Tensor) -> Tensor:
@@ -69,11 +70,12 @@ def off_one(gradient: Tensor) -> Tensor:
 
 @REGULARIZERS.register("gradient_penalty", paper="arXiv:1704.00028, eq. 3")
 @dataclass(frozen=True, kw_only=True)
-class GradientPenalty:
+class GradientPenalty(Regularizer):
     """weight * (|grad D(x)| - 1)^2 at points between real and fake, one interpolation weight a sample (WGAN-GP)."""
 
     weight: float = 10.0
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = False
 
     def discriminator(self, moment: Moment) -> Tensor:
@@ -84,12 +86,13 @@ class GradientPenalty:
 
 @REGULARIZERS.register("dragan", paper="arXiv:1705.07215; the perturbation of its released code")
 @dataclass(frozen=True, kw_only=True)
-class Dragan:
+class Dragan(Regularizer):
     """weight * (|grad D(x)| - 1)^2 near real images: at x + spread * std * u, std over the shard's values, u ~ U(0, 1) for each of them."""
 
     weight: float = 10.0
     spread: float = 0.5
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = False
 
     def discriminator(self, moment: Moment) -> Tensor:
@@ -99,11 +102,12 @@ class Dragan:
 
 @REGULARIZERS.register("r1", paper="arXiv:1801.04406, eq. 9")
 @dataclass(frozen=True, kw_only=True)
-class R1:
+class R1(Regularizer):
     """gamma / 2 * |grad D(x)|^2 at real images."""
 
     gamma: float = 1.0
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = True
 
     def discriminator(self, moment: Moment) -> Tensor:
@@ -112,11 +116,12 @@ class R1:
 
 @REGULARIZERS.register("r2", paper="arXiv:1801.04406, eq. 10")
 @dataclass(frozen=True, kw_only=True)
-class R2:
+class R2(Regularizer):
     """gamma / 2 * |grad D(G(z))|^2 at generated images."""
 
     gamma: float = 1.0
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = True
 
     def discriminator(self, moment: Moment) -> Tensor:
@@ -124,7 +129,7 @@ class R2:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Consistency:
+class _Consistency(Regularizer):
     """Squared change of the logit under a small move of the image.
 
     Args:
@@ -135,6 +140,7 @@ class _Consistency:
     shift: float = 0.125
     flip: bool = False
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = True
 
     def _change(self, moment: Moment, judgement: Judgement, images: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
@@ -173,7 +179,7 @@ class BalancedConsistency(_Consistency):
 
 @REGULARIZERS.register("lecam", paper="arXiv:2104.03310")
 @dataclass(frozen=True, kw_only=True)
-class LeCam:
+class LeCam(Regularizer):
     """weight * ((D(x) - mean_fake)^2 + (D(G(z)) - mean_real)^2), the means moving averages of the logits; for few images.
 
     Args:
@@ -186,6 +192,7 @@ class LeCam:
     mean_real: float = 0.0
     mean_fake: float = 0.0
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("discriminator",)
     allows_batch_norm: ClassVar[bool] = True
     steered: ClassVar[tuple[str, ...]] = ("mean_real", "mean_fake")
     watches: ClassVar[tuple[str, ...]] = (LOGIT_REAL, LOGIT_FAKE)
@@ -194,7 +201,7 @@ class LeCam:
         real, fake = moment.real_judgement.logits, moment.fake_judgement.logits
         return self.weight * ((real - self.mean_fake).square() + (fake - self.mean_real).square())
 
-    def follow(self, means: Mapping[str, float], images: int) -> "LeCam":
+    def adapt(self, means: Mapping[str, float], images: int) -> "LeCam":
         return replace(
             self,
             mean_real=self.decay * self.mean_real + (1 - self.decay) * means[LOGIT_REAL],
@@ -204,7 +211,7 @@ class LeCam:
 
 @REGULARIZERS.register("path_length", paper="arXiv:1912.04958, eq. 4")
 @dataclass(frozen=True, kw_only=True)
-class PathLength:
+class PathLength(Regularizer):
     """weight * (|J^T y| - mean)^2: a step in style space changes the image as much everywhere. For style-based generators.
 
     J^T y is the gradient of sum(image * y) with respect to the styles [n, L, D], y ~ N(0, 1 / pixels); its norm is the root of the mean over the L
@@ -221,12 +228,13 @@ class PathLength:
     decay: float = 0.99
     mean: float = 0.0
     shrink: int = 2
+    trains: ClassVar[tuple[str, ...]] = ("generator",)
     allows_batch_norm: ClassVar[bool] = True
     steered: ClassVar[tuple[str, ...]] = ("mean",)
     watches: ClassVar[tuple[str, ...]] = ("path_length",)
 
     def check(self, model: ModelConfig, image: ImageSpec) -> None:
-        if not models.generator_takes("full", model, image):
+        if not models.MODELS.get(model.name, key="model.name").has_styles:
             raise ValueError(
                 f"task.regularizers.path_length measures paths in a generator's styles, and model.name={model.name!r} has none; "
                 "set model.name: stylegan2, or take path_length out"
@@ -242,17 +250,18 @@ class PathLength:
         values = self.weight * (lengths - self.mean).square() + 0.0 * made.images.sum((1, 2, 3))  # the last biases: DDP waits for them
         return values.mean().expand(moment.count)
 
-    def follow(self, means: Mapping[str, float], images: int) -> "PathLength":
+    def adapt(self, means: Mapping[str, float], images: int) -> "PathLength":
         return replace(self, mean=self.decay * self.mean + (1 - self.decay) * means["path_length"])
 
 
 @REGULARIZERS.register("feature_matching", paper="arXiv:1606.03498, section 3.1")
 @dataclass(frozen=True, kw_only=True)
-class FeatureMatching:
+class FeatureMatching(Regularizer):
     """weight * |mean f(x) - mean f(G(z))|^2 for G, f the features D's logit is made of; with task.generator_loss_weight 0 it stands alone."""
 
     weight: float = 1.0
     interval_steps: int = 1
+    trains: ClassVar[tuple[str, ...]] = ("generator",)
     allows_batch_norm: ClassVar[bool] = True
 
     def generator(self, moment: Moment) -> Tensor:
@@ -263,7 +272,7 @@ class FeatureMatching:
 
 @REGULARIZERS.register("auxiliary_classifier", paper="arXiv:1610.09585, eq. 3")
 @dataclass(frozen=True, kw_only=True)
-class AuxiliaryClassifier:
+class AuxiliaryClassifier(Regularizer):
     """Cross entropy of the class that D finds: D learns it from real images, and from generated ones; G is to be recognised (AC-GAN).
 
     Args:
@@ -275,6 +284,12 @@ class AuxiliaryClassifier:
     learns_from_fake: bool = True
     interval_steps: int = 1
     allows_batch_norm: ClassVar[bool] = True
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return tuple(
+            name for name, weight in (("discriminator", self.discriminator_weight), ("generator", self.generator_weight)) if weight
+        )
 
     def check(self, model: ModelConfig, image: ImageSpec) -> None:
         if not model.conditional or discriminator_option(model, "condition") != "auxiliary":
@@ -302,13 +317,19 @@ def _class_error(judgement: Judgement, labels: Tensor | None) -> Tensor:
 
 @REGULARIZERS.register("orthogonal", paper="arXiv:1809.11096, eq. 3")
 @dataclass(frozen=True, kw_only=True)
-class Orthogonal:
+class Orthogonal(Regularizer):
     """weight * sum of squared products of different filters of a layer, over all layers but embeddings (BigGAN)."""
 
     generator_weight: float = 1e-4
     discriminator_weight: float = 0.0
     interval_steps: ClassVar[int] = 1  # it calls no network, so it cannot be an update of its own
     allows_batch_norm: ClassVar[bool] = True
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return tuple(
+            name for name, weight in (("discriminator", self.discriminator_weight), ("generator", self.generator_weight)) if weight
+        )
 
     def discriminator(self, moment: Moment) -> Tensor:
         return self.discriminator_weight * overlap(moment.network("discriminator")).expand(moment.count)

@@ -18,7 +18,7 @@ def key_of(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+def keyed_rng(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """A fresh CPU generator for (seed, purpose, counters).
 
     Args:

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganlib import rng
 from ganlib.models import ImageSpec, known_to
 from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng
 
 Distribution = Literal["normal", "uniform"]
 
 
-def latents(count: int, dim: int, distribution: Distribution, generator: torch.Generator) -> Tensor:
+def latents(count: int, dim: int, distribution: Distribution, rng: torch.Generator) -> Tensor:
     """[count, dim] float32 on the CPU: N(0, 1), or U(-1, 1) for `uniform`."""
     if distribution == "uniform":
-        return torch.rand(count, dim, generator=generator) * 2 - 1
-    return torch.randn(count, dim, generator=generator)
+        return torch.rand(count, dim, generator=rng) * 2 - 1
+    return torch.randn(count, dim, generator=rng)
 
 
 class Inputs(NamedTuple):
@@ -52,17 +52,17 @@ class Prior:
     def of(cls, model: ModelConfig, image: ImageSpec) -> "Prior":
         return cls(latent_dim=model.latent_dim, distribution=model.latent_distribution, class_counts=known_to(model, image).class_counts)
 
-    def draw(self, count: int, generator: torch.Generator) -> Inputs:
+    def draw(self, count: int, rng: torch.Generator) -> Inputs:
         """`count` inputs on the CPU, all from one generator."""
-        z = latents(count, self.latent_dim, self.distribution, generator)
-        return Inputs(z, self._labels(count, generator) if self.class_counts else None)
+        z = latents(count, self.latent_dim, self.distribution, rng)
+        return Inputs(z, self._labels(count, rng) if self.class_counts else None)
 
     def seeded(self, seed: int, indices: range) -> Inputs:
         """Input i depends on (seed, i) alone, so any single image can be made again."""
-        z = torch.cat([latents(1, self.latent_dim, self.distribution, rng.generator(seed, "sample", i)) for i in indices])
+        z = torch.cat([latents(1, self.latent_dim, self.distribution, keyed_rng(seed, "sample", i)) for i in indices])
         if not self.class_counts:
             return Inputs(z)
-        return Inputs(z, torch.cat([self._labels(1, rng.generator(seed, "sample label", i)) for i in indices]))
+        return Inputs(z, torch.cat([self._labels(1, keyed_rng(seed, "sample label", i)) for i in indices]))
 
     def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
         """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
@@ -72,10 +72,10 @@ class Prior:
             None if labels is None else torch.arange(len(z)) % columns * max(1, len(self.class_counts) // columns) % len(self.class_counts),
         )
 
-    def _labels(self, count: int, generator: torch.Generator) -> Tensor:
+    def _labels(self, count: int, rng: torch.Generator) -> Tensor:
         """[count] int64: the class of an image drawn from the training data."""
         ends = torch.tensor(self.class_counts).cumsum(0)
-        return torch.searchsorted(ends, torch.randint(int(ends[-1]), (count,), generator=generator), right=True)
+        return torch.searchsorted(ends, torch.randint(int(ends[-1]), (count,), generator=rng), right=True)
 
 
 @torch.no_grad()

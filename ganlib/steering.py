@@ -1,6 +1,6 @@
 """Numbers that follow a training: ADA's p, the mean path length, LeCam's averages, BEGAN's k.
 
-Whatever has such numbers is a frozen dataclass that names them in `steered` and says in `follow` how they move with the means it `watches`.
+Whatever has such numbers is a frozen dataclass that names them in `steered` and says in `adapt` how they move with the means it `watches`.
 The means are over all logical workers, summed in one order, so the numbers are the same on any number of processes. They are state: checkpoints
 hold them. An option of params.yaml sets where they start.
 """
@@ -17,14 +17,14 @@ class Steered(Protocol):
     """A loss, regularizer or augmentation with numbers that change.
 
     Attributes:
-        steered: the fields, floats, that `follow` replaces.
-        watches: scalars noted by the phases (`scalars.add(name, ...)`) whose means `follow` needs.
+        steered: the fields, floats, that `adapt` replaces.
+        watches: scalars noted by the phases (`scalars.add(name, ...)`) whose means `adapt` needs.
     """
 
     steered: ClassVar[tuple[str, ...]]
     watches: ClassVar[tuple[str, ...]]
 
-    def follow(self, means: Mapping[str, float], images: int) -> Self:
+    def adapt(self, means: Mapping[str, float], images: int) -> Self:
         """A copy with the numbers moved. Called after every step in which all that it watches was noted.
 
         Args:
@@ -51,7 +51,7 @@ class Steering:
     def watched(self) -> frozenset[str]:
         return frozenset(name for key in self._steered for name in self._parts[key].watches)
 
-    def follow(self, scalars: Scalars, *, images: int) -> None:
+    def adapt(self, scalars: Scalars, *, images: int) -> None:
         """After a step: move what has seen all it watches. All processes must call it together."""
         if not self._steered:
             return
@@ -59,11 +59,16 @@ class Steering:
         for key in self._steered:
             part = self._parts[key]
             if all(name in means for name in part.watches):
-                self._parts[key] = part.follow(means, images)
+                self._parts[key] = part.adapt(means, images)
 
     def numbers(self) -> dict[str, dict[str, float]]:
         """Key -> field -> value of every steered number."""
         return {key: {name: getattr(self._parts[key], name) for name in self._parts[key].steered} for key in self._steered}
+
+    def shared(self, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """Those of `numbers` that are steered here too: what goes over from a training with other terms."""
+        mine = self.numbers()
+        return {key: {name: value for name, value in numbers.get(key, {}).items() if name in mine[key]} for key in mine}
 
     def load(self, numbers: Mapping[str, Mapping[str, float]]) -> None:
         """Take up where `numbers` was taken."""

@@ -1,30 +1,62 @@
-"""The state of a training as named files in a folder or below an S3 address: the same few verbs for both.
+"""The state of a training as named files in a folder or below the address of an object store: the same few verbs for all.
 
 A name is relative and has forward slashes (`grids/images-000000006400.png`). A write is whole or not at all: a folder has rename, an object store
-has PUT. An object store is tried again when it fails, and every failure is said aloud.
+has PUT. `swap` is the one verb that says no: it writes only where nothing has changed, as one action, which is what a lock needs.
+
+Both kinds of place stand in this one file of more than 300 lines, because they keep one contract, and are tested and changed side by side.
 """
 
 import errno
+import fcntl
+import hashlib
+import io
 import logging
 import os
+import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from ganlib.files import atomic_folder, atomic_write
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
 T = TypeVar("T")
-RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # waits between tries of an object store
-REQUEST_SECONDS = 10  # a request may be without a byte for so long
-REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")  # trying again would not help
+ADDRESSES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}  # by scheme
+OPTIONS = {"s3": ("endpoint_override", "region", "scheme")}  # by scheme: what may stand after `?` of an address
+CREDENTIALS = {  # by scheme: environment variables an error names
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
+}
+REQUEST_SECONDS = 10.0  # a request may be without a byte for so long
+RETRY_SECONDS = 25.0  # of an object store: no new try of a request after so long
+PART_BYTES = 8 * 2**20  # a larger object is sent in parts of this size, each within REQUEST_SECONDS
+PARTS_AT_ONCE = 4
+GUARD_SECONDS = 20.0  # the guard of a folder's `swap` is held for one small file at a time
+SETTLE_SECONDS = 2.0  # where `swap` cannot be one action: longer than another one takes from looking to writing
 
 
 class StorageError(OSError):
     """The state of a training cannot be read or written; says where, why and what to do."""
+
+
+class Tag(NamedTuple):
+    """Names one version of a file: equal where nothing was written since. What each field holds is the place's own affair."""
+
+    e_tag: str | None
+    version: str | None = None
 
 
 class Storage(Protocol):
@@ -42,8 +74,23 @@ class Storage(Protocol):
         """Raises FileNotFoundError, or StorageError where the store does not answer."""
         ...
 
+    def read_tagged(self, name: str) -> tuple[bytes, Tag]:
+        """`read`, and what `swap` needs to replace just this version."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Raises OSError with the place and the bytes needed; the file is then as it was before."""
+        ...
+
+    def swap(self, name: str, data: bytes, tag: Tag | None) -> Tag | None:
+        """Replace the version that has `tag`, or create the file (None), as one action for all who use `swap`.
+
+        Args:
+            data: no other writer writes the same bytes, so that an answer that was lost can be told from a refusal.
+
+        Returns:
+            the tag of what was written; None where another version is there by now, which stays.
+        """
         ...
 
     def append(self, name: str, text: str) -> None:
@@ -58,21 +105,57 @@ class Storage(Protocol):
         """Names of the files and folders directly in `folder`, sorted; none where it does not exist."""
         ...
 
+    def size_bytes(self, folder: str) -> int:
+        """Of all files in `folder` and below; 0 where it does not exist."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder; nothing to do where it does not exist."""
         ...
 
-    def local(self, name: str) -> Path:
-        """A file as a path of this machine, to be read only."""
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """A file as a path of this machine while the block runs, to be read only."""
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """An object store's address, taken apart."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    options: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @classmethod
+    def parse(cls, uri: str) -> "Address":
+        """Looks at the form only.
+
+        Raises:
+            ValueError: another scheme, no bucket, an unknown option.
+        """
+        parts = urlsplit(uri)
+        if "@" in parts.netloc + parts.query:  # not repeated: a password may be in it
+            raise ValueError("train.state_uri has an @ in it, as if for a user or a password; credentials belong in the environment")
+        if parts.scheme not in ADDRESSES or not parts.netloc:
+            legal = ", ".join(ADDRESSES.values())
+            raise ValueError(f"train.state_uri={uri!r} is no place for the state of a training; legal: a folder, {legal}")
+        given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        known = OPTIONS.get(parts.scheme, ())
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(f"train.state_uri={uri!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
+        return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), options=given)
+
+
 def open_storage(uri: str | Path) -> Storage:
-    """The storage at a folder (absolute) or an `s3://bucket/prefix` address.
+    """The storage at a folder (absolute) or at an address as in ADDRESSES. Nothing is asked yet.
 
     Raises:
-        ValueError: another scheme, or no bucket.
-        StorageError: the object store does not answer.
+        ValueError: an address that is none, or credentials that can be none.
     """
     if "://" not in str(uri):
         return FolderStorage(Path(uri))
@@ -91,8 +174,23 @@ class FolderStorage:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
+    def read_tagged(self, name: str) -> tuple[bytes, Tag]:
+        data = self.read(name)
+        return data, Tag(hashlib.sha256(data).hexdigest())
+
     def write(self, name: str, data: bytes) -> None:
         atomic_write(self.folder / name, data)
+
+    def swap(self, name: str, data: bytes, tag: Tag | None) -> Tag | None:
+        guard = (self.folder / name).with_suffix(".guard")  # stays, because removing it would let two in
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        with guard.open("a") as file:
+            if not _flock(file.fileno(), guard):
+                return _swap_by_looking(self, name, data, tag, write=self._write_at_once)
+            if _tag_of(self, name) != tag:
+                return None
+            self.write(name, data)
+            return self.read_tagged(name)[1]
 
     def append(self, name: str, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +207,14 @@ class FolderStorage:
         path = self.folder / folder
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
+    def size_bytes(self, folder: str) -> int:
+        total = 0
+        for at, _, names in os.walk(self.folder / folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # replaced while we look
+                    total += (Path(at) / name).stat().st_size
+        return total
+
     def remove(self, name: str) -> None:
         path = self.folder / name
         if path.is_dir():
@@ -116,137 +222,282 @@ class FolderStorage:
         else:
             path.unlink(missing_ok=True)
 
-    def local(self, name: str) -> Path:
-        return self.folder / name
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        yield self.folder / name
+
+    def _write_at_once(self, name: str, data: bytes) -> None:
+        """`write` beside others that write the same name."""
+        own = f"{name}.{uuid.uuid4().hex}"
+        self.write(own, data)
+        (self.folder / own).replace(self.folder / name)
 
 
 class ObjectStorage:
-    """Below `s3://bucket/prefix`. Credentials, region and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-    AWS_ENDPOINT_URL), as for every S3 client; `?endpoint_override=HOST:PORT&scheme=http&region=R` in the address goes first.
+    """Below an address as in ADDRESSES, by obstore, which tries again by itself what failed and may pass.
+
+    Credentials come from the environment, as every client of that store reads them; what is not in the environment (files such as
+    `~/.aws/credentials`) is not read. Amazon's and the metadata services of the three clouds are asked where no key is given.
+    Options in the address go before the environment: `?endpoint_override=HOST:PORT&scheme=http&region=R` of `s3://`.
+
+    `s3://` is tested against a SeaweedFS. `gs://` and `az://` were never run against a store: only made from their addresses.
     """
 
     poll_seconds = 2.0
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise ValueError(f"train.state_uri={uri!r} is not a place for the state of a training; legal: a folder, or s3://bucket/prefix")
-        from pyarrow import fs
-
-        given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint and "endpoint_override" not in given:
-            address = urlsplit(endpoint)
-            given |= {"endpoint_override": address.netloc, "scheme": address.scheme}
-        region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region is None and "endpoint_override" in given:
-            region = "us-east-1"  # a store of one's own has no regions, but a signature names one
-        unknown = sorted(set(given) - {"endpoint_override", "scheme", "region"})
-        if unknown:
-            raise ValueError(f"train.state_uri={uri!r}: unknown option {unknown[0]!r}; legal: endpoint_override, scheme, region")
-        settings: dict[str, Any] = {key: given[key] for key in ("endpoint_override", "scheme") if key in given}
         self.uri = uri
-        self.filesystem = fs.S3FileSystem(
-            region=region,
-            background_writes=False,
-            allow_delayed_open=True,  # one PUT for a small file
-            connect_timeout=5,
-            request_timeout=REQUEST_SECONDS,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ours says what it does
-            **settings,
-        )
-        self.path = f"{parts.netloc}{parts.path}".rstrip("/")
+        self.address = Address.parse(uri)
+        self._store = _open(self.address)
         self._grown: dict[str, bytes] = {}  # what `append` has written: objects cannot grow
-        self._copies: Path | None = None
+        self._compares: bool | None = None  # whether the store looks at conditions; None: not tried yet
 
     def read(self, name: str) -> bytes:
-        def get() -> bytes:
-            with self.filesystem.open_input_stream(self._at(name)) as stream:
-                return bytes(stream.read())
+        return self.read_tagged(name)[0]
 
-        return self._persistently(get, f"reading s3://{self._at(name)}")
+    def read_tagged(self, name: str) -> tuple[bytes, Tag]:
+        def get() -> tuple[bytes, Tag]:
+            result = self._store.get(name)
+            whole = io.BytesIO()  # hands out what it holds without a copy
+            for chunk in result.stream():
+                whole.write(chunk)
+            return whole.getvalue(), Tag(result.meta["e_tag"], result.meta["version"])
+
+        return self._ask(get, f"reading {self._at(name)}")
 
     def write(self, name: str, data: bytes) -> None:
-        def put() -> None:
-            with self.filesystem.open_output_stream(self._at(name)) as stream:
-                stream.write(data)
-
-        self._persistently(put, f"writing {len(data):,} bytes to s3://{self._at(name)}")
+        what = f"writing {len(data):,} bytes to {self._at(name)}"
+        try:
+            self._ask(lambda: self._store.put(name, data, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE), what)
+        except FileNotFoundError as error:  # only the bucket can be missing
+            raise self._failure(what, "there is no such bucket") from error
         self._grown.pop(name, None)
+
+    def swap(self, name: str, data: bytes, tag: Tag | None) -> Tag | None:
+        if self._compares is None:
+            self._compares = self._try_conditions()
+        return self._swap(name, data, tag) if self._compares else _swap_by_looking(self, name, data, tag, write=self.write)
 
     def append(self, name: str, text: str) -> None:
         if name in self._grown:
             before = self._grown[name]
         else:
-            before = self.read(name) if self._exists(name) else b""
+            try:
+                before = self.read(name)
+            except FileNotFoundError:
+                before = b""
         whole = self._grown[name] = before + text.encode()  # kept when the write fails: the next append brings it
         self.write(name, whole)
         self._grown[name] = whole
 
     def write_folder(self, name: str, files: Mapping[str, bytes]) -> None:
         *_, seal = files
-        if self._exists(f"{name}/{seal}"):
-            self._persistently(lambda: self.filesystem.delete_file(self._at(f"{name}/{seal}")), f"replacing s3://{self._at(name)}")
+        self._delete([f"{name}/{seal}"], f"replacing {self._at(name)}")
         for file, data in files.items():
             self.write(f"{name}/{file}", data)
 
     def names(self, folder: str) -> list[str]:
-        from pyarrow import fs
+        found = self._ask(lambda: self._store.list_with_delimiter(folder), f"listing {self._at(folder)}")
+        paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        below = f"{folder}/" if folder else ""  # some servers list the folder itself too
+        return sorted({path.removeprefix(below) for path in paths if path and path.startswith(below)})
 
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        found = self._persistently(lambda: self.filesystem.get_file_info(selector), f"listing s3://{self._at(folder)}")
-        return sorted(info.base_name for info in found)
+    def size_bytes(self, folder: str) -> int:
+        entries = self._ask(lambda: [entry for page in self._store.list(folder or None) for entry in page], f"listing {self._at(folder)}")
+        return sum(entry["size"] for entry in entries)
 
     def remove(self, name: str) -> None:
-        from pyarrow import fs
-
-        def delete() -> None:
-            kind = self.filesystem.get_file_info(self._at(name)).type
-            if kind == fs.FileType.Directory:
-                self.filesystem.delete_dir(self._at(name))
-            elif kind == fs.FileType.File:
-                self.filesystem.delete_file(self._at(name))
-
-        self._persistently(delete, f"removing s3://{self._at(name)}")
+        what = f"removing {self._at(name)}"
+        files = self._ask(lambda: [entry["path"] for page in self._store.list(name) for entry in page], what)
+        self._delete([*files, name], what)
+        if self.address.scheme == "s3":  # some servers keep empty folders; to others these are names of nothing
+            parents = {path.rsplit("/", depth)[0] for path in files for depth in range(1, path.count("/") + 1)}
+            self._delete(sorted((path for path in parents if f"{path}/".startswith(f"{name}/")), key=len, reverse=True), what)
         self._grown.pop(name, None)
 
-    def local(self, name: str) -> Path:
-        if self._copies is None:
-            self._copies = Path(tempfile.mkdtemp(prefix="state-"))
-        path = self._copies / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.read(name))
-        return path
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="state-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(self.read(name))
+            yield path
 
     def _at(self, name: str) -> str:
-        return f"{self.path}/{name}"
+        return f"{self.address}/{name}".rstrip("/")
 
-    def _exists(self, name: str) -> bool:
-        from pyarrow import fs
+    def _delete(self, names: list[str], what: str) -> None:
+        with suppress(FileNotFoundError):  # some stores say so, and it is what was wanted
+            self._ask(lambda: self._store.delete(names), what)
 
-        info = self._persistently(lambda: self.filesystem.get_file_info(self._at(name)), f"looking for s3://{self._at(name)}")
-        return bool(info.type == fs.FileType.File)
+    def _swap(self, name: str, data: bytes, tag: Tag | None) -> Tag | None:
+        """`swap` by a conditional write (If-None-Match, If-Match, or a generation)."""
+        mode: Any = "create" if tag is None else {key: value for key, value in tag._asdict().items() if value is not None}
+        what = f"writing {len(data):,} bytes to {self._at(name)}"
+        try:
+            return Tag(**self._ask(lambda: self._store.put(name, data, mode=mode, use_multipart=False), what))
+        except (FileNotFoundError, FileExistsError):
+            try:
+                found, now = self.read_tagged(name)
+            except FileNotFoundError:
+                return None
+            return now if found == data else None  # equal: an earlier try got through, and only its answer was lost
 
-    def _persistently(self, action: Callable[[], T], what: str) -> T:
-        """`action`, tried again after a failure that may pass.
+    def _try_conditions(self) -> bool:
+        """Whether the store refuses a write whose condition does not hold: some that speak S3 take every write, which would be no lock."""
+        name, is_comparing = f"probe-{uuid.uuid4().hex}", False
+        with suppress(NotImplementedError):  # AWS_CONDITIONAL_PUT=disabled
+            first = self._swap(name, b"1", None)
+            refuses = self._swap(name, b"2", None) is None and self._swap(name, b"3", Tag('"of nothing"', "1")) is None
+            is_comparing = first is not None and refuses and self._swap(name, b"4", first) is not None
+            self._delete([name], f"removing {self._at(name)}")
+        if is_comparing:
+            return True
+        logging.getLogger(__name__).warning(
+            "%s does not look at conditions of a write (If-None-Match, If-Match): two trainings that start at the same moment are told apart by "
+            "looking again %g s later, which a store that is slow can outlast",
+            self.address,
+            SETTLE_SECONDS,
+        )
+        return False
+
+    def _ask(self, action: Callable[[], T], what: str) -> T:
+        """`action` of the client, its failures in our words.
 
         Raises:
-            FileNotFoundError: at once.
-            StorageError: after the last try.
+            FileNotFoundError, FileExistsError: a name is not there; a condition did not hold.
+            StorageError: refused, or not answered within about RETRY_SECONDS + REQUEST_SECONDS.
         """
-        for wait in (*RETRY_SECONDS, None):
-            try:
-                return action()
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                reason = str(error).strip()
-                if wait is None or any(word in reason for word in REFUSED):
-                    raise StorageError(
-                        error.errno or errno.EIO,
-                        f"{what} failed: {reason}; check that the store answers and that "
-                        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL fit it, then run the same command again",
-                    ) from error
-                logging.getLogger(__name__).warning("%s failed, next try in %g s: %s", what, wait, reason)
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+        try:
+            return _interruptible(action)
+        except (AlreadyExistsError, PreconditionError):
+            raise FileExistsError(errno.EEXIST, f"{what}: somebody else has written it") from None
+        except (BaseError, FileNotFoundError) as error:
+            text = str(error)
+            if isinstance(error, FileNotFoundError) and "<Code>NoSuchBucket" not in text:
+                raise FileNotFoundError(errno.ENOENT, f"{what}: there is no such file") from None
+            raise self._failure(what, _reason(text)) from None  # the client's own text may have a signature in it
+
+    def _failure(self, what: str, reason: str) -> StorageError:
+        names = CREDENTIALS[self.address.scheme]
+        missing = "" if os.environ.get(names[0]) else f" ({names[0]} is not set)"
+        return StorageError(
+            errno.EIO,
+            f"{what} failed: {reason}; check that the store answers and that {', '.join(names)} fit it{missing}, then run the same command again",
+        )
+
+
+def _open(address: Address) -> "ObjectStore":
+    """A client for one bucket, with our bounds."""
+    from obstore.exceptions import BaseError
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    client: ClientConfig = {
+        "connect_timeout": "5s",
+        "read_timeout": timedelta(seconds=REQUEST_SECONDS),
+        "timeout": "1h",  # of a whole answer; large ones are bounded by `read_timeout`, which begins anew with every byte
+    }
+    retry: RetryConfig = {
+        "max_retries": 100,  # bounded by time
+        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+        "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=8), "base": 2},
+    }
+    prefix = address.prefix or None
+    try:
+        if address.scheme == "gs":
+            return GCSStore(address.bucket, prefix=prefix, client_options=client, retry_config=retry)
+        if address.scheme == "az":
+            return AzureStore(address.bucket, prefix=prefix, client_options=client, retry_config=retry)
+        settings = _s3_settings(address)
+        client["allow_http"] = str(settings.get("endpoint", "")).startswith("http://")
+        return S3Store(address.bucket, prefix=prefix, client_options=client, retry_config=retry, **settings)
+    except BaseError as error:
+        names = ", ".join(CREDENTIALS[address.scheme])
+        raise ValueError(f"{address} cannot be opened: {_reason(str(error))}; it needs {names} in the environment") from None
+
+
+def _s3_settings(address: Address) -> dict[str, Any]:
+    """Endpoint and region: of the address, else of the environment."""
+    given = address.options
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if "endpoint_override" in given:
+        endpoint = f"{given.get('scheme', 'https')}://{given['endpoint_override']}"
+    region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise ValueError(
+                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of train.state_uri) "
+                "is none; expected http://HOST:PORT or https://HOST:PORT, without a user or a password"
+            )
+        region = region or "us-east-1"  # a store of one's own has no regions, but a signature names one
+    return {key: value for key, value in {"endpoint": endpoint, "region": region}.items() if value}
+
+
+def _reason(text: str) -> str:
+    """What the client says, in one line and without anything secret: no queries, no bodies."""
+    summary, _, details = text.partition("\n\nDebug source:")
+    code, message = (re.search(f"<{key}>(.*?)</{key}>", summary, re.DOTALL) for key in ("Code", "Message"))
+    if code:  # the store's own words; what else is in its answer may quote the request's signature
+        return f"{code[1]}: {message[1]}" if message else code[1]
+    summary = re.sub(r"(https?://)[^\s/]*@", r"\1", summary)
+    summary = re.sub(r"\?\S+", "", summary)
+    summary = " ".join(summary.split())[:300]
+    cause = re.search(r'(?:message|error): "([^"]+)"', details)
+    if "kind: Timeout" in details:
+        return f"{summary} (no answer within {REQUEST_SECONDS:g} s)"
+    return f"{summary} ({cause[1]})" if cause else summary
+
+
+def _interruptible(action: Callable[[], T]) -> T:
+    """`action`, in a thread of its own where this is the main one: inside the client no signal is heard, for up to half a minute."""
+    if threading.current_thread() is not threading.main_thread():
+        return action()
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as problem:  # handed to the main thread
+            future.set_exception(problem)
+
+    threading.Thread(target=work, name="object store", daemon=True).start()
+    return future.result()
+
+
+def _tag_of(storage: Storage, name: str) -> Tag | None:
+    try:
+        return storage.read_tagged(name)[1]
+    except FileNotFoundError:
+        return None
+
+
+def _swap_by_looking(storage: Storage, name: str, data: bytes, tag: Tag | None, *, write: Callable[[str, bytes], None]) -> Tag | None:
+    """`swap` where a place offers nothing better: whoever has written looks again after a moment whether it is still the last one."""
+    if _tag_of(storage, name) != tag:
+        return None
+    write(name, data)
+    time.sleep(SETTLE_SECONDS)
+    with suppress(FileNotFoundError):
+        found, now = storage.read_tagged(name)
+        return now if found == data else None
+    return None
+
+
+def _flock(handle: int, guard: Path) -> bool:
+    """Take the flock of an open file, which ends when it is closed; False on a file system without flock."""
+    deadline = time.monotonic() + GUARD_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    errno.EIO,
+                    f"{guard} has been locked for {GUARD_SECONDS:g} s: a process that uses this state hangs; find it with: fuser {guard}",
+                ) from None
+            time.sleep(0.01)
+        except OSError:
+            return False

@@ -1,10 +1,16 @@
 """The `train` section of params.yaml; it stands low because the networks, the stream of data and the tasks read it too."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ganlib.config import Section
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can name a training: its run key, or the first 8 or more digits of it."""
+    return re.fullmatch("[0-9a-f]{8,64}", text) is not None
 
 
 class TrainConfig(Section):
@@ -22,7 +28,15 @@ class TrainConfig(Section):
     augment: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
     )
-    log_interval_images: int = Field(10_000, ge=1)
+    history_interval_images: int = Field(
+        10_000, ge=1, description="a line of losses in the history, their means since the line before; what curves and history.csv have"
+    )
+    log_interval_images: int = Field(
+        10_000,
+        ge=1,
+        description="lines of the history that the console and MLflow show: one each so many images; where it is less than "
+        "history_interval_images, each of them. Never changes a result",
+    )
     grid_interval_images: int = Field(50_000, ge=1)
     checkpoint_interval_images: int = Field(100_000, ge=1)
     keep_checkpoints: int = Field(3, ge=1, description="the newest so many are kept")
@@ -32,9 +46,37 @@ class TrainConfig(Section):
     )
     max_rollbacks: int = Field(3, ge=1, description="rollbacks of one training before a divergence stops it after all")
     rollback_lr_factor: float = Field(0.5, gt=0, lt=1, description="each rollback multiplies every learning rate by it")
-    state_uri: str = Field(
-        "state", description="folder or s3://bucket/prefix of resumable training state; no output, never changes a result"
+    freeze: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="network -> patterns of parameter names that keep their values, for example discriminator: ['features.0.*'] (FreezeD)",
     )
+    continue_from: str | None = Field(
+        None,
+        description="run key of a training (8 or more of its hex digits) that goes on under these settings, where it stood; null: none",
+    )
+    start_from: str | None = Field(
+        None,
+        description="trained weights to start from, at step 0: models:/NAME@ALIAS, models:/NAME/VERSION, a run key, or a folder like models/",
+    )
+    state_uri: str = Field(
+        "state",
+        description="folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix of resumable training state; never changes a result",
+    )
+
+    @field_validator("continue_from", "start_from", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int | float):  # YAML takes 12345678 and 1234e567 for numbers
+            raise ValueError(f"train.{info.field_name}={value} is a number to YAML; put the key in quotes")
+        return value
+
+    @model_validator(mode="after")
+    def _one_parent(self) -> "TrainConfig":
+        if self.continue_from is not None and self.start_from is not None:
+            raise ValueError("train.continue_from and train.start_from exclude each other; set one of them to null")
+        if self.continue_from is not None and not is_key(self.continue_from):
+            raise ValueError(f"train.continue_from={self.continue_from!r} is no run key; expected 8 to 64 hex digits, as states are named")
+        return self
 
     @model_validator(mode="after")
     def _shards_are_whole(self) -> "TrainConfig":

@@ -18,9 +18,15 @@ from ganlib.training.state import Bundle
 from pipeline.report import curves
 from pipeline.tracking.outbox import TrainingFacts
 
+FORMAT = 1  # of models/generator.json; one of another format is never restored
+GENERATOR = "generator"  # the averaged one is exported in its place
+OUTS = ("models", "reports/training/grids", "reports/training/history.csv", "reports/training/curves.png")  # as dvc.yaml has them
+
 
 def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached.
+
+    models/ has every network of the bundle by its name, the generator as its moving average.
 
     Args:
         images: what it was trained on.
@@ -29,9 +35,8 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
     generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
     calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
-    critic = {k.removeprefix("discriminator."): v for k, v in bundle.tensors.items() if k.startswith("discriminator.")}
     description = {
-        "format": 1,
+        "format": FORMAT,
         "family": spec.model.name,
         "model": spec.model.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
@@ -41,13 +46,15 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,
+        **({"parent": dict(facts.parent)} if facts.parent is not None else {}),
         "git_commit": facts.tags["git.commit"],
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],
     }
     with atomic_folder(root / "models") as models:
-        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, models / "generator.safetensors")
-        save_file(critic, models / "discriminator.safetensors")
+        networks = bundle.networks() | {GENERATOR: {k: v.contiguous() for k, v in generator.state_dict().items()}}
+        for name, tensors in networks.items():
+            save_file(tensors, models / f"{name}.safetensors")
         description["sha256"] = sha256_file(models / "generator.safetensors")
         write_json(models / "generator.json", description)
     with atomic_folder(root / "reports" / "training") as reports:

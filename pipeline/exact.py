@@ -26,7 +26,7 @@ from ganlib.data.settings import DataConfig
 from ganlib.storage import open_storage
 from ganlib.training.fingerprint import fingerprint
 from ganlib.training.loop import TrainingSpec
-from ganlib.training.state import BundleStore
+from ganlib.training.state import Bundle, BundleStore
 from pipeline import cli, edit, preflight
 from pipeline.driver.settings import ClusterConfig
 from pipeline.params import ROOT, project
@@ -61,7 +61,7 @@ def small(images: int) -> dict[str, Any]:
             "total_images": images,
             "batch_images": 8 * LOGICAL_WORKERS,
             "logical_workers": LOGICAL_WORKERS,
-            "log_interval_images": max(1, images // 20),
+            "history_interval_images": max(1, images // 20),
             "grid_interval_images": max(1, images // 2),
             "checkpoint_interval_images": max(1, images // 8),
             "state_uri": "state",
@@ -133,11 +133,24 @@ def run(way: Way, spec: TrainingSpec) -> dict[str, str]:
     if way.killed:
         _kill_half_way(_command(way.launcher, way.workers, path), spec)
     _finish(_command(way.launcher, way.workers * (2 if way.killed else 1), path), way)
+    return fingerprint(_last(way, spec))
+
+
+def _last(way: Way, spec: TrainingSpec) -> Bundle:
+    """The last checkpoint of a training that has ended.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it is not of the end.
+    """
     bundle, problems = BundleStore(open_storage(spec.folder), keep=1).newest()
-    assert bundle is not None
-    assert not problems
-    assert bundle.numbers["images_seen"] >= spec.train.total_images
-    return fingerprint(bundle)
+    if bundle is None or problems:
+        said = "; ".join(problems) or f"there is none in {spec.folder}"
+        raise ValueError(f"{way.name}: it ended, but its last checkpoint cannot be read: {said}; is the disk full?")
+    if bundle.images_seen < spec.train.total_images:
+        raise ValueError(
+            f"{way.name}: its last checkpoint is of {bundle.images_seen:,} images, expected {spec.train.total_images:,} or more"
+        )
+    return bundle
 
 
 def _command(launcher: str, workers: int, spec: Path) -> list[str]:

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib import models
-from ganlib.models import MODELS, ImageSpec, build_generator
+from ganlib.models import MODELS, Family, ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sampling import Inputs, Prior
 
@@ -100,20 +99,21 @@ def numbered(class_names: list[str], limit: int = 40) -> str:
 
 def check_truncation(model: ModelConfig, image: ImageSpec, truncation: float) -> None:
     """Raise ValueError where the generator of `model` has no styles to pull towards their mean."""
-    if truncation == 1.0 or models.generator_takes("truncation", model, image):
+    if truncation == 1.0 or MODELS.get(model.name, key="model.name").has_styles:
         return
-    have = [entry.name for entry in MODELS if _has_styles(entry.name, image)]
+    have = [entry.name for entry in MODELS if entry.value.has_styles and _can_make(entry.value, image)]
     raise ValueError(
         f"sample.truncation={truncation:g}, but the generator of model.name={model.name!r} has no styles to truncate; "
         f"set sample.truncation: 1.0, or take a style-based family: {', '.join(have) or 'none makes this image size'}"
     )
 
 
-def _has_styles(family: str, image: ImageSpec) -> bool:
+def _can_make(family: Family, image: ImageSpec) -> bool:
     try:
-        return models.generator_takes("truncation", ModelConfig.model_validate({"name": family}), image)
-    except ValueError:  # an image it cannot make
+        family.check(image)
+    except ValueError:
         return False
+    return True
 
 
 def load(folder: Path) -> TrainedGenerator:

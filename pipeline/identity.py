@@ -1,5 +1,7 @@
 """Which training this is: the sections of params.yaml it is made of, and the key that names its state and its MLflow run."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,18 @@ from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
+from pipeline.code_digest import Definitions, definitions, strings_in
 from pipeline.driver.settings import ClusterConfig
-from pipeline.lineage import code_digest, digest
+from pipeline.lineage import digest
 from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 
+TRAINS = "ganlib.training.loop:train"  # what runs in a worker: the root of the code that a result depends on
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
-FREE_TRAIN_KEYS = frozenset({"state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
+FREE_TRAIN_KEYS = frozenset({"log_interval_images", "state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
+# What another training leaves for this one is named by its content, not by what params.yaml calls it: see `Identity.child_of`.
+PARENT_TRAIN_KEYS = frozenset({"continue_from", "start_from"})
+NEW_TRAIN_KEYS = frozenset({"freeze"})  # younger than many a state: where they are unset they are left out, so that its key stays
 
 
 class TrainingParams(Section):
@@ -46,11 +53,55 @@ class TrainingParams(Section):
 
 def training_settings(params: TrainingParams) -> dict[str, Any]:
     """The settings that determine a trained model, as plain values."""
-    train = {key: value for key, value in params.train.model_dump(mode="json").items() if key not in FREE_TRAIN_KEYS}
+    left_out = FREE_TRAIN_KEYS | PARENT_TRAIN_KEYS | {key for key in NEW_TRAIN_KEYS if not getattr(params.train, key)}
+    train = {key: value for key, value in params.train.model_dump(mode="json").items() if key not in left_out}
     return {**{key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}, "train": train}
 
 
-def run_key(params: TrainingParams, root: Path = ROOT) -> str:
-    """sha256 over settings, data and code of a training: the same key is the same training, wherever and however often it runs."""
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a training the training it is: the same identity is the same result, wherever and however often it runs.
+
+    Attributes:
+        code: every definition it can run -> sha256 of what it means.
+        parent: what it takes over from another training (`pipeline.parents.Record.identity`); None where it begins alone.
+    """
+
+    settings: dict[str, Any]
+    data_digest: str
+    code: dict[str, str]
+    parent: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """sha256 over settings, data, code and parent; names the state and the MLflow run."""
+        alone = digest({"settings": self.settings, "data": self.data_digest, "code": self.code})
+        return alone if self.parent is None else digest({"training": alone, "parent": dict(self.parent)})
+
+    def child_of(self, parent: Mapping[str, Any]) -> "Identity":
+        """The same training where it takes over from another one."""
+        return replace(self, parent=parent)
+
+
+def identity(params: TrainingParams, root: Path = ROOT) -> Identity:
+    """Of the training that `params` describe, with the data and the code in `root`."""
     data_digest = read_manifest(root / "data" / "prepared").data_digest
-    return digest({"settings": training_settings(params), "data": data_digest, "code": code_digest("ganlib.training.loop", root=root)})
+    return Identity(settings=training_settings(params), data_digest=data_digest, code=training_code(params, root).parts)
+
+
+def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
+    """The code that determines a trained model, definition by definition."""
+    sections = {type(section) for chosen in (params.model, params.task, params.optim, params.train) for section in _sections(chosen)}
+    return definitions(
+        [TRAINS],
+        names=strings_in(training_settings(params)),
+        settings={f"{section.__module__}:{section.__qualname__}" for section in sections},
+        root=root,
+    )
+
+
+def _sections(section: Section) -> Iterator[Section]:
+    yield section
+    for value in vars(section).values():
+        if isinstance(value, Section):
+            yield from _sections(value)

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the code a stage runs, the data and the settings, each as one hash."""
+"""Where a result comes from: the commit, the files a stage runs, and values as one hash."""
 
 import ast
 import hashlib
@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ganlib.files import sha256_file
+from pipeline.code_digest.names import PACKAGES
 from pipeline.params import ROOT
 
-PACKAGES = ("ganlib", "pipeline")
 # Imports that cannot change a result, left out of every closure: they refuse bad settings, or say how a stage starts and ends.
 INERT = frozenset({"pipeline.preflight", "pipeline.cli"})
 
@@ -54,11 +53,6 @@ def import_closure(module: str, *, root: Path = ROOT) -> list[Path]:
         waiting += [parent] if parent else []
         waiting += _imports(name, root)
     return sorted({path for name in seen if (path := _file_of(name, root)) is not None})
-
-
-def code_digest(module: str, *, root: Path = ROOT) -> str:
-    """sha256 over the names and bytes of a module's import closure."""
-    return digest([[str(path), sha256_file(root / path)] for path in import_closure(module, root=root)])
 
 
 @cache

@@ -3,20 +3,18 @@
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from ganlib import augment, models, optim
 from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
+from ganlib.storage import Address
 from ganlib.tasks import TASKS
-from pipeline import generator, schema
+from pipeline import continuing, generator, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
-
-STORE_OPTIONS = frozenset({"endpoint_override", "scheme", "region"})  # what may stand after `?` of an s3:// address (ganlib.storage)
 
 
 def load(path: Path | None = None) -> Params:
@@ -59,6 +57,7 @@ def check(params: Params) -> None:
         lambda: _check_labels(params),
         lambda: _check_classes(params),
         lambda: _check_state(params),
+        lambda: continuing.check_start(params.train),
     ):
         try:
             look()
@@ -99,12 +98,7 @@ def _check_classes(params: Params) -> None:
 def _check_state(params: Params) -> None:
     uri = params.train.state_uri
     if "://" in uri:  # only its form: whether the store answers shows when the training begins
-        address = urlsplit(uri)
-        if address.scheme != "s3" or not address.netloc:
-            raise ValueError(f"train.state_uri={uri!r} is no place for the state of a training; legal: a folder, or s3://bucket/prefix")
-        unknown = sorted(set(parse_qs(address.query)) - STORE_OPTIONS)
-        if unknown:
-            raise ValueError(f"train.state_uri={uri!r}: unknown option {unknown[0]!r}; legal: {', '.join(sorted(STORE_OPTIONS))}")
+        Address.parse(uri)
         return
     folder = Path(uri)
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):

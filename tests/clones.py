@@ -20,7 +20,8 @@ TINY: dict[str, dict[str, Any]] = {
     "train": {
         "total_images": 32_000,
         "logical_workers": 2,
-        "log_interval_images": 8000,
+        "history_interval_images": 8000,
+        "log_interval_images": 1,  # every line of the history
         "grid_interval_images": 16_000,
         "checkpoint_interval_images": 1600,
     },

@@ -76,23 +76,25 @@ def object_store() -> Iterator[ObjectStore]:
             )
         store = ObjectStore(process, s3)
         try:
-            from pyarrow import fs
+            from obstore.exceptions import BaseError
+            from obstore.store import S3Store
 
-            client = fs.S3FileSystem(
-                access_key=SECRETS["AWS_ACCESS_KEY_ID"],
-                secret_key=SECRETS["AWS_SECRET_ACCESS_KEY"],
-                endpoint_override=f"127.0.0.1:{s3}",
-                scheme="http",
+            client = S3Store(
+                "state",
+                endpoint=f"http://127.0.0.1:{s3}",
                 region="us-east-1",
+                access_key_id=SECRETS["AWS_ACCESS_KEY_ID"],
+                secret_access_key=SECRETS["AWS_SECRET_ACCESS_KEY"],
+                client_options={"allow_http": True, "read_timeout": "5s"},
+                retry_config={"max_retries": 0},
             )
             deadline = time.monotonic() + 90
             while True:
                 try:
-                    assert client.get_file_info("state").type == fs.FileType.Directory
-                    with client.open_output_stream("state/probe") as stream:
-                        stream.write(b"1")
+                    client.list_with_delimiter()
+                    client.put("probe", b"1")
                     break
-                except (OSError, AssertionError):
+                except (OSError, BaseError):
                     assert process.poll() is None, (Path(folder) / "log").read_text()[-3000:]
                     assert time.monotonic() < deadline, (Path(folder) / "log").read_text()[-3000:]
                     time.sleep(0.5)

@@ -41,7 +41,7 @@ class Ada:
     steered: ClassVar[tuple[str, ...]] = ("p", "sign_sum", "steps")
     watches: ClassVar[tuple[str, ...]] = (SIGN_REAL,)
 
-    def follow(self, means: Mapping[str, float], images: int) -> "Ada":
+    def adapt(self, means: Mapping[str, float], images: int) -> "Ada":
         sign_sum, steps = self.sign_sum + means[SIGN_REAL], self.steps + 1
         if steps < self.interval_steps:
             return replace(self, sign_sum=sign_sum, steps=steps)

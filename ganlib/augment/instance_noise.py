@@ -33,5 +33,5 @@ class InstanceNoise:
             return images
         return images + std * torch.randn(images.shape, generator=rng).to(images)
 
-    def follow(self, means: Mapping[str, float], images: int) -> "InstanceNoise":
+    def adapt(self, means: Mapping[str, float], images: int) -> "InstanceNoise":
         return replace(self, images_seen=self.images_seen + images)

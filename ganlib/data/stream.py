@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlib import rng, sampling
+from ganlib import sampling
 from ganlib.augment import Augmentation
 from ganlib.data.arrow import ArrowImages
+from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.train_settings import TrainConfig
 
@@ -36,7 +37,7 @@ class Shard:
 
     def rng(self, purpose: str) -> torch.Generator:
         """A generator for one purpose of this shard alone."""
-        return rng.generator(self._stream.seed, f"{self._phase}/{purpose}", *self._counters)
+        return keyed_rng(self._stream.seed, f"{self._phase}/{purpose}", *self._counters)
 
     def inputs(self, purpose: str = "latents") -> Inputs:
         """n inputs of the generator on the training device; labels follow the data's distribution."""
@@ -111,5 +112,5 @@ class BatchStream:
         if epoch not in self._permutations:
             for old in [e for e in self._permutations if e < epoch - 1]:
                 del self._permutations[old]
-            self._permutations[epoch] = torch.randperm(len(self.images), generator=rng.generator(self.seed, "order", epoch)).numpy()
+            self._permutations[epoch] = torch.randperm(len(self.images), generator=keyed_rng(self.seed, "order", epoch)).numpy()
         return self._permutations[epoch]

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganlib import rng
+from ganlib.rng import keyed_rng
 
 Z95 = 1.959963984540054  # the 97.5th percentile of N(0, 1)
 
@@ -14,7 +14,7 @@ def bootstrap_weights(n: int, resamples: int, *, seed: int, purpose: str) -> Ten
     """[resamples, n] float64: how often each of n items is drawn when n are drawn with replacement."""
     weights = torch.zeros(resamples, n, dtype=torch.float64)
     for row in range(resamples):
-        drawn = torch.randint(n, (n,), generator=rng.generator(seed, purpose, row))
+        drawn = torch.randint(n, (n,), generator=keyed_rng(seed, purpose, row))
         weights[row] = torch.bincount(drawn, minlength=n).double()
     return weights
 

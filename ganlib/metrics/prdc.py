@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganlib import rng
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import normal, wilson
 from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
 from ganlib.metrics.settings import EvaluateConfig
+from ganlib.rng import keyed_rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """
     n = min(len(data.real), len(data.fake), config.prdc_images)
     real, fake = (
-        features[torch.randperm(len(features), generator=rng.generator(config.seed, f"prdc {kind}"))[:n]].double()
+        features[torch.randperm(len(features), generator=keyed_rng(config.seed, f"prdc {kind}"))[:n]].double()
         for kind, features in (("real", data.real), ("fake", data.fake))
     )
     found = membership(real, fake, config.neighbours)

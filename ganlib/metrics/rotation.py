@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlib import rng
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.interface import Images
 from ganlib.metrics.trunk import Task, Trunk, checked_features, describe, gather, restore, share_correct, train
+from ganlib.rng import keyed_rng
 
 NUM_TURNS = 4
 ACCURACY_SEED = 0  # of the turns that `accuracy` asks about
@@ -37,7 +37,7 @@ def turning(images: Images, seed: int, purpose: str) -> Task:
     """The task: images turned at random, and how. One turn an image and visit; the paper shows all four, at four times the cost."""
 
     def draw(indices: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
-        turns = torch.randint(NUM_TURNS, (len(indices),), generator=rng.generator(seed, purpose, step))
+        turns = torch.randint(NUM_TURNS, (len(indices),), generator=keyed_rng(seed, purpose, step))
         return turn(gather(images, indices), turns), turns
 
     return draw

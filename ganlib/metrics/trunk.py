@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlib import rng
 from ganlib.metrics.interface import EXTRACT_BATCH_IMAGES, Images
+from ganlib.rng import keyed_rng
 
 FEATURE_DIM = 128
 WIDTHS = (24, 32, 64, 128)
@@ -69,7 +69,7 @@ class Trunk(nn.Module):
                 module.reset_parameters()  # constants, no draws
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
-                module.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=rng.generator(seed, "extractor weights", i))
+                module.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=keyed_rng(seed, "extractor weights", i))
                 if module.bias is not None:
                     module.bias.zero_()
 
@@ -91,7 +91,7 @@ def batches(num_images: int, batch_images: int, steps: int, seed: int) -> Iterat
     waiting, epoch = np.empty(0, dtype=np.int64), 0
     for _ in range(steps):
         while len(waiting) < batch_images:
-            order = torch.randperm(num_images, generator=rng.generator(seed, "extractor order", epoch)).numpy()
+            order = torch.randperm(num_images, generator=keyed_rng(seed, "extractor order", epoch)).numpy()
             waiting, epoch = np.concatenate([waiting, order]), epoch + 1
         yield np.sort(waiting[:batch_images])  # sorted: a batch is a set, and a file is read forwards
         waiting = waiting[batch_images:]

@@ -4,19 +4,18 @@ A family is an object with option schemas, a check and two constructors. `build`
 it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
-import inspect
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ganlib import rng
 from ganlib.config import Section, options
 from ganlib.models.settings import ModelConfig
 from ganlib.registry import Registry
+from ganlib.rng import keyed_rng
 
 
 class ImageSpec(Section):
@@ -66,18 +65,26 @@ class Generator(Protocol):
     """`forward(z [N, latent_dim], labels [N] int64 | None) -> [N, C, H, W]` in [-1, 1]."""
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
-    def initialise(self, generator: torch.Generator) -> None: ...
+    def initialise(self, rng: torch.Generator) -> None: ...
 
 
 class Discriminator(Protocol):
     """`forward(images [N, C, H, W], labels [N] int64 | None) -> logits [N]` in float32; with `full=True` -> Judgement."""
 
     def forward(self, images: Tensor, labels: Tensor | None = None, *, full: bool = False) -> Tensor | Judgement: ...
-    def initialise(self, generator: torch.Generator) -> None: ...
+    def initialise(self, rng: torch.Generator) -> None: ...
 
 
 class Family(Protocol):
-    """What a family's file registers in `MODELS`."""
+    """What a family's file registers in `MODELS`.
+
+    Attributes:
+        grows: it is a `GrowingFamily`.
+        has_styles: its generator takes `full=True` (-> Synthesis) and `truncation`.
+    """
+
+    grows: ClassVar[bool]
+    has_styles: ClassVar[bool]
 
     @property
     def generator_options(self) -> type[Section]: ...
@@ -91,6 +98,14 @@ class Family(Protocol):
     def generator(self, image: ImageSpec, latent_dim: int, options: Any) -> nn.Module: ...
 
     def discriminator(self, image: ImageSpec, options: Any) -> nn.Module: ...
+
+
+class GrowingFamily(Family, Protocol):
+    """A family whose networks exist at intermediate levels, 0 to that of the full image."""
+
+    def generator_at(self, image: ImageSpec, latent_dim: int, options: Any, level: int) -> nn.Module: ...
+
+    def discriminator_at(self, image: ImageSpec, options: Any, level: int) -> nn.Module: ...
 
 
 MODELS: Registry[Family] = Registry("network family", package="ganlib.models")
@@ -127,12 +142,12 @@ def build(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None
 
 def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     check(config, image)
-    return _materialise(sketch(config, image, "generator", level=level), rng.generator(seed, "initialise generator"))
+    return _materialise(sketch(config, image, "generator", level=level), keyed_rng(seed, "initialise generator"))
 
 
 def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     check(config, image)
-    return _materialise(sketch(config, image, "discriminator", level=level), rng.generator(seed, "initialise discriminator"))
+    return _materialise(sketch(config, image, "discriminator", level=level), keyed_rng(seed, "initialise discriminator"))
 
 
 def sketch(config: ModelConfig, image: ImageSpec, network: Literal["generator", "discriminator"], *, level: int | None = None) -> nn.Module:
@@ -141,25 +156,23 @@ def sketch(config: ModelConfig, image: ImageSpec, network: Literal["generator", 
     Raises:
         ValueError: options the family does not have, or that do not fit each other or the image.
     """
-    family: Any = MODELS.get(config.name, key="model.name")
-    schema = getattr(family, f"{network}_options")
-    chosen = options(schema, getattr(config, network), key=f"model.{network}")
-    make = getattr(family, network) if level is None else partial(getattr(family, f"{network}_at"), level=level)
+    family = MODELS.get(config.name, key="model.name")
+    known = known_to(config, image)
+    if network == "generator":
+        chosen = options(family.generator_options, config.generator, key="model.generator")
+        make = family.generator if level is None else partial(cast(GrowingFamily, family).generator_at, level=level)
+        with torch.device("meta"):
+            return make(known, config.latent_dim, chosen)
+    chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
+    make_discriminator = family.discriminator if level is None else partial(cast(GrowingFamily, family).discriminator_at, level=level)
     with torch.device("meta"):
-        arguments = (config.latent_dim, chosen) if network == "generator" else (chosen,)
-        made: nn.Module = make(known_to(config, image), *arguments)
-    return made
+        return make_discriminator(known, chosen)
 
 
-def generator_takes(argument: str, config: ModelConfig, image: ImageSpec) -> bool:
-    """Whether the generator's `forward` has an argument beyond latents and labels: `full` or `truncation`, those of style-based ones."""
-    return argument in inspect.signature(sketch(config, image, "generator").forward).parameters
-
-
-def _materialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def _materialise(network: nn.Module, rng: torch.Generator) -> nn.Module:
     network.to_empty(device="cpu")
     for tensor in (*network.parameters(), *network.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
         tensor.data.fill_(float("nan") if tensor.is_floating_point() else -1)
     with torch.no_grad():
-        network.initialise(generator)  # type: ignore[operator]
+        network.initialise(rng)  # type: ignore[operator]
     return network

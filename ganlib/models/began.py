@@ -5,7 +5,7 @@ the image and the code.
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Generator as Rng
@@ -75,8 +75,8 @@ class BEGANGenerator(nn.Module):
         images: Tensor = self.decoder(with_label(z, labels, self.classes)).float()
         return images if self.training else images.clamp(-1, 1)
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_he(self, generator, slope=SLOPE)
+    def initialise(self, rng: Rng) -> None:
+        initialise_he(self, rng, slope=SLOPE)
 
 
 class BEGANDiscriminator(nn.Module):
@@ -95,8 +95,8 @@ class BEGANDiscriminator(nn.Module):
         logits = -(images.float() - reconstruction.float()).abs().mean((1, 2, 3))
         return Judgement(logits=logits, features=code.float()) if full else logits
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_he(self, generator, slope=SLOPE)
+    def initialise(self, rng: Rng) -> None:
+        initialise_he(self, rng, slope=SLOPE)
 
 
 class BEGAN:
@@ -104,6 +104,8 @@ class BEGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="began")

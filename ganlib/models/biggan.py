@@ -1,5 +1,7 @@
 """BigGAN: residual networks whose generator is told the class and a part of the latent at every level."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Generator as Rng
@@ -75,8 +77,8 @@ class BigGANGenerator(nn.Module):
         images: Tensor = self.stack(first, chunks)
         return images
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_orthogonal(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_orthogonal(self, rng)
 
 
 class BigGAN:
@@ -84,6 +86,8 @@ class BigGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="biggan")

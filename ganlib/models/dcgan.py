@@ -1,7 +1,7 @@
 """Convolutional generator and discriminator after DCGAN, for any size that halves down to a 4..7 pixel core."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Generator as Rng
@@ -75,8 +75,8 @@ class DCGANGenerator(nn.Module):
         images: Tensor = self.layers(with_label(z, labels, self.classes)).float()
         return images
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_normal(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_normal(self, rng)
 
 
 class DCGANDiscriminator(nn.Module):
@@ -127,8 +127,8 @@ class DCGANDiscriminator(nn.Module):
         judgement = self.head(self.discrimination(features), labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_normal(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_normal(self, rng)
 
 
 class DCGAN:
@@ -136,6 +136,8 @@ class DCGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="dcgan")

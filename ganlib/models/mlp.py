@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Generator as Rng
@@ -60,8 +60,8 @@ class MLPGenerator(nn.Module):
         images: Tensor = self.layers(with_label(z, labels, self.classes)).float().unflatten(1, self.shape)
         return images
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_he(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_he(self, rng)
 
 
 class MLPDiscriminator(nn.Module):
@@ -91,8 +91,8 @@ class MLPDiscriminator(nn.Module):
         judgement = self.head(features, labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_he(self, generator, slope=0.2)
+    def initialise(self, rng: Rng) -> None:
+        initialise_he(self, rng, slope=0.2)
 
 
 class MLP:
@@ -100,6 +100,8 @@ class MLP:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         return

@@ -6,6 +6,7 @@ doubled image of level l - 1, 1 is the image of level l (figure 2).
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -122,8 +123,8 @@ class ProgressiveGenerator(nn.Module):
             return images
         return F.interpolate(images, scale_factor=self.repeats, mode="nearest").clamp(-1, 1)
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_equalised(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_equalised(self, rng)
         if self.level:
             self.alpha.fill_(1.0)
 
@@ -169,8 +170,8 @@ class ProgressiveDiscriminator(nn.Module):
         judgement = self.head(x, labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_equalised(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_equalised(self, rng)
         if self.level:
             self.alpha.fill_(1.0)
 
@@ -180,6 +181,8 @@ class Progressive:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = True
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         levels(image)

@@ -1,6 +1,7 @@
 """Grouped residual networks without normalisation, for a relativistic loss with R1 and R2 (R3GAN, arXiv:2501.05441, section 4)."""
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +55,10 @@ class Block(nn.Module):
         total: Tensor = x + self.project(F.leaky_relu(self.mix(y), SLOPE))
         return total
 
-    def initialise(self, generator: Rng, *, blocks: int) -> None:
+    def initialise(self, rng: Rng, *, blocks: int) -> None:
         """He's weights times L^(-1 / (2m - 2)) for L blocks of m weights, the last one 0 (Fixup, section 3)."""
         for layer in (self.expand, self.mix):
-            nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=generator)
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=rng)
             layer.weight.mul_(blocks ** (-1 / (2 * WEIGHTS_A_BLOCK - 2)))
             assert layer.bias is not None
             layer.bias.zero_()
@@ -68,15 +69,15 @@ def _level(channels: int, options: R3GANOptions) -> list[nn.Module]:
     return [Block(channels, options) for _ in range(options.blocks)]
 
 
-def _initialise(network: nn.Module, generator: Rng) -> None:
+def _initialise(network: nn.Module, rng: Rng) -> None:
     """Blocks their own way, what is linear with variance 1 / fan_in."""
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     inside = {id(layer) for block in blocks for layer in block.modules()}
     for module in network.modules():
         if isinstance(module, Block):
-            module.initialise(generator, blocks=len(blocks))
+            module.initialise(rng, blocks=len(blocks))
         elif isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in inside:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=rng)
             if module.bias is not None:
                 module.bias.zero_()
 
@@ -131,11 +132,11 @@ class R3GANGenerator(nn.Module):
         images: Tensor = self.layers(self.basis * self.linear(z)[:, :, None, None]).float()
         return images if self.training else images.clamp(-1, 1)
 
-    def initialise(self, generator: Rng) -> None:
-        _initialise(self, generator)
-        self.basis.normal_(generator=generator)
+    def initialise(self, rng: Rng) -> None:
+        _initialise(self, rng)
+        self.basis.normal_(generator=rng)
         if self.embedding is not None:
-            self.embedding.weight.normal_(generator=generator)
+            self.embedding.weight.normal_(generator=rng)
 
 
 class R3GANDiscriminator(nn.Module):
@@ -159,11 +160,11 @@ class R3GANDiscriminator(nn.Module):
         judgement = self.head(features, labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        _initialise(self, generator)
-        self.basis.normal_(0.0, self.basis[0, 0].numel() ** -0.5, generator=generator)
+    def initialise(self, rng: Rng) -> None:
+        _initialise(self, rng)
+        self.basis.normal_(0.0, self.basis[0, 0].numel() ** -0.5, generator=rng)
         if self.head.embedding is not None:
-            self.head.embedding.weight.normal_(0.0, self.head.embedding.embedding_dim**-0.5, generator=generator)
+            self.head.embedding.weight.normal_(0.0, self.head.embedding.embedding_dim**-0.5, generator=rng)
 
 
 class R3GAN:
@@ -171,6 +172,8 @@ class R3GAN:
 
     generator_options = R3GANOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="r3gan")

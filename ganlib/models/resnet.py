@@ -1,6 +1,6 @@
 """Residual generator and discriminator of WGAN-GP and SNGAN."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -31,6 +31,8 @@ class ResNet:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="resnet")

@@ -1,5 +1,7 @@
 """Self-attention GAN: residual networks, both with spectral norm, and attention over the pixels of one feature map."""
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import nn
 
@@ -32,6 +34,8 @@ class SAGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = False
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="sagan")

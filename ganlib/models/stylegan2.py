@@ -6,7 +6,7 @@ its output with the demodulation factor, which equals a weight of its own for ea
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -99,8 +99,8 @@ class Modulated(nn.Module):
             return upsampling_convolution(x, weight.transpose(0, 1)), factors
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2), factors
 
-    def initialise(self, generator: Rng) -> None:
-        self.weight.normal_(generator=generator)
+    def initialise(self, rng: Rng) -> None:
+        self.weight.normal_(generator=rng)
 
 
 class StyledLayer(nn.Module):
@@ -126,11 +126,11 @@ class StyledLayer(nn.Module):
             x = torch.addcmul((noise * (self.strength * GAIN)).to(x.dtype), x, factors)
         return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], 0.2)
 
-    def initialise(self, generator: Rng) -> None:
+    def initialise(self, rng: Rng) -> None:
         self.bias.zero_()
         if self.strength is not None:
             self.strength.zero_()
-            self.noise.normal_(generator=generator)
+            self.noise.normal_(generator=rng)
 
 
 class ToImage(nn.Module):
@@ -210,14 +210,14 @@ class StyleGAN2Generator(nn.Module):
             images = upsample(images) + self.to_image[index](x, w[2 * index + 1])
         return images
 
-    def initialise(self, generator: Rng) -> None:
+    def initialise(self, rng: Rng) -> None:
         """All weights N(0, 1), styles around 1, noise strengths 0."""
-        initialise_equalised(self, generator)
-        self.constant.normal_(generator=generator)
+        initialise_equalised(self, rng)
+        self.constant.normal_(generator=rng)
         self.mean_latent.initialise()
         for module in self.modules():
             if isinstance(module, Modulated | StyledLayer):
-                module.initialise(generator)
+                module.initialise(rng)
             elif isinstance(module, ToImage):
                 module.initialise()
 
@@ -278,8 +278,8 @@ class StyleGAN2Discriminator(nn.Module):
         judgement = self.head(x, labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_equalised(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_equalised(self, rng)
 
 
 class StyleGAN2:
@@ -287,6 +287,8 @@ class StyleGAN2:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    grows: ClassVar[bool] = False
+    has_styles: ClassVar[bool] = True
 
     def check(self, image: ImageSpec) -> None:
         doublings(image.size, family="stylegan2")

@@ -75,6 +75,14 @@ class Task(Protocol):
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks, the image or the budget."""
 
+    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> Mapping[str, nn.Module]:
+        """The networks of a stage by name, on the meta device: names and shapes, no numbers. None: with all the layers they ever have."""
+
+    def check_continued(
+        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+    ) -> None:
+        """Raise ValueError where a training under the settings `before` cannot go on under `after` for what the task alone knows: its stages."""
+
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
     ) -> Play:

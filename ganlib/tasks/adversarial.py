@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganlib import augment, models, optim
+from ganlib import augment, freeze, models, optim
 from ganlib.config import Section, construct, options
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
@@ -15,7 +15,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
-from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option, trained_by
+from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
@@ -97,7 +97,7 @@ class Rules:
         values: Tensor | float = 0.0
         for name in self._regularizers:
             regularizer = self.steering[name]
-            if regularizer.interval_steps == 1 and network in trained_by(regularizer):
+            if regularizer.interval_steps == 1 and network in regularizer.trains:
                 values = values + self._term(name, network, moment, scalars)
         return values
 
@@ -115,8 +115,9 @@ class ClipWeights:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> None:
-        torch._foreach_clamp_min_(list(network.parameters()), -self.bound)
-        torch._foreach_clamp_max_(list(network.parameters()), self.bound)
+        trained: list[Tensor] = [p for p in network.parameters() if p.requires_grad]  # not what is frozen
+        torch._foreach_clamp_min_(trained, -self.bound)
+        torch._foreach_clamp_max_(trained, self.bound)
 
 
 @TASKS.register("adversarial", paper="arXiv:1406.2661, algorithm 1")
@@ -126,6 +127,16 @@ class Adversarial:
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         options(Section, task.options, key="task.options")
         check_parts(model, task, image)
+        if train.freeze:
+            freeze.check(self.meta_networks(model, image), train.freeze)
+
+    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> dict[str, nn.Module]:
+        return meta_networks(model, image)
+
+    def check_continued(
+        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+    ) -> None:
+        return
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
@@ -133,6 +144,14 @@ class Adversarial:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
         return play(generator, discriminator, task=task, optim_config=optim, train=train)
+
+
+def meta_networks(model: ModelConfig, image: ImageSpec, *, level: int | None = None) -> dict[str, nn.Module]:
+    """Generator and discriminator without memory."""
+    return {
+        "generator": models.sketch(model, image, "generator", level=level),
+        "discriminator": models.sketch(model, image, "discriminator", level=level),
+    }
 
 
 def play(
@@ -149,11 +168,11 @@ def play(
     networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
     steering = Steering(_parts(task))
     rules = Rules(task, steering, present=present)
-    lazy = [(name, network) for name in task.regularizers for network in trained_by(steering[name]) if steering[name].interval_steps > 1]
+    lazy = [(name, network) for name in task.regularizers for network in steering[name].trains if steering[name].interval_steps > 1]
     optimizers = {
         network: optim.build(
             getattr(optim_config, network),
-            networks[network].parameters(),
+            networks.trainable(network),
             lazy_interval=min((steering[name].interval_steps for name, trained in lazy if trained == network), default=1),
             key=f"optim.{network}",
         )
@@ -195,15 +214,14 @@ def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
     parts = _parts(task)
     models.check(model, image)
-    if not task.generator_loss_weight and not any("generator" in trained_by(parts[name]) for name in task.regularizers):
+    if not task.generator_loss_weight and not any("generator" in parts[name].trains for name in task.regularizers):
         raise ValueError(
             "task.generator_loss_weight=0 leaves the generator nothing to learn from; "
             "add a term for it (task.regularizers.feature_matching), or give its loss a weight"
         )
     has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:
-        if hasattr(parts[name], "check"):
-            parts[name].check(model, image)
+        parts[name].check(model, image)
         if has_batch_norm and not parts[name].allows_batch_norm:
             raise ValueError(
                 f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "

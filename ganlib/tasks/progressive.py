@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ganlib import models
+from ganlib import freeze, models
 from ganlib.config import Section, options
 from ganlib.models import ImageSpec
 from ganlib.models.layers.sizes import doublings
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks import TASKS, Play
-from ganlib.tasks.adversarial import check_parts, play
+from ganlib.tasks.adversarial import check_parts, meta_networks, play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
@@ -87,13 +87,32 @@ class Progressive:
     """Growing both networks size by size; needs a family that grows (model.name: progressive)."""
 
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
-        if not hasattr(models.MODELS.get(model.name, key="model.name"), "generator_at"):
-            growing = [entry.name for entry in models.MODELS if hasattr(entry.value, "generator_at")]
+        if not models.MODELS.get(model.name, key="model.name").grows:
+            growing = [entry.name for entry in models.MODELS if entry.value.grows]
             raise ValueError(
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; legal: {', '.join(growing)}"
             )
         check_parts(model, task, image)
-        _schedule(model, task, train, image)
+        schedule = _schedule(model, task, train, image)
+        if train.freeze:
+            freeze.check(self.meta_networks(model, image), train.freeze)
+            for stage in range(schedule.levels):
+                networks = self.meta_networks(model, image, stage=stage)
+                for network, patterns in train.freeze.items():
+                    freeze.frozen(networks[network], patterns, network=network)
+
+    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> dict[str, torch.nn.Module]:
+        return meta_networks(model, image, level=stage)
+
+    def check_continued(
+        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+    ) -> None:
+        then, now = (_schedule(model, *settings, image) for settings in (before, after))
+        if then != now:
+            raise ValueError(
+                f"the sizes of a progressive training must begin where they began: stable_images={then.stable}, fade_images={then.fade} "
+                f"became {now.stable}, {now.fade}; set task.options: {{stable_images: {then.stable}, fade_images: {then.fade}}}"
+            )
 
     def build(
         self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0

@@ -14,7 +14,7 @@ from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
 from ganlib.pictures import grid_png
-from ganlib.rng import generator
+from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.sliced_wasserstein import sliced_wasserstein
 from ganlib.train_settings import TrainConfig
@@ -36,7 +36,7 @@ def is_due(interval_images: int, state: TrainState) -> bool:
 
 
 class LogHook:
-    """Losses to the history; the clock beside them, never in them.
+    """Losses to the history, every `train.history_interval_images`; the clock beside them, never in them.
 
     A line is `{"step", "images_seen", "scalars": {...}, "time", "images_per_second"}`: the last two are the clock.
     """
@@ -50,7 +50,7 @@ class LogHook:
         self._last = (time.monotonic(), images_seen)
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
-        if not (is_last or is_due(self.config.log_interval_images, state)):
+        if not (is_last or is_due(self.config.history_interval_images, state)):
             return
         scalars = state.scalars.take()
         if not scalars:  # the last step was logged already
@@ -72,7 +72,7 @@ def calibrate_generator(network: torch.nn.Module, prior: Prior, train: TrainConf
     device = next(network.parameters()).device
 
     def inputs(batch: int) -> Inputs:
-        return prior.draw(train.shard_images, generator(train.seed, "calibration", batch)).to(device)
+        return prior.draw(train.shard_images, keyed_rng(train.seed, "calibration", batch)).to(device)
 
     calibrate(network, (inputs(batch) for batch in range(CALIBRATION_BATCHES)))
 
@@ -111,17 +111,17 @@ class Score:
     @cached_property
     def _real(self) -> torch.Tensor:
         count = min(self.IMAGES, len(self.images))
-        chosen = torch.randperm(len(self.images), generator=generator(self.train.seed, "score"))[:count]
+        chosen = torch.randperm(len(self.images), generator=keyed_rng(self.train.seed, "score"))[:count]
         return sampling.to_float(self.images.gather(np.sort(chosen.numpy())))
 
     def __call__(self, state: TrainState) -> float:
         """Sliced Wasserstein distance to real images; lower is better."""
         network = copy.deepcopy(state.ema.module)  # its batch-norm statistics are measured here, on fewer images than for an export
-        key = generator(self.train.seed, "score latents")
+        key = keyed_rng(self.train.seed, "score latents")
         inputs = self.prior.draw(len(self._real), key).to(next(network.parameters()).device)
         calibrate(network, inputs.split(self.BATCH_IMAGES))
         fake = sampling.to_float(sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES))
-        return sliced_wasserstein(self._real, fake, generator=generator(self.train.seed, "score directions"))
+        return sliced_wasserstein(self._real, fake, rng=keyed_rng(self.train.seed, "score directions"))
 
 
 class CheckpointHook:

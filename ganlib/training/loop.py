@@ -21,8 +21,10 @@ from ganlib.storage import open_storage
 from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
+from ganlib.training import parent as parents
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
+from ganlib.training.parent import Parent
 from ganlib.training.state import Bundle, BundleStore, TrainState
 from ganlib.training.step import DivergenceError, set_learning_rates, train_step
 from ganlib.training.watchdog import Watchdog
@@ -32,12 +34,13 @@ class TrainingSpec(Section):
     """All that a worker must be told; plain JSON."""
 
     data: str = Field(description="absolute path of train.arrow")
-    folder: str = Field(description="absolute path or s3:// address of this training's state")
+    folder: str = Field(description="absolute path or object-store address of this training's state")
     model: ModelConfig
     task: TaskConfig
     optim: OptimConfig
     train: TrainConfig
     threads: int = Field(1, ge=1, description="compute threads of each process; part of the numerics")
+    parent: Parent | None = None  # what another training left for this one
 
 
 class Interrupted(RuntimeError):
@@ -90,10 +93,13 @@ class Running:
         return cls(spec=spec, image=image, play=play, state=state, batches=batches)
 
     def restore(self, bundle: Bundle) -> None:
-        """Continue where the bundle was taken."""
+        """Continue where the bundle was taken: one of this training, or its `origin`."""
         if bundle.numbers["stage"] != self.state.stage:
             self._enter(bundle.numbers["stage"])
-        self.state.restore(bundle.tensors, bundle.numbers)
+        if self.spec.parent is not None and bundle.folder == self.spec.parent.folder:
+            parents.go_on(self.state, bundle)
+        else:
+            self.state.restore(bundle.tensors, bundle.numbers)
 
     def step(self) -> None:
         """The next stage where it is time, the schedule, then one iteration."""
@@ -135,7 +141,7 @@ def train(
     fence: Callable[[], None] = lambda: None,
     hang_timeout_seconds: float | None = None,
 ) -> TrainState:
-    """Train from the newest checkpoint at `spec.folder`, or from the start, until `train.total_images`.
+    """Train from the newest checkpoint at `spec.folder`, or from its parent, or from the start, until `train.total_images`.
 
     Args:
         should_stop: asked a few times a second on every process; when one says yes, all save and stop.
@@ -158,18 +164,25 @@ def train(
     background = Background()
     journal = Journal(storage, background)
     bundle, problems = store.newest()
+    is_new = bundle is None
+    bundle = bundle or parents.origin(storage, spec.parent)
     computed_again = journal.restart(bundle.history if bundle is not None else [])
     dist.barrier()  # nobody writes before everybody has read
     for problem in problems:
         journal.event("refused", f"checkpoint refused, the one before is used: {problem}", images_seen=0)
     if bundle is not None:
         running.restore(bundle)
+    elif spec.parent is not None:
+        parents.start(state, parents.read_weights(storage, spec.parent.folder))
     images = f"{state.images_seen:,} of {spec.train.total_images:,} images done"
-    if state.images_seen or computed_again:
-        where = bundle.folder.rpartition("/")[2] if bundle is not None else "the start"
+    if computed_again or (state.images_seen and not is_new):
+        where = bundle.folder.rpartition("/")[2] if bundle is not None and not is_new else "the start"
         journal.event("resumed", f"resumed from {where}, {images}", images_seen=state.images_seen, computed_again=computed_again)
     else:
-        journal.event("start", f"started on {dist.world_size()} processes, {spec.threads} threads each", images_seen=0)
+        text = f"started on {dist.world_size()} processes, {spec.threads} threads each"
+        if spec.parent is not None:
+            text += f", going on from another training, {images}" if spec.parent.kind == "continue" else ", from trained weights"
+        journal.event("start", text, images_seen=state.images_seen)
 
     def tell_hang() -> None:
         journal.event("hang", "a process did nothing for too long and ended itself", images_seen=state.images_seen)
@@ -238,6 +251,7 @@ def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: Che
     checkpoint.finish()
     dist.barrier()
     bundle, _ = checkpoint.store.newest(boundary=True)
+    bundle = bundle or parents.origin(checkpoint.store.storage, running.spec.parent)
     if bundle is None:
         raise DivergenceError(f"{divergence}. No checkpoint to go back to could be read") from divergence
     record = {"from_images": state.images_seen, "to_images": bundle.images_seen, "reason": str(divergence)}

@@ -8,7 +8,8 @@ order are functions of the counters, so they need no entry.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from ganlib.storage import Storage
 FORMAT = 3
 FOLDER = "checkpoints"
 SEAL = "manifest.json"
+BESIDE = frozenset({"ema", "optimizer", "scalars"})  # what a bundle has beside networks: no network may be called so
 KEEP_BOUNDARIES = 2  # bundles a rollback can go to
 
 
@@ -78,6 +80,7 @@ class TrainState:
         if not dist.is_main():
             return {}, numbers
         for name in self.networks:
+            assert name not in BESIDE
             tensors |= {f"{name}.{key}": value for key, value in self.networks[name].state_dict().items()}
         tensors |= {f"ema.{key}": value for key, value in self.ema.module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
@@ -128,6 +131,72 @@ class Bundle:
     def images_seen(self) -> int:
         return int(self.numbers["images_seen"])
 
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of every network as it was trained, by its name; the moving average is none of them."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.tensors.items():
+            name, dot, rest = key.partition(".")
+            if dot and name not in BESIDE:
+                found.setdefault(name, {})[rest] = value
+        return found
+
+
+def bundle_files(tensors: dict[str, Tensor], numbers: Mapping[str, Any], history: list[dict[str, Any]]) -> dict[str, bytes]:
+    """A bundle as the files of a folder, without their seal."""
+    return {
+        "tensors.safetensors": save(tensors),
+        "state.json": json.dumps(numbers).encode(),
+        "history.jsonl": "".join(json.dumps(line) + "\n" for line in history).encode(),
+    }
+
+
+def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """`files` and, as the last one, their checksums."""
+    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return {**files, SEAL: json.dumps(manifest, indent=1).encode()}
+
+
+def read_sealed(storage: Storage, folder: str) -> dict[str, bytes]:
+    """The files of a sealed folder, verified, without the seal.
+
+    Raises:
+        IncompleteError: it was never finished.
+        BundleError: says which file is missing or does not match its checksum.
+    """
+    where = f"{storage.uri}/{folder}"
+    if SEAL not in storage.names(folder):
+        raise IncompleteError(f"{where} has no {SEAL}: the process died while it wrote it")
+    with _intact(where):
+        manifest = json.loads(storage.read(f"{folder}/{SEAL}"))
+        files = {name: storage.read(f"{folder}/{name}") for name in manifest}
+        for name, expected in manifest.items():
+            if hashlib.sha256(files[name]).hexdigest() != expected:
+                raise BundleError(f"{where}/{name} does not match its checksum")
+        return files
+
+
+def read_bundle(storage: Storage, folder: str) -> Bundle:
+    """Read and verify the bundle in `folder`; raises as `read_sealed`."""
+    files = read_sealed(storage, folder)
+    where = f"{storage.uri}/{folder}"
+    with _intact(where):
+        numbers = json.loads(files["state.json"])
+        if numbers["format"] != FORMAT:
+            raise BundleError(f"{where} has format {numbers['format']}, expected {FORMAT}")
+        history = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+        return Bundle(folder=folder, tensors=load(files["tensors.safetensors"]), numbers=numbers, history=history)
+
+
+@contextmanager
+def _intact(where: str) -> Iterator[None]:
+    """Whatever broken files become in the block is a BundleError."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except (FileNotFoundError, ValueError, AttributeError, TypeError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{where} is damaged: {error}") from None
+
 
 class BundleStore:
     """Bundles of one training, newest last.
@@ -163,15 +232,9 @@ class BundleStore:
         for leftover in self.storage.names(FOLDER):
             if leftover.startswith(".step-"):  # of a process that died while it wrote
                 self.storage.remove(f"{FOLDER}/{leftover}")
-        files = {
-            "tensors.safetensors": save(tensors),
-            "state.json": json.dumps(numbers).encode(),
-            "history.jsonl": "".join(json.dumps(line) + "\n" for line in history).encode(),
-        }
-        manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        files[SEAL] = json.dumps(manifest, indent=1).encode()
+        files = bundle_files(tensors, numbers, history)
         try:
-            self.storage.write_folder(self.name(step), files)
+            self.storage.write_folder(self.name(step), sealed(files))
         except OSError as error:
             size_bytes = sum(len(data) for data in files.values())
             reason = f"{error.strerror or error}; this checkpoint needs {size_bytes:,} bytes, earlier checkpoints are whole"
@@ -187,31 +250,7 @@ class BundleStore:
             IncompleteError: it was never finished.
             BundleError: says which file is missing or does not match its checksum.
         """
-        folder = self.name(step)
-        where = f"{self.storage.uri}/{folder}"
-        names = self.storage.names(folder)
-        if SEAL not in names:
-            raise IncompleteError(f"{where} has no {SEAL}: the process died while it wrote it")
-        try:
-            manifest = json.loads(self.storage.read(f"{folder}/{SEAL}"))
-            files = {name: self.storage.read(f"{folder}/{name}") for name in manifest}
-            for name, expected in manifest.items():
-                if hashlib.sha256(files[name]).hexdigest() != expected:
-                    raise BundleError(f"{where}/{name} does not match its checksum")
-            numbers = json.loads(files["state.json"])
-            if numbers["format"] != FORMAT:
-                raise BundleError(f"{where} has format {numbers['format']}, expected {FORMAT}")
-            history = [json.loads(line) for line in files["history.jsonl"].splitlines()]
-            return Bundle(folder=folder, tensors=load(files["tensors.safetensors"]), numbers=numbers, history=history)
-        except (
-            FileNotFoundError,
-            ValueError,
-            AttributeError,
-            TypeError,
-            KeyError,
-            SafetensorError,
-        ) as error:  # whatever broken JSON becomes
-            raise error if isinstance(error, BundleError) else BundleError(f"{where} is damaged: {error}") from None
+        return read_bundle(self.storage, self.name(step))
 
     def newest(self, *, boundary: bool = False) -> tuple[Bundle | None, list[str]]:
         """The newest bundle that verifies (and that a rollback may go to, if `boundary`), and a line for each newer one that does not.

@@ -42,7 +42,7 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
                     phase.constrain(state.networks[phase.trains])  # weight clipping
     state.step += 1
     state.images_seen += state.images_per_step
-    state.steering.follow(state.scalars, images=state.images_per_step)
+    state.steering.adapt(state.scalars, images=state.images_per_step)
     state.ema.update(batch_images=state.images_per_step, images_seen=state.images_seen)
 
 

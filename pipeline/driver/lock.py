@@ -1,11 +1,10 @@
 """One driver at a time for one training: `lock.json` in its state says who, and a dead owner's lock is taken over.
 
-A folder has `flock`, which makes reading, judging and writing the lock one action. An object store offers no compare-and-swap here: whoever has
-written looks again after a moment whether it is still the last one. Should two drivers hold a training all the same (a machine that slept), the
-workers of the one that is no longer in `lock.json` end at their next checkpoint, before they write it (`require_owner`).
+Every change of it is a compare-and-swap (`Storage.swap`): whoever judged a lock replaces the very version that was judged, or nothing. A lock that
+is given back stays, and says so. Should two drivers hold a training all the same (a machine that slept), the workers of the one that is no longer
+in `lock.json` end at their next checkpoint, before they write it (`require_owner`).
 """
 
-import fcntl
 import getpass
 import os
 import socket
@@ -18,16 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ganlib.config import Section
-from ganlib.storage import FolderStorage, Storage, StorageError
+from ganlib.storage import Storage, Tag
 from pipeline import processes
 from pipeline.cli import say
 
 LOCK = "lock.json"
-GUARD = "lock.guard"  # flock of a folder; stays, because removing it would let two in
+GUARD = "lock.guard"  # what `swap` leaves beside it in a folder (ganlib.storage)
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 30.0
-GUARD_SECONDS = 20.0  # the guard is held for one small file at a time
-SETTLE_SECONDS = 2.0  # of an object store: longer than another one takes from looking to writing
 
 
 class LockedError(ValueError):
@@ -68,6 +65,7 @@ class Holder(Section):
         dvc_pid, dvc_started: of the `dvc` above it; 0 without one.
         beats: grows while the holder lives.
         stopping: it was asked to stop, and writes its last checkpoint.
+        released: it has ended, and holds nothing.
     """
 
     token: str
@@ -81,6 +79,7 @@ class Holder(Section):
     since: str
     beats: int = 0
     stopping: bool = False
+    released: bool = False
 
     def is_alive(self) -> bool | None:
         """None: not to be told from here, only by watching `beats`."""
@@ -104,10 +103,20 @@ class Holder(Section):
 
 def holder(storage: Storage) -> Holder | None:
     """Who `lock.json` says runs this training; None where there is none, or one that was cut short by a full disk."""
+    found, _ = _look(storage)
+    return None if found is None or found.released else found
+
+
+def _look(storage: Storage) -> tuple[Holder | None, Tag | None]:
+    """What `lock.json` says, and which version of it that is; None, None where there is none."""
     try:
-        return Holder.model_validate_json(storage.read(LOCK))
-    except (FileNotFoundError, ValueError):
-        return None
+        data, tag = storage.read_tagged(LOCK)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return Holder.model_validate_json(data), tag
+    except ValueError:
+        return None, tag
 
 
 def require_owner(storage: Storage, token: str) -> None:
@@ -148,6 +157,7 @@ class StateLock:
         self._heartbeat_seconds = heartbeat_seconds
         self._dead_after_seconds = dead_after_seconds
         self._beats = 0
+        self._tag: Tag | None = None  # of the lock as this one wrote it last
         self._stopping = False
         self._wake = threading.Event()
         self._released = False
@@ -172,9 +182,8 @@ class StateLock:
             self._released = True
             self._wake.set()
             heart.join(self._dead_after_seconds)
-            with suppress(OSError), self._alone():
-                if (found := holder(self.storage)) is not None and found.token == self.token:
-                    self.storage.remove(LOCK)
+            with suppress(OSError):
+                self._renew(released=True)
 
     def mark_stopping(self) -> None:
         """Tell whoever wants the lock that it is worth waiting. Not for a signal handler: it takes a lock of its own."""
@@ -222,20 +231,19 @@ class StateLock:
 
     def _take(self) -> Holder | None:
         """Write the lock where nobody alive holds it; returns who does."""
-        with self._alone() as is_alone:
-            found = holder(self.storage)
-            if found is not None:
+        while True:
+            found, tag = _look(self.storage)
+            why = ""
+            if found is not None and not found.released:
                 has_stopped_beating = self._still == (found.token, found.beats)
                 if found.is_alive() is not False and not has_stopped_beating:
                     return found
                 why = f"no heartbeat for {self._dead_after_seconds:g} s" if has_stopped_beating else "that process is dead"
-                say(f"the lock of {found} is taken over: {why}")
-            self._write()
-            if is_alone:
+            self._tag = self._replace(tag)
+            if self._tag is not None:
+                if why:
+                    say(f"the lock of {found} is taken over: {why}")
                 return None
-        time.sleep(SETTLE_SECONDS)
-        found = holder(self.storage)
-        return None if found is not None and found.token == self.token else found
 
     def _moves(self, found: Holder) -> bool:
         """Watch a holder that cannot be seen from here: whether anything happens to its lock before it counts as dead."""
@@ -257,10 +265,24 @@ class StateLock:
             f"wait for it to end and run the same command again, or stop it{where} with: kill {found.pid}"
         )
 
-    def _write(self) -> None:
+    def _replace(self, tag: Tag | None, *, released: bool = False) -> Tag | None:
+        """Write this one into the lock in place of the version that has `tag`; None where somebody else was faster."""
         self._beats += 1
-        state = self._me.model_copy(update={"beats": self._beats, "stopping": self._stopping})
-        self.storage.write(LOCK, state.model_dump_json(indent=2).encode())
+        state = self._me.model_copy(update={"beats": self._beats, "stopping": self._stopping, "released": released})
+        return self.storage.swap(LOCK, state.model_dump_json(indent=2).encode(), tag)
+
+    def _renew(self, *, released: bool = False) -> Holder | None:
+        """Write what is this one's already once more; returns who has taken it."""
+        tag = self._replace(self._tag, released=released)
+        if tag is None:
+            found, latest = _look(self.storage)
+            if found is not None and found.token != self.token:
+                return found
+            if latest is None and released:  # removed by hand, perhaps with all of the state
+                return None
+            tag = self._replace(latest, released=released)  # removed by hand, or the answer to our last write was lost
+        self._tag = tag or self._tag
+        return None
 
     def _beat(self) -> None:
         while True:
@@ -268,38 +290,8 @@ class StateLock:
             self._wake.clear()
             if self._released:
                 return
-            with suppress(OSError), self._alone():  # a full disk or a store that is away: the next beat may get through
-                found = holder(self.storage)
-                if found is not None and found.token != self.token:
+            with suppress(OSError):  # a full disk or a store that is away: the next beat may get through
+                if (found := self._renew()) is not None:
                     self.lost.set()
                     say(f"the lock of this training was taken by {found}; this one writes no more checkpoints")
                     return
-                self._write()
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether nobody else reads or writes the lock while the block runs: a promise only of a folder that has flock."""
-        if isinstance(self.storage, FolderStorage):
-            self.storage.folder.mkdir(parents=True, exist_ok=True)
-            with (self.storage.folder / GUARD).open("a") as guard:
-                yield _flock(guard.fileno(), self.storage.uri)
-        else:
-            yield False
-
-
-def _flock(handle: int, uri: str) -> bool:
-    """Take the flock of an open file, which ends when it is closed; False on a file system without flock."""
-    deadline = time.monotonic() + GUARD_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"{uri}/{GUARD} has been locked for {GUARD_SECONDS:g} s: a process that uses this state hangs; find it with: "
-                    f"fuser {uri}/{GUARD}"
-                ) from None
-            time.sleep(0.01)
-        except OSError:
-            return False

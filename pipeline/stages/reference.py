@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ganlib import rng
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, write_json
 from ganlib.metrics import EXTRACTORS, interface, reference_store
 from ganlib.metrics.fid import moments
 from ganlib.metrics.settings import ReferenceConfig
+from ganlib.rng import keyed_rng
 from pipeline import cli, params
 
 MAX_TRAIN_IMAGES = 100_000  # of the train split, for the search of nearest training images: 51 MB of features
@@ -21,7 +21,7 @@ MAX_HELD_OUT_IMAGES = 50_000
 
 def choose(num_images: int, limit: int, *, seed: int, purpose: str) -> np.ndarray:
     """At most `limit` of 0..num_images-1, in order: [n] int64."""
-    return np.sort(torch.randperm(num_images, generator=rng.generator(seed, purpose))[:limit].numpy())
+    return np.sort(torch.randperm(num_images, generator=keyed_rng(seed, purpose))[:limit].numpy())
 
 
 def reference(config: ReferenceConfig, *, root: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
-from pipeline.tracking import registration
+from pipeline.tracking import registration, versions
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
@@ -48,8 +48,10 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
             "params.digest": trained.facts["params_digest"],
             **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
             "gan.run_key": trained.facts["run_key"],
+            **versions.parent_tags(trained.facts.get("parent")),
+            **versions.weights_tags(root / "models"),
         },
-        files=[root / "models" / "generator.json", root / "models" / "generator.safetensors", root / "samples" / "grid.png"],
+        files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
         root=root,
     )
     (root / "reports" / "registration.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")

@@ -4,18 +4,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ganlib.data.arrow import ArrowImages, Manifest, read_manifest
+from ganlib.data.arrow import ArrowImages
 from ganlib.storage import Storage, open_storage
 from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
-from pipeline import artifacts, cli, identity, lineage, params
+from pipeline import artifacts, cached_outs, cli, identity, lineage, params, parents
 from pipeline.driver import ray_cluster, ray_driver
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import LockedError, StateLock
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
+from pipeline.parents import Inheritance
 from pipeline.state_address import state_uri
+from pipeline.states import known, record
+from pipeline.states.record import Record
 from pipeline.tracking.console import Console
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.follow import Listener, following
@@ -24,7 +27,7 @@ from pipeline.tracking.training_run import TrainingRun
 
 
 def train(config: TrainingParams, root: Path = ROOT) -> None:
-    """Train, then export the averaged generator, the discriminator and the curves.
+    """Train, then export the networks and the curves. A training that is finished already is restored: from its state, else from DVC's cache.
 
     Raises:
         ValueError: settings that do not fit the data.
@@ -32,24 +35,41 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         ClusterError: the cluster or the training failed.
         KeyboardInterrupt, SystemExit: stopped by a signal, after a checkpoint.
     """
-    manifest = read_manifest(root / "data" / "prepared")
     images = ArrowImages(root / "data" / "prepared" / "train.arrow")
     task = TASKS.get(config.task.name, key="task.name")()
     task.check(config.model, config.task, config.train, image_of(images))  # what params.yaml alone cannot tell
-    key = identity.run_key(config, root)
-    storage = open_storage(state_uri(config.train.state_uri, key, root))
-    spec = _spec(config, storage.uri, root)
-    facts = _facts(config, key, manifest, root)
+    this = identity.identity(config, root)
+    parent = parents.resolve(config, this.key, image=image_of(images), data_digest=this.data_digest, root=root)
+    if parent is not None:
+        this = this.child_of(parent.record.identity)
+        print("\n".join(parent.lines), flush=True)
+    storage = open_storage(state_uri(config.train.state_uri, this.key, root))
+    if known.images_seen(storage) < config.train.total_images and cached_outs.restore(this.key, root):
+        print(f"training {this.key[:16]} is finished: restored from DVC's cache ({cached_outs.OFF}=0 trains anew)", flush=True)
+        return
+    spec = _spec(config, storage.uri, parent, root)
     store = BundleStore(storage, keep=config.train.keep_checkpoints, keep_best=config.train.keep_best)
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
         ray_cluster.end_orphans()
+        if parent is not None:
+            parent.pin(storage)
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
             print(line, flush=True)
+        if record.read(storage) is None:
+            for line in known.told(config.train.state_uri, this, root):
+                print(line, flush=True)
+        begun = record.keep(storage, this, data_source=config.data.source, root=root)
+        facts = _facts(config, begun, parent, root)
         run = TrainingRun(config.tracking, facts, storage, root)
-        with _telling(storage, [Console(config.train.total_images), run], patience_seconds=config.tracking.patience_seconds):
-            bundle = _finished(store, config) or _work(spec, config, store, lock)
+        console = Console(config.train.total_images, config.train.log_interval_images)
+        with _telling(storage, [console, run], patience_seconds=config.tracking.patience_seconds):
+            bundle = _finished(store, config)
+            if bundle is not None:
+                print(f"training {this.key[:16]} is finished: restored from its state ({storage.uri})", flush=True)
+            else:
+                bundle = _work(spec, config, store, lock)
             artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
 
 
@@ -93,7 +113,7 @@ def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
     return bundle if bundle is not None and bundle.images_seen >= config.train.total_images else None
 
 
-def _spec(config: TrainingParams, folder: str, root: Path) -> TrainingSpec:
+def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path) -> TrainingSpec:
     return TrainingSpec(
         data=str((root / "data" / "prepared" / "train.arrow").resolve()),
         folder=folder,
@@ -102,29 +122,32 @@ def _spec(config: TrainingParams, folder: str, root: Path) -> TrainingSpec:
         optim=config.optim,
         train=config.train,
         threads=max(1, int(config.cluster.cpus_per_worker)),
+        parent=parent.spec if parent is not None else None,
     )
 
 
-def _facts(config: TrainingParams, key: str, manifest: Manifest, root: Path) -> TrainingFacts:
-    settings = identity.training_settings(config)
+def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, root: Path) -> TrainingFacts:
     return TrainingFacts(
-        run_key=key,
-        params={**settings, "data": config.data.model_dump(mode="json")},
+        run_key=begun.run_key,
+        params={**begun.settings, "data": config.data.model_dump(mode="json")},
         tags={
-            "git.commit": lineage.git_commit(root),
-            "data.digest": manifest.data_digest,
-            "params.digest": lineage.digest(settings),
+            "git.commit": begun.git_commit,
+            "data.digest": begun.data_digest,
+            "params.digest": lineage.digest(begun.settings),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},
+            **(parent.record.tags if parent is not None else {}),
         },
-        data_digest=manifest.data_digest,
-        data_source=config.data.source,
+        data_digest=begun.data_digest,
+        data_source=begun.data_source,
+        interval_images=config.train.log_interval_images,
         files=(root / "params.yaml",) if (root / "params.yaml").exists() else (),
+        parent=parent.record.lineage if parent is not None else None,
     )
 
 
 def main() -> None:
     train(params.sections(TrainingParams))
-    print("models/generator.safetensors, models/generator.json, reports/training/")
+    print("models/, reports/training/")
 
 
 if __name__ == "__main__":

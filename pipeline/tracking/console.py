@@ -5,13 +5,14 @@ from typing import Any
 
 
 class Console:
-    """Progress a person can follow: one line a log tick."""
+    """Progress a person can follow: one line each `interval_images`."""
 
     name = "the console"
     remedy = ""
 
-    def __init__(self, total_images: int) -> None:
+    def __init__(self, total_images: int, interval_images: int) -> None:
         self.total_images = total_images
+        self.interval_images = interval_images
 
     def begin(self) -> None:
         return

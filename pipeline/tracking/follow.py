@@ -28,10 +28,12 @@ class Listener(Protocol):
     Attributes:
         name: what a message calls it.
         remedy: what a person does about what it did not take.
+        interval_images: `lines` gets one of the history's lines each so many images, and the last one of a training that is finished.
     """
 
     name: str
     remedy: str
+    interval_images: int
 
     def begin(self) -> None:
         """The training is about to begin."""
@@ -53,6 +55,13 @@ class Listener(Protocol):
 
     def end(self, status: str) -> None:
         """Everything was delivered."""
+
+
+def lines_due(history: Sequence[dict[str, Any]], interval_images: int, *, is_whole: bool) -> list[dict[str, Any]]:
+    """The lines of a history that cross a multiple of `interval_images`, and the last one where `is_whole`; the same however often it stopped."""
+    ends = [line["images_seen"] // interval_images for line in history]
+    due = [line for line, end, before in zip(history, ends, [0, *ends], strict=False) if end > before]
+    return due if not is_whole or due[-1:] == history[-1:] else [*due, history[-1]]
 
 
 class Follower(threading.Thread):
@@ -87,7 +96,7 @@ class Follower(threading.Thread):
         """Deliver everything that is not delivered yet, and the end; raises at the first failure."""
         if self._rolled_back:  # grids of one name may have been drawn twice
             self._grids.clear()
-        self._deliver()
+        self._deliver(is_whole=status == "FINISHED")
         self._deliver_grids()
         self.listener.end(status)
 
@@ -104,7 +113,7 @@ class Follower(threading.Thread):
             self._deliver_grids()
         self.listener.beat()
 
-    def _deliver(self) -> bool:
+    def _deliver(self, *, is_whole: bool = False) -> bool:
         """Events and lines; whether there was anything new."""
         is_new = False
         for name, log in self._events.items():
@@ -114,7 +123,8 @@ class Follower(threading.Thread):
                 self._rolled_back |= event.get("kind") == "rollback"
                 is_new = True
         # what was computed again after a resume has the same numbers, and is no news
-        fresh = [line for line in self._history.read() if self._delivered.get(line["images_seen"]) != line["scalars"]]
+        due = lines_due(self._history.read(), self.listener.interval_images, is_whole=is_whole)
+        fresh = [line for line in due if self._delivered.get(line["images_seen"]) != line["scalars"]]
         if fresh:
             self.listener.lines(fresh)
             self._delivered |= {line["images_seen"]: line["scalars"] for line in fresh}
@@ -123,7 +133,8 @@ class Follower(threading.Thread):
     def _deliver_grids(self) -> None:
         for name in self.storage.names("grids"):
             if name.endswith(".png") and name not in self._grids:
-                self.listener.grid(self.storage.local(f"grids/{name}"))
+                with self.storage.local(f"grids/{name}") as path:
+                    self.listener.grid(path)
                 self._grids.add(name)
 
 

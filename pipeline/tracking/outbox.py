@@ -26,7 +26,9 @@ class TrainingFacts:
     tags: Mapping[str, str]  # settings that do not, commit, digests
     data_digest: str
     data_source: str
+    interval_images: int = 1  # of the history's lines that the run gets
     files: tuple[Path, ...] = ()
+    parent: Mapping[str, Any] | None = None  # what it took over, as models/generator.json tells it
 
 
 class Outbox(Section):
@@ -46,6 +48,7 @@ class Outbox(Section):
     tags: dict[str, str]
     data_digest: str
     data_source: str
+    interval_images: int = 1
     files: dict[str, str]
     started: float
     heartbeat: float
@@ -64,6 +67,7 @@ class Outbox(Section):
             tags=dict(facts.tags),
             data_digest=facts.data_digest,
             data_source=facts.data_source,
+            interval_images=facts.interval_images,
             files={path.name: path.read_text(encoding="utf-8", errors="replace") for path in facts.files},
             started=now,
             heartbeat=now,

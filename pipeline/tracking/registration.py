@@ -14,7 +14,8 @@ from torch import nn
 from pipeline.lineage import digest
 from pipeline.params import ROOT
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
-from pipeline.tracking.store import Store, answering, open_store
+from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
+from pipeline.tracking.versions import FOLDER, WEIGHTS
 
 CONTENT = "content.sha256"
 
@@ -65,6 +66,8 @@ def register_generator(
         run, is_new_run = store.run(run_key)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
+        if version is not None:
+            _complete(store, name, version, run_key, tags, files)
         is_new = version is None
         if version is None:
             version = _log_version(store, run_id, name, generator, example, words, files)
@@ -86,6 +89,18 @@ def _version_with(store: Store, name: str, content: str) -> int | None:
     for version in store.client.search_model_versions(f"name = '{name}' and tags.`{CONTENT}` = '{content}'"):
         return int(version.version)
     return None
+
+
+def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping[str, str], files: list[Path]) -> None:
+    """Add what a version of this training lacks because it was registered before it was stored: weights that another training starts from."""
+    known = store.client.get_model_version(name, str(version))
+    lacking = {key: value for key, value in tags.items() if key.endswith(WEIGHTS) and key not in known.tags}
+    if not lacking or known.tags.get(RUN_KEY) != run_key:
+        return
+    for path in files:
+        store.client.log_artifact(known.run_id, str(path), FOLDER)
+    for key, value in lacking.items():
+        store.client.set_model_version_tag(name, str(version), key, value)
 
 
 def _decide(store: Store, register: RegisterConfig, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
@@ -126,7 +141,7 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
             ],
         )
     for path in files:
-        store.client.log_artifact(run_id, str(path), "generator")
+        store.client.log_artifact(run_id, str(path), FOLDER)
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
     made = store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=words)

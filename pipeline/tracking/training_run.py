@@ -40,6 +40,7 @@ class TrainingRun:
         self._storage = storage
         self._root = root
         self._outbox = facts if isinstance(facts, Outbox) else Outbox.of(facts)
+        self.interval_images = self._outbox.interval_images
         self._changing = threading.Lock()  # the outbox: two threads do
         self._open: tuple[Store, str] | None = None
         self._has_facts = False

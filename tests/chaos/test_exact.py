@@ -1,7 +1,12 @@
 """`make exact` says equal, and is able to say something else."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from ganlib.storage import open_storage
+from ganlib.training.state import FORMAT, BundleStore
 from pipeline import exact
 
 pytestmark = pytest.mark.chaos
@@ -28,6 +33,26 @@ def test_a_difference_is_named_and_ends_in_exit_code_1(monkeypatch, capsys):
 
     told(0, "equal", {"torchrun 1": SAME, "ray 1": SAME})
     told(1, "ray 1 differs from torchrun 1 in generator", {"torchrun 1": SAME, "ray 1": {**SAME, "generator": "ab" * 32}})
+
+
+def test_a_training_that_left_no_last_checkpoint_is_said(tmp_path):
+    """Kills a run whose checkpoint is missing, damaged or too early, and is compared all the same."""
+    spec = SimpleNamespace(folder=str(tmp_path), train=SimpleNamespace(total_images=64))
+    store = BundleStore(open_storage(tmp_path), keep=3)
+
+    def save(step):
+        return store.save({"w": torch.zeros(2)}, {"format": FORMAT, "step": step, "images_seen": 16 * step}, [])
+
+    with pytest.raises(ValueError, match=r"^ray 2: it ended, but its last checkpoint cannot be read: there is none in .*disk full"):
+        exact._last(exact.Way("ray", 2), spec)
+    save(3)
+    with pytest.raises(ValueError, match=r"^ray 2: its last checkpoint is of 48 images, expected 64 or more"):
+        exact._last(exact.Way("ray", 2), spec)
+    last = save(4)
+    assert exact._last(exact.Way("ray", 2), spec).images_seen == 64
+    (tmp_path / last / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"step-000000004/state.json does not match its checksum"):
+        exact._last(exact.Way("ray", 2), spec)
 
 
 def test_a_recipe_is_laid_over_the_hard_settings_in_small(tmp_path):

@@ -239,15 +239,15 @@ RACE = """
 import sys, time
 from pathlib import Path
 from pipeline.driver import lock
-from ganlib.storage import FolderStorage, open_storage
+from ganlib.storage import open_storage
 lock.say = lambda text: None
-root, rounds = Path(sys.argv[1]), int(sys.argv[2])
+root, states, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 for number in range(rounds):
     while not (root / f"go-{number}").exists():
-        pass
+        time.sleep(0)
     try:
-        with lock.StateLock(FolderStorage(root / str(number))).held():
+        with lock.StateLock(open_storage(f"{states}/{number}")).held():
             print("held", flush=True)
             while not (root / f"end-{number}").exists():
                 time.sleep(0.001)
@@ -257,15 +257,25 @@ for number in range(rounds):
 """
 
 
-def test_of_two_that_race_for_a_dead_lock_one_gets_it(hold, storage, tmp_path):
-    rounds = 20
+@pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.heavy)])
+def test_of_two_that_race_for_a_lock_one_gets_it(hold, storage, tmp_path, request, monkeypatch, place):
+    """Fifty times: for a dead lock, for none, for one that was given back. Killed by a `swap` that is a plain write."""
+    rounds, states = 51, str(tmp_path)
+    if place == "s3":
+        server = request.getfixturevalue("s3")
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        states = f"{server.uri}/race"
     child = hold()
     child.process.kill()
     child.process.wait()
+    dead = storage.read(LOCK)
+    given_back = json.dumps(json.loads(dead) | {"released": True}).encode()
     for number in range(rounds):
-        FolderStorage(tmp_path / str(number)).write(LOCK, storage.read(LOCK))
+        if before := (dead, b"", given_back)[number % 3]:
+            open_storage(f"{states}/{number}").write(LOCK, before)
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), str(rounds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), states, str(rounds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     try:
@@ -282,9 +292,34 @@ def test_of_two_that_race_for_a_dead_lock_one_gets_it(hold, storage, tmp_path):
             racer.communicate()
 
 
+def test_one_that_slept_does_not_take_back_a_lock_that_was_given_back(hold, storage):
+    """Another has come and gone meanwhile. Killed by a heartbeat that writes wherever nobody holds the lock."""
+    child = hold(ELSEWHERE)
+    child.process.send_signal(signal.SIGSTOP)
+    with StateLock(storage, dead_after_seconds=1).held() as lock:
+        pass
+    assert holder(storage) is None
+    child.process.send_signal(signal.SIGCONT)
+    child.say("lost?")
+    assert child.line() == "True"
+    child.say("end")
+    assert child.line() == "released"
+    assert holder(storage) is None
+    with pytest.raises(Superseded, match="and ended"):
+        require_owner(storage, lock.token)
+
+
+def test_a_lock_that_was_removed_by_hand_comes_back(hold, storage):
+    """With the next heartbeat. Killed by a heartbeat that takes every refusal for another holder."""
+    child = hold()
+    storage.remove(LOCK)
+    wait_until(lambda: holder(storage) is not None)
+    require_owner(storage, child.token)
+
+
 @pytest.mark.slow
 def test_an_object_store_has_one_holder_too(capsys, monkeypatch):
-    """Without flock: who has written looks again. Two that come at once, then the lock of the killed winner."""
+    """Two that come at once, then the lock of the killed winner."""
     with object_store() as server:
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)
@@ -309,6 +344,7 @@ def test_an_object_store_has_one_holder_too(capsys, monkeypatch):
             assert "is taken over: that process is dead" in capsys.readouterr().err
             require_owner(storage, lock.token)
         assert holder(storage) is None
+        assert storage.names("") == [LOCK]  # nothing is left of finding out what the store can do
 
 
 def wait_for_one_to_end(processes):

@@ -356,7 +356,7 @@ def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path
 @pytest.mark.slow
 def test_a_whole_training_whose_server_dies_and_comes_back_slow(make_prepared, server, proxy):
     clone = make_prepared()
-    clone.set(tracking__uri=proxy.uri, tracking__experiment="whole", tracking__patience_seconds=3, train__log_interval_images=800)
+    clone.set(tracking__uri=proxy.uri, tracking__experiment="whole", tracking__patience_seconds=3, train__history_interval_images=800)
     with (clone.root / "log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.stages.train"], cwd=clone.root, env=clone.environment, stdout=log, stderr=log

@@ -46,7 +46,7 @@ def tiny_spec(folder: Path, *, total_images: int, state: str | None = None) -> T
             "total_images": total_images,
             "batch_images": 32,
             "logical_workers": 4,
-            "log_interval_images": 320,
+            "history_interval_images": 320,
             "grid_interval_images": 16_000,
             "checkpoint_interval_images": 640,
             "augment": {"hflip": {}},

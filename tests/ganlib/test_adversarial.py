@@ -7,39 +7,44 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganlib import rng
 from ganlib.augment.flip import HorizontalFlip
 from ganlib.losses import NonSaturating, Relativistic, Wasserstein
 from ganlib.models import Judgement
 from ganlib.regularizers import Orthogonal
+from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs
 from ganlib.steering import Steering
 from ganlib.tasks.adversarial import Rules
 from ganlib.tasks.settings import TaskConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
-REAL = torch.randn(200, 1, 1, 2, generator=rng.generator(0, "real"))
-Z = torch.randn(200, 2, generator=rng.generator(0, "latents"))
+REAL = torch.randn(200, 1, 1, 2, generator=keyed_rng(0, "real"))
+Z = torch.randn(200, 2, generator=keyed_rng(0, "latents"))
 REAL_LOGITS, FAKE_LOGITS = (REAL * W).sum((1, 2, 3)), (Z.reshape(REAL.shape) * W).sum((1, 2, 3))
 
 
 class Shard:
-    count, real, labels = len(REAL), REAL, None
+    count, real = len(REAL), REAL
+
+    def __init__(self, labels=None, fake_labels=None) -> None:
+        self.labels, self._fake_labels = labels, fake_labels
 
     def rng(self, purpose):
-        return rng.generator(0, purpose)
+        return keyed_rng(0, purpose)
 
     def inputs(self, purpose="latents"):
-        return Inputs(Z)
+        return Inputs(Z, self._fake_labels)
 
 
 class Nets:
     def __init__(self) -> None:
         self.calls = []
+        self.told = []  # (network, labels) of every call
         self.weight = torch.ones((), requires_grad=True)  # the generator's
 
     def __call__(self, name, x, labels=None, *, full=False, is_precise=False):
         self.calls.append((name, x))
+        self.told.append((name, labels))
         if name == "generator":
             return (self.weight * x).reshape(REAL.shape)
         return Judgement(logits=(x * W).sum((1, 2, 3)), features=x.flatten(1))
@@ -60,7 +65,7 @@ def run(network, *, loss, parts=(), **task):
 
 def test_label_noise_swaps_pairs():
     values, noted, _ = run("discriminator", loss=NonSaturating(), label_noise=0.3)
-    is_swapped = torch.rand(200, generator=rng.generator(0, "label noise")) < 0.3
+    is_swapped = torch.rand(200, generator=keyed_rng(0, "label noise")) < 0.3
     assert 40 < is_swapped.sum() < 80
     kept = F.softplus(-REAL_LOGITS) + F.softplus(FAKE_LOGITS)
     swapped = F.softplus(-FAKE_LOGITS) + F.softplus(REAL_LOGITS)
@@ -71,6 +76,24 @@ def test_label_noise_swaps_pairs():
     torch.testing.assert_close(
         run("generator", loss=NonSaturating(), label_noise=0.3)[0], F.softplus(-FAKE_LOGITS)
     )  # G's loss has no labels
+
+
+@pytest.mark.parametrize(
+    ("network", "loss", "expected"),
+    [
+        ("discriminator", Wasserstein(), [("generator", "fake"), ("discriminator", "real"), ("discriminator", "fake")]),
+        ("generator", Wasserstein(), [("generator", "fake"), ("discriminator", "fake")]),
+        ("generator", Relativistic(), [("generator", "fake"), ("discriminator", "fake"), ("discriminator", "real")]),
+    ],
+    ids=["discriminator", "generator", "relativistic generator"],
+)
+def test_each_network_is_told_the_classes_of_the_images_it_makes_or_sees(network, loss, expected):
+    """Kills the mutant that tells D the real labels for generated images (`Moment.fake_judgement`), and its mirror image."""
+    labels = {"real": torch.arange(200) % 3, "fake": torch.arange(200) % 5}
+    nets = Nets()
+    getattr(Rules(TaskConfig(), Steering({"loss": loss})), network)(nets, Shard(labels["real"], labels["fake"]), Noted())
+    named = {id(tensor): name for name, tensor in labels.items()}
+    assert [(name, named.get(id(told))) for name, told in nets.told] == expected
 
 
 def test_generator_loss_weight():
@@ -105,7 +128,7 @@ class Watcher:
     def __call__(self, images, rng):
         return 2 * images
 
-    def follow(self, means, images):
+    def adapt(self, means, images):
         return self
 
 
@@ -142,6 +165,7 @@ class Three:
     """A term of 3 for each network."""
 
     interval_steps: int = 1
+    trains = ("discriminator", "generator")
 
     def discriminator(self, moment):
         return torch.full((moment.count,), 3.0)

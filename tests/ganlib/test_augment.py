@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from ganlib import rng
 from ganlib.augment import AUGMENTATIONS, ada, build
 from ganlib.augment.ada import Ada
 from ganlib.augment.diffaugment import DiffAugment
 from ganlib.augment.flip import HorizontalFlip
 from ganlib.augment.instance_noise import InstanceNoise
 from ganlib.augment.moves import translate
+from ganlib.rng import keyed_rng
 from ganlib.steering import Steered
 
 # name -> (one that does all it can, one that must change nothing); a new augmentation fails until it is here
@@ -25,11 +25,11 @@ CASES = {
 
 
 def draw():
-    return rng.generator(0, "augment")
+    return keyed_rng(0, "augment")
 
 
 def pictures(n=8, channels=3, size=(8, 8), dtype=torch.float32):
-    return torch.rand(n, channels, *size, generator=rng.generator(0, "pictures"), dtype=dtype) * 2 - 1
+    return torch.rand(n, channels, *size, generator=keyed_rng(0, "pictures"), dtype=dtype) * 2 - 1
 
 
 def test_every_registered_augmentation_has_a_case():
@@ -47,7 +47,7 @@ def test_contract(name, channels, size):
     assert torch.isfinite(changed).all()
     assert not torch.equal(changed, images)
     assert torch.equal(strong(images, draw()), changed)  # the same numbers, the same images
-    assert not torch.equal(strong(images, rng.generator(1, "augment")), changed)
+    assert not torch.equal(strong(images, keyed_rng(1, "augment")), changed)
     assert torch.equal(idle(images, draw()), images)
     moved = (changed - images).flatten(1).abs().amax(1)
     assert len(moved.unique()) > 1  # another draw for each image
@@ -175,7 +175,7 @@ def test_ada_geometry_scales_about_the_centre_and_knows_the_aspect():
 def follow(augmentation, signs, images=64):
     ps = []
     for sign in signs:
-        augmentation = augmentation.follow({"sign_real": sign}, images)
+        augmentation = augmentation.adapt({"sign_real": sign}, images)
         ps.append(augmentation.p)
     return ps
 
@@ -200,8 +200,8 @@ def test_instance_noise_anneals():
     for seen, std in ((0, 0.4), (250, 0.3), (750, 0.1)):
         now = dataclasses.replace(noise, images_seen=float(seen))
         assert now(images, draw()).std().item() == pytest.approx(std, rel=0.02)
-    assert noise.follow({}, 250).follow({}, 500) == dataclasses.replace(noise, images_seen=750.0)
-    assert torch.equal(noise.follow({}, 2000)(images, draw()), images)
+    assert noise.adapt({}, 250).adapt({}, 500) == dataclasses.replace(noise, images_seen=750.0)
+    assert torch.equal(noise.adapt({}, 2000)(images, draw()), images)
 
 
 def test_what_follows_the_discriminator_stands_with_it():

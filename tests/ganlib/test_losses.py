@@ -98,7 +98,7 @@ def test_began_k_by_hand():
     # k + rate * (gamma L(x) - L(G(z))), and a logit is minus its L
     loss = Began(k=0.5, gamma=0.5, rate=0.1)
     assert isinstance(loss, Steered)
-    assert loss.follow({"logit_real": -4.0, "logit_fake": -1.0}, 64) == dataclasses.replace(loss, k=0.5 + 0.1 * (2 - 1))
-    assert loss.follow({"logit_real": -4.0, "logit_fake": -3.0}, 64).k == pytest.approx(0.4)
-    assert loss.follow({"logit_real": -4.0, "logit_fake": -30.0}, 64).k == 0.0
-    assert loss.follow({"logit_real": -40.0, "logit_fake": -1.0}, 64).k == 1.0
+    assert loss.adapt({"logit_real": -4.0, "logit_fake": -1.0}, 64) == dataclasses.replace(loss, k=0.5 + 0.1 * (2 - 1))
+    assert loss.adapt({"logit_real": -4.0, "logit_fake": -3.0}, 64).k == pytest.approx(0.4)
+    assert loss.adapt({"logit_real": -4.0, "logit_fake": -30.0}, 64).k == 0.0
+    assert loss.adapt({"logit_real": -40.0, "logit_fake": -1.0}, 64).k == 1.0

@@ -23,7 +23,7 @@ class Counter:
     steered: ClassVar[tuple[str, ...]] = ("seen",)
     watches: ClassVar[tuple[str, ...]] = ()
 
-    def follow(self, means, images):
+    def adapt(self, means, images):
         return replace(self, seen=self.seen + images)
 
 
@@ -35,7 +35,7 @@ class Last:
     steered: ClassVar[tuple[str, ...]] = ("value",)
     watches: ClassVar[tuple[str, ...]] = ("now and then",)
 
-    def follow(self, means, images):
+    def adapt(self, means, images):
         return replace(self, value=means["now and then"])
 
 
@@ -48,7 +48,7 @@ def test_moves_after_every_step_in_which_all_it_watches_was_noted():
             scalars.shard(index).add("always", torch.ones(3))
             if step in (1, 3):
                 scalars.shard(index).add("now and then", torch.tensor([step, step + 2.0 * index]))
-        steering.follow(scalars, images=64)
+        steering.adapt(scalars, images=64)
         seen.append((steering["counter"].seen, steering["last"].value))
     assert seen == [(64, 0), (128, 1.5), (192, 1.5), (256, 3.5)]  # means over both workers, of that step alone
     assert scalars.take() == {"always": 1.0, "now and then": 2.5}  # the log's means do not notice
@@ -57,7 +57,7 @@ def test_moves_after_every_step_in_which_all_it_watches_was_noted():
 def test_nothing_watched_is_every_step():
     steering = Steering({"counter": Counter()})
     assert steering.watched == frozenset()
-    steering.follow(Scalars(logical_workers=1), images=10)
+    steering.adapt(Scalars(logical_workers=1), images=10)
     assert steering.numbers() == {"counter": {"seen": 10.0}}
 
 
@@ -71,7 +71,7 @@ def test_round_trip_of_the_state():
     def step(steering):
         for name, value in (("logit_real", -0.3), ("logit_fake", 1 / 3), ("path_length", 0.1), ("sign_real", 0.9)):
             scalars.shard(0).add(name, torch.tensor([value]))
-        steering.follow(scalars, images=64)
+        steering.adapt(scalars, images=64)
 
     for _ in range(4):  # between two moves of p
         step(steering)
@@ -92,7 +92,7 @@ def test_round_trip_of_the_state():
 def test_whatever_has_numbers_keeps_the_contract(entry):
     part = entry.value()
     if not isinstance(part, Steered):
-        assert not any(hasattr(part, name) for name in ("steered", "watches", "follow"))  # half a contract is none
+        assert not any(hasattr(part, name) for name in ("steered", "watches", "adapt"))  # half a contract is none
         return
     steering = Steering({"part": part})
     numbers = steering.numbers()["part"]
@@ -100,7 +100,7 @@ def test_whatever_has_numbers_keeps_the_contract(entry):
     assert all(isinstance(value, float) for value in numbers.values())
     moved = part
     for _ in range(3):
-        moved = moved.follow(dict.fromkeys(part.watches, 0.25), 64)
+        moved = moved.adapt(dict.fromkeys(part.watches, 0.25), 64)
     assert moved != part
     steering.load({"part": {name: getattr(moved, name) for name in part.steered}})
     assert steering["part"] == moved  # the named numbers are all that changed

@@ -56,7 +56,7 @@ def settings(**changes) -> Params:
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     values["data"] |= {"source": "digits", "image_size": [8, 8]}
     values["model"] |= {"latent_dim": 8, "generator": {"width": 8}, "discriminator": {"width": 8}}
-    values["train"] |= {"total_images": 320, "batch_images": 32, "log_interval_images": 160, "grid_interval_images": 160}
+    values["train"] |= {"total_images": 320, "batch_images": 32, "history_interval_images": 160, "grid_interval_images": 160}
     values["sample"] |= SAMPLE
     for key, value in changes.items():
         section, _, name = key.partition("__")

@@ -80,6 +80,8 @@ TABLE = {
     "train.seed": "train",
     "train.total_images": "train",
     "train.logical_workers": "train",
+    "train.history_interval_images": "train",
+    "train.log_interval_images": None,
     "train.state_uri": None,
     "train.keep_checkpoints": None,
     "sample.seed": "sample",
@@ -119,7 +121,7 @@ def test_free_settings_do_not_change_the_key_of_a_training(tmp_path):
 
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     before = identity.training_settings(preflight.parse(values))
-    values["train"] |= {"state_uri": "elsewhere", "keep_checkpoints": 9, "checkpoint_interval_images": 7}
+    values["train"] |= {"state_uri": "elsewhere", "keep_checkpoints": 9, "checkpoint_interval_images": 7, "log_interval_images": 7}
     values["cluster"]["workers"] = 1
     assert identity.training_settings(preflight.parse(values)) == before
     values["train"]["seed"] += 1

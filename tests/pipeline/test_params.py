@@ -72,7 +72,10 @@ def test_the_shipped_file_is_good():
             {"model__conditional": True, "data__source": "parquet", "data__label_column": None},
             r"model.conditional=true needs labelled data, but data.label_column is null",
         ),
-        ({"train__state_uri": "gs://bucket/x"}, r"train.state_uri='gs://bucket/x' is no place .*; legal: a folder, or s3://bucket/prefix"),
+        (
+            {"train__state_uri": "hdfs://host/x"},
+            r"train.state_uri='hdfs://host/x' is no place .*; legal: a folder, s3://bucket/prefix, gs://bucket",
+        ),
         ({"train__state_uri": "s3:///x"}, r"train.state_uri='s3:///x' is no place"),
         ({"train__state_uri": "s3://b/x?endpoint=y"}, r"unknown option 'endpoint'; legal: endpoint_override, region, scheme"),
     ],
@@ -102,8 +105,10 @@ def test_truncation_for_a_family_with_styles():
     assert preflight.parse(values).sample.truncation == 0.7
 
 
-def test_an_object_store_is_a_place_for_state_and_is_not_asked_yet():
-    uri = "s3://bucket/prefix?endpoint_override=127.0.0.1:9&scheme=http"
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/prefix?endpoint_override=127.0.0.1:9&scheme=http", "gs://bucket/prefix", "az://container/prefix"]
+)
+def test_an_object_store_is_a_place_for_state_and_is_not_asked_yet(uri):
     assert preflight.parse(changed(train__state_uri=uri)).train.state_uri == uri
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from ganlib import rng, sampling
+from ganlib import sampling
+from ganlib.rng import keyed_rng
 from pipeline.stages.sample import interpolate, write_parquet
 
 
 def test_interpolation_starts_and_ends_at_its_latents_and_keeps_their_length():
-    z = sampling.latents(4, 64, "normal", rng.generator(0, "z"))
+    z = sampling.latents(4, 64, "normal", keyed_rng(0, "z"))
     path = interpolate(z, steps=9).reshape(2, 9, 64)
     torch.testing.assert_close(path[:, 0], z[0::2])
     torch.testing.assert_close(path[:, -1], z[1::2])

@@ -50,6 +50,9 @@ def test_versions_and_champions(config, tmp_path):
     assert worse.reason == "fid 6 against 5 of version 1"
     better = register(config, tmp_path, content="c", score=4.0)
     assert (better.version, better.aliases) == (3, ["challenger", "champion"])
+    equal = register(config, tmp_path, content="b", score=4.0)
+    assert (equal.version, equal.is_new, equal.aliases) == (2, False, ["challenger"])  # what serves stays; kills `<=` in `_decide`
+    assert equal.reason == "fid 4 against 4 of version 3"
     other = register(config, tmp_path, content="d", score=1.0, protocol="another")
     assert other.aliases == ["challenger"]
     assert "measured by another protocol" in other.reason

@@ -34,6 +34,6 @@ class SelfAttention(nn.Module):
         total: Tensor = x + self.gamma.to(x.dtype) * self.output(mixed.unflatten(2, x.shape[2:]))
         return total
 
-    def initialise(self, generator: Rng) -> None:
+    def initialise(self, rng: Rng) -> None:
         """gamma = 0; the convolutions are written by the network's initialisation."""
         self.gamma.zero_()

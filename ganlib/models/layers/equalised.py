@@ -30,8 +30,8 @@ class EqualConv2d(nn.Conv2d):
     def reset_parameters(self) -> None:
         """Weights are written by `initialise` alone."""
 
-    def initialise(self, generator: torch.Generator) -> None:
-        self.weight.normal_(generator=generator)
+    def initialise(self, rng: torch.Generator) -> None:
+        self.weight.normal_(generator=rng)
         if self.bias is not None:
             self.bias.zero_()
 
@@ -58,8 +58,8 @@ class EqualLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Weights are written by `initialise` alone."""
 
-    def initialise(self, generator: torch.Generator) -> None:
-        self.weight.normal_(generator=generator).div_(self.lr_multiplier)
+    def initialise(self, rng: torch.Generator) -> None:
+        self.weight.normal_(generator=rng).div_(self.lr_multiplier)
         if self.bias is not None:
             self.bias.fill_(self.bias_start / self.lr_multiplier)
 
@@ -73,12 +73,12 @@ class EqualEmbedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Weights are written by `initialise` alone."""
 
-    def initialise(self, generator: torch.Generator) -> None:
-        self.weight.normal_(generator=generator)
+    def initialise(self, rng: torch.Generator) -> None:
+        self.weight.normal_(generator=rng)
 
 
-def initialise_equalised(network: nn.Module, generator: torch.Generator) -> None:
+def initialise_equalised(network: nn.Module, rng: torch.Generator) -> None:
     """Every equalised layer of `network`, in order."""
     for module in network.modules():
         if isinstance(module, EqualConv2d | EqualLinear | EqualEmbedding):
-            module.initialise(generator)
+            module.initialise(rng)

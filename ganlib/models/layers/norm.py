@@ -42,9 +42,9 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_mean.copy_(statistics[0])
         self.running_var.copy_(statistics[1])
 
-    def initialise(self, generator: torch.Generator, *, std: float) -> None:
+    def initialise(self, rng: torch.Generator, *, std: float) -> None:
         """Scale N(1, std), shift 0 (DCGAN, arXiv:1511.06434, released code)."""
-        self.weight.normal_(1.0, std, generator=generator)
+        self.weight.normal_(1.0, std, generator=rng)
         self.bias.zero_()
         self.reset_running_stats()
 
@@ -74,7 +74,7 @@ class ConditionalBatchNorm(BatchNorm):
         gain, shift = (function(condition).to(x.dtype)[:, :, None, None] for function in (self.gain, self.shift))
         return torch.addcmul(shift, super().forward(x), 1 + gain)
 
-    def initialise(self, generator: torch.Generator, *, std: float) -> None:
+    def initialise(self, rng: torch.Generator, *, std: float) -> None:
         for function in (self.gain, self.shift):
             if isinstance(function, nn.Embedding):
                 nn.init.zeros_(function.weight)

@@ -178,8 +178,8 @@ class ResidualGenerator(nn.Module):
         images: Tensor = self.stack(z, [labels] * len(self.stack.blocks))
         return images
 
-    def initialise(self, generator: Rng) -> None:
-        initialise_residual(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        initialise_residual(self, rng)
 
 
 class ResidualDiscriminator(nn.Module):
@@ -234,13 +234,13 @@ class ResidualDiscriminator(nn.Module):
         judgement = self.head(F.relu(maps).float().sum((2, 3)), labels)
         return judgement if full else judgement.logits
 
-    def initialise(self, generator: Rng) -> None:
-        self._initialise(self, generator)
+    def initialise(self, rng: Rng) -> None:
+        self._initialise(self, rng)
 
 
-def initialise_residual(network: nn.Module, generator: Rng) -> None:
+def initialise_residual(network: nn.Module, rng: Rng) -> None:
     """Glorot's uniform weights, times sqrt(2) in the 3x3 convolutions of blocks (released code of arXiv:1802.05957)."""
-    initialise_glorot(network, generator)
+    initialise_glorot(network, rng)
     for module in network.modules():
         if isinstance(module, UpBlock | DownBlock):
             module.convolution1.weight *= math.sqrt(2)

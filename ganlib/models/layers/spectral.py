@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlib.models.layers.advancing import AdvancingLayer
+
 FIRST_ITERATIONS = 15  # power iterations before the first forward, so that sigma holds from the start
 
 
-class Spectral(nn.Module):
+class Spectral(AdvancingLayer):
     """What the layers below share: `weight` seen as the matrix W [out, rest], and the buffers u [out], v [rest].
 
     sigma = u^T W v in float32, with u and v constant: its gradient in W is u v^T (eq. 8). u and v are advanced by one power iteration per
@@ -85,9 +87,9 @@ class SpectralEmbedding(Spectral, nn.Embedding):
         return F.embedding(input, self.weight) / self.sigma()
 
 
-def initialise_spectral(network: nn.Module, generator: torch.Generator) -> None:
+def initialise_spectral(network: nn.Module, rng: torch.Generator) -> None:
     """Write u and v of every spectral layer; call it when the weights are written."""
     for module in network.modules():
         if isinstance(module, Spectral):
-            module.u.normal_(generator=generator)
+            module.u.normal_(generator=rng)
             module.before_update(FIRST_ITERATIONS)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlib import rng
 from ganlib.metrics import METRICS
 from ganlib.metrics.fid import fid, frechet_distance, moments
 from ganlib.metrics.interface import Comparison
@@ -17,6 +16,7 @@ from ganlib.metrics.memorization import mann_whitney, memorization, nearest_pair
 from ganlib.metrics.neighbours import kth_neighbour_distance, nearest
 from ganlib.metrics.prdc import membership, prdc
 from ganlib.metrics.settings import EvaluateConfig
+from ganlib.rng import keyed_rng
 
 CONFIG = EvaluateConfig(split="test", seed=3, prdc_images=200, neighbours=3, bootstrap=5)
 
@@ -31,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def normal(n: int, d: int, name: str, *, shift: float = 0.0, scale: float = 1.0) -> Tensor:
-    return torch.randn(n, d, generator=rng.generator(0, name)) * scale + shift
+    return torch.randn(n, d, generator=keyed_rng(0, name)) * scale + shift
 
 
 def compare(real: Tensor, fake: Tensor, train: Tensor | None = None) -> Comparison:
@@ -73,7 +73,7 @@ class Flat(nn.Module):
 def test_fid_agrees_with_torchmetrics() -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    real, fake = (torch.randint(low, 256, (64, 3, 2, 2), generator=rng.generator(0, str(low)), dtype=torch.uint8) for low in (0, 60))
+    real, fake = (torch.randint(low, 256, (64, 3, 2, 2), generator=keyed_rng(0, str(low)), dtype=torch.uint8) for low in (0, 60))
     theirs = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2)).set_dtype(torch.float64)
     theirs.update(real, real=True)
     theirs.update(fake, real=False)

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from ganlib import models, rng
+from ganlib import models
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng
 
 DIM = 12
 
 
 def noise(*shape):
-    return torch.randn(*shape, generator=rng.generator(0, "x", *shape))
+    return torch.randn(*shape, generator=keyed_rng(0, "x", *shape))
 
 
 def pair(size=(16, 16), classes=0):

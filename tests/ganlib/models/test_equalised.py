@@ -7,18 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganlib import rng
 from ganlib.models.layers.equalised import EqualConv2d, EqualEmbedding, EqualLinear, pixel_norm
 from ganlib.models.layers.resample import BILINEAR, BINOMIAL, BOX, downsample, downsampling_convolution, upsample, upsampling_convolution
+from ganlib.rng import keyed_rng
 
 
 def noise(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=rng.generator(0, "x", *shape)).to(dtype)
+    return torch.randn(*shape, generator=keyed_rng(0, "x", *shape)).to(dtype)
 
 
 def started(layer):
     with torch.no_grad():
-        layer.initialise(rng.generator(0, "weights"))
+        layer.initialise(keyed_rng(0, "weights"))
     return layer
 
 

@@ -4,16 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganlib import models, rng
+from ganlib import models
 from ganlib.models import ImageSpec
 from ganlib.models.r3gan import Block, R3GANOptions, groups
 from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng
 
 DIM = 12
 
 
 def noise(*shape):
-    return torch.randn(*shape, generator=rng.generator(0, "x", *shape))
+    return torch.randn(*shape, generator=keyed_rng(0, "x", *shape))
 
 
 def pair(size=(16, 16), classes=0, width=16, **discriminator):
@@ -31,7 +32,7 @@ def test_groups_divide_and_are_at_least_as_wide_as_asked(channels, width, expect
 def test_a_grouped_convolution_sees_its_own_group_alone():
     block = Block(16, R3GANOptions(width=16, group_width=8))
     with torch.no_grad():
-        block.initialise(rng.generator(0, "block"), blocks=1)
+        block.initialise(keyed_rng(0, "block"), blocks=1)
     x = noise(1, 32, 5, 5)
     before = block.mix(x)
     x[:, 8:16] += 1
@@ -42,7 +43,7 @@ def test_a_grouped_convolution_sees_its_own_group_alone():
 def test_a_block_starts_as_the_identity_and_learns_at_once():
     block = Block(16, R3GANOptions(width=16))
     with torch.no_grad():
-        block.initialise(rng.generator(0, "block"), blocks=5)
+        block.initialise(keyed_rng(0, "block"), blocks=5)
     x = noise(4, 16, 6, 6)
     y = block(x)
     assert torch.equal(y, x)
@@ -56,7 +57,7 @@ def test_the_more_blocks_the_smaller_the_first_weights():
     for blocks in (1, 16):
         block = Block(64, R3GANOptions(width=64))
         with torch.no_grad():
-            block.initialise(rng.generator(0, "block"), blocks=blocks)
+            block.initialise(keyed_rng(0, "block"), blocks=blocks)
         sizes.append(block.mix.weight.std().item())
     assert sizes[0] / sizes[1] == pytest.approx(2.0, rel=1e-5)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganlib import models, rng
+from ganlib import models
 from ganlib.models import ImageSpec
 from ganlib.models.layers.attention import SelfAttention
 from ganlib.models.layers.initialise import initialise_glorot
@@ -13,6 +13,7 @@ from ganlib.models.layers.norm import BatchNorm, ConditionalBatchNorm, calibrate
 from ganlib.models.layers.residual import DoublingConv2d, DownBlock, HalvingConv2d, SpectralHalvingConv2d, UpBlock, attention_level
 from ganlib.models.layers.spectral import Spectral
 from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng
 
 FAMILIES = ["resnet", "sagan", "biggan"]
 
@@ -29,12 +30,12 @@ def build(name, *, size=(8, 8), classes=0, latent_dim=11, generator=None, discri
 
 
 def draw(*shape, of=0):
-    return torch.randn(*shape, generator=rng.generator(0, "test", of))
+    return torch.randn(*shape, generator=keyed_rng(0, "test", of))
 
 
 def initialised(module):
     with torch.no_grad():
-        initialise_glorot(module, rng.generator(0, "weights"))
+        initialise_glorot(module, keyed_rng(0, "weights"))
         for parameter in module.parameters():
             if parameter.ndim == 1:
                 parameter.add_(draw(*parameter.shape) / 4)  # biases of 0 would hide a missing one
@@ -139,7 +140,7 @@ def test_the_class_reaches_both_networks(name):
     with torch.no_grad():
         for norm in generator.modules():
             if isinstance(norm, ConditionalBatchNorm) and isinstance(norm.gain, nn.Embedding):
-                norm.gain.weight.normal_(generator=rng.generator(0, "gain"))  # at first every class is the same
+                norm.gain.weight.normal_(generator=keyed_rng(0, "gain"))  # at first every class is the same
         calibrate(generator, [(draw(6, 11), labels)])
         same_z = generator(draw(1, 11).expand(3, -1), torch.arange(3))
         assert (same_z[0] - same_z[1]).abs().max() > 1e-3

@@ -5,20 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganlib import rng
 from ganlib.models.layers.attention import SelfAttention
 from ganlib.models.layers.initialise import initialise_glorot, initialise_orthogonal
 from ganlib.models.layers.norm import ConditionalBatchNorm, calibrate
 from ganlib.models.layers.spectral import Spectral, SpectralConv2d, SpectralEmbedding, SpectralLinear
+from ganlib.rng import keyed_rng
 
 
 def draw(*shape: int, of: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=rng.generator(0, "test", of))
+    return torch.randn(*shape, generator=keyed_rng(0, "test", of))
 
 
 def initialised(module: nn.Module, initialise=initialise_glorot) -> nn.Module:
     with torch.no_grad():
-        initialise(module, rng.generator(0, "weights"))
+        initialise(module, keyed_rng(0, "weights"))
     return module
 
 

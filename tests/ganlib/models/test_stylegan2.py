@@ -12,12 +12,13 @@ from ganlib.models.layers.norm import calibrate
 from ganlib.models.layers.resample import upsampling_convolution
 from ganlib.models.settings import ModelConfig
 from ganlib.models.stylegan2 import Modulated
+from ganlib.rng import keyed_rng
 
 DIM = 12
 
 
 def noise(*shape):
-    return torch.randn(*shape, generator=rng.generator(0, "x", *shape))
+    return torch.randn(*shape, generator=keyed_rng(0, "x", *shape))
 
 
 def pair(size=(16, 16), classes=0, generator=None, discriminator=None):
@@ -32,7 +33,7 @@ def pair(size=(16, 16), classes=0, generator=None, discriminator=None):
 
 
 def training(network, *args, key=0, **options):
-    with rng.layer_noise(rng.generator(0, "layers", key)):
+    with rng.layer_noise(keyed_rng(0, "layers", key)):
         return network(*args, **options)
 
 
@@ -41,8 +42,8 @@ def training(network, *args, key=0, **options):
 def test_modulation_equals_a_weight_of_its_own_for_each_sample(up, demodulate):
     layer = Modulated(6, 5, 3, DIM, up=up, demodulate=demodulate)
     with torch.no_grad():
-        layer.initialise(rng.generator(0, "weight"))
-        layer.style.initialise(rng.generator(0, "style"))
+        layer.initialise(keyed_rng(0, "weight"))
+        layer.style.initialise(keyed_rng(0, "style"))
     x, w = noise(3, 6, 4, 5).requires_grad_(True), noise(3, DIM).requires_grad_(True)
     y, factors = layer(x, w)
     assert (factors is not None) == demodulate
@@ -64,8 +65,8 @@ def test_modulation_equals_a_weight_of_its_own_for_each_sample(up, demodulate):
 def test_a_demodulated_layer_forgets_the_size_of_its_style():
     layer = Modulated(6, 5, 3, DIM)
     with torch.no_grad():
-        layer.initialise(rng.generator(0, "weight"))
-        layer.style.initialise(rng.generator(0, "style"))
+        layer.initialise(keyed_rng(0, "weight"))
+        layer.style.initialise(keyed_rng(0, "style"))
         layer.style.bias.zero_()
     x, w = noise(1, 6, 4, 4), noise(1, DIM)
     torch.testing.assert_close(*(y * factors for y, factors in (layer(x, w), layer(x, 50 * w))), rtol=1e-3, atol=1e-4)

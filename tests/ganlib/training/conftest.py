@@ -41,7 +41,7 @@ def make_spec(tiny_data, tmp_path):
                 "total_images": 640,
                 "batch_images": 32,
                 "logical_workers": 4,
-                "log_interval_images": 128,
+                "history_interval_images": 128,
                 "grid_interval_images": 320,
                 "checkpoint_interval_images": 160,
                 "augment": {"hflip": {}},

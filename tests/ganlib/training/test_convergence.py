@@ -15,7 +15,7 @@ def test_the_tiny_recipe_learns_the_tiny_data(make_spec, tiny_data):
     spec = make_spec(
         "x",
         train__total_images=24_000,
-        train__log_interval_images=4000,
+        train__history_interval_images=4000,
         train__grid_interval_images=24_000,
         train__checkpoint_interval_images=24_000,
     )

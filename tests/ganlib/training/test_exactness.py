@@ -106,7 +106,7 @@ def test_every_term_and_what_steers_on_two_processes(make_spec):
 
 @pytest.mark.parametrize("settings", [HARD, WGAN, STEERED], ids=["hard", "wgan", "steered"])
 def test_an_interruption_anywhere_changes_nothing(make_spec, settings):
-    settings = {**settings, "train__total_images": 1600, "train__log_interval_images": 192}
+    settings = {**settings, "train__total_images": 1600, "train__history_interval_images": 192}
     whole = make_spec("whole", **settings)
     train(whole)
     parts = make_spec("parts", **settings)

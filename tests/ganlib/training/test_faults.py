@@ -34,8 +34,18 @@ WILD = {
 }
 
 
-def events(spec, kind):
-    return [event for event in parse_lines(open_storage(spec.folder).read(EVENTS).decode()) if event["kind"] == kind]
+def events(spec, *kinds):
+    return [event for event in parse_lines(open_storage(spec.folder).read(EVENTS).decode()) if event["kind"] in kinds]
+
+
+def lost_images(spec):
+    """Images that were logged after the newest checkpoint that is whole, by the files of a training that is dead."""
+    files = open_storage(spec.folder)
+    live = files.read(HISTORY).decode() if HISTORY in files.names("") else ""
+    bundle, _ = BundleStore(files, keep=1).newest()
+    kept = bundle.history if bundle is not None else []
+    logged, saved = (max((line["images_seen"] for line in lines), default=0) for lines in (parse_lines(live), kept))
+    return max(0, logged - saved)
 
 
 def newest(spec):
@@ -121,8 +131,8 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(hooks.CheckpointHook, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(hooks.AgreeHook, "MOST_STEPS", 4)
-    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.1,))
-    monkeypatch.setattr(storage, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(storage, "REQUEST_SECONDS", 1.0)
     settings = {"train__total_images": 3200, "train__grid_interval_images": 100_000}
     whole = make_spec("whole", **settings)
     train(whole)
@@ -152,7 +162,7 @@ def test_an_object_store_that_is_away_for_a_while_holds_up_no_step(make_spec, s3
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", ["folder", "s3"])
 def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
-    settings = {"train__total_images": 4800, "train__checkpoint_interval_images": 64, "train__log_interval_images": 64}
+    settings = {"train__total_images": 4800, "train__checkpoint_interval_images": 64, "train__history_interval_images": 64}
     whole = make_spec("whole", **settings)
     train(whole)
     spec = make_spec("killed", **settings, **({"folder": f"{s3.uri}/killed"} if place == "s3" else {}))
@@ -160,7 +170,7 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
     path.write_text(spec.model_dump_json())
     environment = {**os.environ, **s3.environment}
     command = [sys.executable, "-m", "ganlib.training", str(path)]
-    kills = 0
+    kills, expected_again = 0, [0]  # images to be computed again, of every start
     for wait_seconds in (0.0, 0.5, None):
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if wait_seconds is None:
@@ -177,6 +187,10 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
             time.sleep(wait_seconds)
             process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
+            with pytest.MonkeyPatch.context() as patch:
+                for key, value in s3.environment.items():
+                    patch.setenv(key, value)
+                expected_again.append(lost_images(spec))
         process.stdout.close()
         process.stderr.close()
     assert kills == 2
@@ -184,7 +198,27 @@ def test_kill_nine_at_any_moment_changes_nothing(make_spec, s3, place):
         for key, value in s3.environment.items():
             patch.setenv(key, value)
         assert parts_of(spec.folder) == parts_of(whole.folder)
-        assert sum(event["computed_again"] for event in events(spec, "resumed")) >= 0
+        assert [event.get("computed_again", 0) for event in events(spec, "start", "resumed")] == expected_again
+
+
+def test_what_is_computed_again_is_counted(make_spec):
+    """Images logged beyond the checkpoint that is left, two log lines and three checkpoints apart. Kills `computed_again` being always 0."""
+    spec = make_spec("x", train__log_interval_images=32, train__keep_checkpoints=9)
+    state = train(spec)
+    store = BundleStore(open_storage(spec.folder), keep=9)
+    *_, left, last = store.steps()
+    assert (state.images_seen, last) == (640, 20)
+    assert left < last
+    store.storage.remove(store.name(last))
+    train(spec)
+    (resumed,) = events(spec, "resumed")
+    assert (resumed["images_seen"], resumed["computed_again"]) == (32 * left, 32 * (last - left))
+    assert f"resumed from step-{left:09d}, {32 * left:,} of 640 images done" in resumed["text"]
+    store.storage.remove("checkpoints")  # nothing is left: all of it
+    train(spec)
+    *_, again = events(spec, "resumed")
+    assert (again["images_seen"], again["computed_again"]) == (0, 640)
+    assert again["text"].startswith("resumed from the start")
 
 
 def test_a_loss_that_is_not_finite_reaches_every_weight():

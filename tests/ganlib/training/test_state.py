@@ -23,7 +23,7 @@ def filled(folder, steps=(1, 2, 3), keep=3, keep_best=0, scores=None):
 
 
 def file_of(store, step, name):
-    return store.storage.local(f"{store.name(step)}/{name}")
+    return store.storage.folder / store.name(step) / name
 
 
 def damage(path, how):

@@ -48,6 +48,15 @@ def test_a_batch_is_cut_and_nothing_is_read_twice(tiny_data):
     assert all(s.real.dtype == torch.float32 and s.real.min() >= -1 and s.real.max() <= 1 for s in shards)
 
 
+def test_the_label_of_an_image_is_its_own(tiny_data):
+    """Kills the mutant that reverses `Shard.labels`: images bright on the left are of class 0, those bright on top of class 1."""
+    shards = stream(tiny_data).shards("discriminator", step=0, repeat=0, images_seen=0)
+    for shard in shards:
+        seen = (shard.real[:, 0, :4].mean((1, 2)) > shard.real[:, 0, :, :4].mean((1, 2))).long()
+        assert torch.equal(shard.labels, seen)
+    assert any(not torch.equal(shard.labels, shard.labels.flip(0)) for shard in shards)
+
+
 def test_phases_and_repeats_draw_their_own_numbers(tiny_data):
     batches = stream(tiny_data)
     keys = [("discriminator", 0, 0), ("generator", 0, 0), ("discriminator", 1, 0), ("discriminator", 0, 1)]

@@ -1,0 +1,176 @@
+"""`train.continue_from` and `train.start_from` as far as settings tell: what may change while a training goes on, what cannot be meant."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ganlib.config import options
+from ganlib.models import MODELS, ImageSpec
+from ganlib.models.settings import ModelConfig
+from ganlib.tasks import TASKS
+from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig, is_key
+from ganlib.training.state import Bundle
+from pipeline.identity import TrainingParams, training_settings
+from pipeline.tracking import versions
+
+REGISTRY = "models:/"
+OURS = "models"  # what the train stage writes, so DVC empties it first
+
+# key -> why a training cannot go on under another value; every key that a result depends on stands here or below
+FIXED = {
+    "model": "the networks would be others",
+    "task.name": "another task has other networks",
+    "optim.generator.name": "what one optimizer has learnt means nothing to another",
+    "optim.discriminator.name": "what one optimizer has learnt means nothing to another",
+    "train.logical_workers": "a shard has its own statistics and sums",
+    "train.precision": "the networks would compute something else",
+    "train.freeze": "an optimizer knows its parameters by their place among those that are not frozen",
+}
+MAY_CHANGE = frozenset(
+    {
+        "task.loss",
+        "task.loss_options",
+        "task.regularizers",
+        "task.discriminator_repeats",
+        "task.weight_clip",
+        "task.generator_loss_weight",
+        "task.label_noise",
+        "task.gradient_normalization",
+        "task.augment",
+        "task.options",  # as far as the task itself allows (`Task.check_continued`)
+        "optim.generator.lr",
+        "optim.generator.options",
+        "optim.generator.max_gradient_norm",
+        "optim.discriminator.lr",
+        "optim.discriminator.options",
+        "optim.discriminator.max_gradient_norm",
+        "optim.warmup_images",
+        "optim.decay",
+        "optim.decay_from",
+        "train.seed",
+        "train.total_images",  # above what the parent has seen
+        "train.batch_images",
+        "train.channels_last",
+        "train.ema_halflife_images",
+        "train.augment",
+        "train.log_interval_images",
+        "train.history_interval_images",
+        "train.grid_interval_images",
+        "train.on_divergence",
+        "train.max_rollbacks",
+        "train.rollback_lr_factor",
+    }
+)
+
+
+def check_start(train: TrainConfig) -> None:
+    """Raise ValueError for a `train.start_from` that cannot be meant; whether it is there is seen when the training begins."""
+    asked = train.start_from
+    if asked is None:
+        return
+    if asked.startswith(REGISTRY):
+        versions.check(asked)
+    elif not is_key(asked) and Path(asked).resolve() == Path(OURS).resolve():
+        raise ValueError(
+            f"train.start_from={asked!r} is what the train stage writes: DVC empties it before the stage runs; copy it to another folder, or "
+            "name its training (run_key in models/generator.json)"
+        )
+
+
+def check(config: TrainingParams, image: ImageSpec, *, before: Mapping[str, Any], data: tuple[str, str], bundle: Bundle) -> None:
+    """Raise ValueError, a line each for whatever keeps the training of `bundle` from going on under `config`.
+
+    Args:
+        before: the settings it was trained with, as `training_settings` has them; of an older version they may lack keys.
+        data: digest of its data, and of the data now.
+    """
+    problems = [f"{key}: {old!r} -> {new!r} ({FIXED[entry]})" for entry, key, old, new in _changed(before, training_settings(config))]
+    if data[0] != data[1]:
+        problems.append(f"data: sha256 {data[0][:12]} -> {data[1][:12]} (the order of images and the classes are those of the data)")
+    if not problems:  # else they follow from the settings
+        problems += _shapes(config, image, bundle)
+        try:
+            then = [_section(schema, before[name]) for name, schema in (("task", TaskConfig), ("train", TrainConfig))]
+            TASKS.get(config.task.name)().check_continued(config.model, image, tuple(then), (config.task, config.train))
+        except ValueError as error:
+            problems.append(str(error))
+    if config.train.total_images <= bundle.images_seen:
+        problems.append(
+            f"train.total_images: {before['train']['total_images']:,} -> {config.train.total_images:,} "
+            f"(it has seen {bundle.images_seen:,} images already; set it above that)"
+        )
+    if problems:
+        asked = config.train.continue_from
+        raise ValueError(
+            f"train.continue_from={asked} cannot go on under these settings:\n  "
+            + "\n  ".join(problems)
+            + f"\nset them back, or start a new training from its weights: train.continue_from: null, train.start_from: {asked}"
+        )
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """(entry of FIXED, key, old, new) of every fixed setting that is not what it was."""
+    for entry in FIXED:
+        old, new = _value(before, entry), _value(after, entry)
+        if entry == "model":
+            old, new = _spelled_out(old), _spelled_out(new)
+        for key in _leaves(old, new, entry):
+            yield entry, key[0], key[1], key[2]
+
+
+def _leaves(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in (*old, *(name for name in new if name not in old)):
+            yield from _leaves(old.get(name), new.get(name), f"{key}.{name}")
+    elif old != new:
+        yield key, old, new
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; its default where the settings do not have it."""
+    value: Any = settings
+    schema: Any = TrainingParams
+    for part in key.split("."):
+        field = schema.model_fields[part]
+        if part not in value:
+            return field.get_default(call_default_factory=True)
+        value, schema = value[part], field.annotation
+    return value
+
+
+def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A `model` section with the options that it leaves at their defaults."""
+    try:
+        chosen = _section(ModelConfig, model)
+        family = MODELS.get(chosen.name)
+        spelled = {
+            network: options(getattr(family, f"{network}_options"), getattr(chosen, network), key=f"model.{network}").model_dump(
+                mode="json"
+            )
+            for network in ("generator", "discriminator")
+        }
+    except ValueError:  # of another version of this project
+        return dict(model)
+    return chosen.model_dump(mode="json") | spelled
+
+
+def _section(schema: type[Any], values: Mapping[str, Any]) -> Any:
+    """A section of another version of this project: keys that are not known any more are left out, new ones have their default."""
+    assert issubclass(schema, BaseModel)
+    return schema.model_validate({key: value for key, value in values.items() if key in schema.model_fields})
+
+
+def _shapes(config: TrainingParams, image: ImageSpec, bundle: Bundle) -> Iterator[str]:
+    """A line for each tensor of the networks that the bundle has not, or in another shape: its code was another."""
+    networks = TASKS.get(config.task.name)().meta_networks(config.model, image, stage=bundle.numbers["stage"])
+    for network, module in networks.items():
+        theirs = {
+            name.removeprefix(f"{network}."): list(value.shape) for name, value in bundle.tensors.items() if name.startswith(f"{network}.")
+        }
+        ours = {name: list(value.shape) for name, value in module.state_dict().items()}
+        for name in (*theirs, *(name for name in ours if name not in theirs)):
+            if theirs.get(name) != ours.get(name):
+                yield f"{network}.{name}: {theirs.get(name, 'none')} -> {ours.get(name, 'none')} (its networks were built by other code)"

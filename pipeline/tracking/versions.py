@@ -1,0 +1,98 @@
+"""A version of the MLflow registry as the files a training can start from."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ganlib.files import sha256_file
+from pipeline.params import ROOT
+from pipeline.tracking.settings import TrackingConfig
+from pipeline.tracking.store import Store, answering, open_store
+
+WEIGHTS = ".weights_sha256"
+FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
+_NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+
+
+def weights_tag(network: str) -> str:
+    """The tag of a version that has the sha256 of a network's weights."""
+    return f"{network}{WEIGHTS}"
+
+
+def parent_tags(parent: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a run and a version say of the training that theirs took over from (`parent` of models/generator.json)."""
+    if parent is None:
+        return {}
+    return {"gan.parent": parent.get("version", parent["run_key"]), "gan.parent_digest": parent["digest"]}
+
+
+def files(models: Path) -> list[Path]:
+    """What of models/ a version holds: the description and the weights of every network."""
+    return [models / "generator.json", *sorted(models.glob("*.safetensors"))]
+
+
+def weights_tags(models: Path) -> dict[str, str]:
+    """The tags of a version for the weights in models/."""
+    return {weights_tag(path.stem): sha256_file(path) for path in files(models) if path.suffix == ".safetensors"}
+
+
+def check(source: str) -> None:
+    """Raise ValueError unless `source` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+    if _NAMED.fullmatch(source) is None:
+        raise ValueError(f"train.start_from={source!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+
+
+def fetch(source: str, networks: Iterable[str], folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> str:
+    """Bring generator.json and the weights of `networks` of a version into `folder`; the version, its alias resolved: `models:/NAME/VERSION`.
+
+    Raises:
+        ValueError: there is no such version, it lacks a network, or its files are not what was registered.
+        tracking.Unanswered: the store does not answer.
+    """
+    check(source)
+    store = open_store(tracking, root)
+    with answering(store.uri):
+        version = _version(store, source)
+        where = f"models:/{version.name}/{version.version}"
+        lacking = [network for network in networks if weights_tag(network) not in version.tags]
+        if lacking:
+            raise ValueError(
+                f"train.start_from={source}: {where} holds no {' and no '.join(lacking)}, so no training can start from it; run "
+                "`dvc repro -f register` where its models/ is, which adds what a version lacks, or start from a run key or a folder like models/"
+            )
+        for file in ("generator.json", *(f"{network}.safetensors" for network in networks)):
+            got = store.client.download_artifacts(version.run_id, f"{FOLDER}/{file}", str(folder))
+            Path(got).rename(folder / file)
+    for network in networks:
+        found, expected = sha256_file(folder / f"{network}.safetensors"), version.tags[weights_tag(network)]
+        if found != expected:
+            raise ValueError(
+                f"{where}: {network}.safetensors has sha256 {found[:12]}, registered was {expected[:12]}; the artifacts of run "
+                f"{version.run_id} were changed after the registration: register it again, or take another version"
+            )
+    return where
+
+
+def _version(store: Store, source: str) -> Any:
+    named = _NAMED.fullmatch(source)
+    assert named is not None
+    missing = store.mlflow.exceptions.MlflowException
+    try:
+        if named["alias"] is not None:
+            return store.client.get_model_version_by_alias(named["name"], named["alias"])
+        return store.client.get_model_version(named["name"], named["version"])
+    except missing as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            raise
+    try:
+        registered = store.client.get_registered_model(named["name"])
+    except missing:
+        names = sorted(model.name for model in store.client.search_registered_models())
+        raise ValueError(
+            f"train.start_from={source}: {store.uri} has no model {named['name']!r}; it has: {', '.join(names) or 'none'}"
+        ) from None
+    numbers = sorted(int(version.version) for version in store.client.search_model_versions(f"name = '{named['name']}'"))
+    aliases = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(registered.aliases.items()))
+    there = f"there are {', '.join(map(str, numbers)) or 'none'}; aliases: {aliases or 'none'}"
+    raise ValueError(f"train.start_from={source}: {store.uri} has no such version; {there}")
