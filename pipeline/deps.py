@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli, edit
-from pipeline.lineage import PACKAGES, import_closure
+from pipeline.code_digest.names import PACKAGES
+from pipeline.lineage import import_closure
 from pipeline.params import ROOT, clone
 
 

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("catalog", "recipe", "submit", "exact", "deliver", "results", "deps")
+VERBS = ("catalog", "recipe", "submit", "states", "exact", "deliver", "results", "deps")
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -113,7 +113,7 @@ def test_a_stage_needs_a_clone_and_says_so(installed):
     assert not (installed.project / "data").exists()
 
 
-@pytest.mark.parametrize("command", ["recipe x.yaml", "exact", "deliver", "results", "deps"])
+@pytest.mark.parametrize("command", ["recipe x.yaml", "states list", "exact", "deliver", "results", "deps"])
 def test_a_command_without_a_project_says_what_it_looked_for(installed, command):
     done = installed.run("ganpipe", *command.split(), cwd=installed.site.parent / "empty")
     assert done.returncode == 1
