@@ -29,15 +29,15 @@ class ParamsError(ValueError):
     """params.yaml cannot be used; the message lists every problem."""
 
 
-def project() -> Path:
-    """ROOT.
+def project(root: Path = ROOT) -> Path:
+    """`root`.
 
     Raises:
         ParamsError: no project there.
     """
-    if missing := [name for name in PROJECT_FILES if not (ROOT / name).is_file()]:
-        raise ParamsError(f"no project: no {' and '.join(missing)} in {ROOT}; go to the folder of a project, or below it")
-    return ROOT
+    if missing := [name for name in PROJECT_FILES if not (root / name).is_file()]:
+        raise ParamsError(f"no project: no {' and '.join(missing)} in {root}; go to the folder of a project, or below it")
+    return root
 
 
 def clone() -> Path:
