@@ -14,11 +14,12 @@ SEEDS ?= 0
 
 setup: .venv/.done
 
-.venv/.done: requirements.txt requirements.in
+.venv/.done: requirements.txt requirements-test.txt requirements.in pyproject.toml infra/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python infra/install.py requirements.txt requirements-test.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 repro: setup
@@ -48,8 +49,8 @@ zoo: setup
 	@python benchmarks/zoo.py --seconds $(SECONDS) --seeds $(SEEDS) $(if $(RECIPES),--recipes $(RECIPES)) $(ZOO_OPTIONS)
 
 lock: setup
-	@(echo "# Locked by 'make lock' from requirements.in; torch is left out, so that pip's own settings choose its build (Makefile: TORCH)."; \
-	  $(BIN)/pip freeze --exclude torch | grep -ivE '^(nvidia|triton|torch==)') > requirements.txt
+	@$(BIN)/python infra/install.py requirements.in requirements-test.in
+	@$(BIN)/python infra/lock.py
 
 deps: setup
 	@python -m pipeline.deps

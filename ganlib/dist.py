@@ -12,12 +12,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from inspect import signature
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import GradBucket
 
 
 def is_open() -> bool:
@@ -167,7 +170,8 @@ def _reduce_over_processes(buffer: Tensor) -> torch.futures.Future[Tensor]:
     """
     if world_size() == 2:  # one addition has one order: the library's own all-reduce gives exactly that
         work = td.all_reduce(buffer, async_op=True)
-        return work.get_future().then(lambda _: buffer)
+        future: torch.futures.Future[Tensor] = work.get_future().then(lambda _: buffer)
+        return future
     low, high, distance = 0, buffer.numel(), 1
     way: list[tuple[int, slice, slice]] = []
     received = torch.empty_like(buffer[: -(-high // 2)])
@@ -182,12 +186,12 @@ def _reduce_over_processes(buffer: Tensor) -> torch.futures.Future[Tensor]:
         low, high, distance = keep.start, keep.stop, 2 * distance
     for partner, keep, give in reversed(way):
         _exchange(buffer[keep], buffer[give], partner=partner)
-    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future = torch.futures.Future()
     future.set_result(buffer)
     return future
 
 
-def _tree_hook(accumulator: TreeAccumulator, bucket: td.GradBucket) -> torch.futures.Future[Tensor]:
+def _tree_hook(accumulator: TreeAccumulator, bucket: "GradBucket") -> torch.futures.Future[Tensor]:
     for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
         for part in accumulator.waiting(cast(nn.Parameter, parameter)):
             gradient.copy_(part + gradient)

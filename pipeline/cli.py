@@ -16,10 +16,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """`run` of a stage: the whole of params.yaml is checked before any of its work."""
-    from pipeline import preflight
+    """`run` of a stage: in a clone, with the whole of params.yaml checked before any of its work."""
+    from pipeline import params, preflight
 
     def checked() -> None:
+        params.clone()
         preflight.load()
         main()
 

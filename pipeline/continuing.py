@@ -154,7 +154,8 @@ def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
         }
     except ValueError:  # of another version of this project
         return dict(model)
-    return chosen.model_dump(mode="json") | spelled
+    named: dict[str, Any] = chosen.model_dump(mode="json")
+    return named | spelled
 
 
 def _section(schema: type[Any], values: Mapping[str, Any]) -> Any:

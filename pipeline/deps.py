@@ -3,13 +3,15 @@
 The rest of dvc.yaml, comments too, stays as it is.
 """
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline import cli, edit
-from pipeline.lineage import PACKAGES, import_closure
-from pipeline.params import ROOT
+from pipeline.code_digest.names import PACKAGES
+from pipeline.lineage import import_closure
+from pipeline.params import ROOT, clone
 
 
 def code_deps(stage: str, root: Path = ROOT) -> list[str]:
@@ -37,7 +39,8 @@ def stale(stages: Any, root: Path = ROOT) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    path = ROOT / "dvc.yaml"
+    argparse.ArgumentParser(prog="python -m pipeline.deps", description=__doc__).parse_args()
+    path = clone() / "dvc.yaml"
     values = edit.document(path)
     changed = stale(values["stages"])
     for stage, code in changed.items():

@@ -56,7 +56,8 @@ def plain(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it cannot be read, or holds no mapping.
     """
-    return _mapping(path, YAML(typ="safe", pure=True))
+    values: dict[str, Any] = _mapping(path, YAML(typ="safe", pure=True))
+    return values
 
 
 def document(path: Path) -> Any:

@@ -29,7 +29,7 @@ from ganlib.training.loop import TrainingSpec
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import cli, edit, preflight
 from pipeline.driver.settings import ClusterConfig
-from pipeline.params import ROOT
+from pipeline.params import ROOT, project
 from pipeline.schema import Params
 
 LOGICAL_WORKERS = 4
@@ -76,7 +76,7 @@ def settings(recipe_file: Path | None, images: int) -> Params:
     Raises:
         ValueError: the recipe cannot be read or does not fit.
     """
-    values = edit.plain(ROOT / "params.yaml")
+    values = edit.plain(project() / "params.yaml")
     edit.overlay(values, HARD)
     if recipe_file is not None:
         edit.overlay(values, edit.plain(recipe_file))

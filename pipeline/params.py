@@ -1,4 +1,4 @@
-"""params.yaml as a stage sees it: its own sections. That the whole file makes sense is checked before any work, by `pipeline.preflight`."""
+"""The project's folder, and params.yaml as a stage sees it: its own sections. `pipeline.preflight` checks the whole file before any work."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,18 @@ from ruamel.yaml.error import YAMLError
 
 from ganlib.config import Section, explain
 
-ROOT = Path(__file__).resolve().parent.parent  # the project: stages run with it as the current folder
+PROJECT_FILES = ("dvc.yaml", "params.yaml")
+CODE = Path(__file__).resolve().parent.parent  # holds ganlib and pipeline: a clone, or where a wheel was installed
+
+
+def find_project(start: Path) -> Path | None:
+    """The nearest folder from `start` upwards that holds PROJECT_FILES."""
+    return next((folder for folder in (start, *start.parents) if all((folder / name).is_file() for name in PROJECT_FILES)), None)
+
+
+# One process works on one project, so this is settled once. The code's own folder is for what starts elsewhere: a Ray worker, a benchmark.
+# Where there is no project it is the current folder, so that importing never fails; `project` is for whoever is about to use it.
+ROOT = find_project(Path.cwd().resolve()) or find_project(CODE) or Path.cwd().resolve()
 
 S = TypeVar("S", bound=Section)
 
@@ -18,13 +29,35 @@ class ParamsError(ValueError):
     """params.yaml cannot be used; the message lists every problem."""
 
 
+def project(root: Path = ROOT) -> Path:
+    """`root`.
+
+    Raises:
+        ParamsError: no project there.
+    """
+    if missing := [name for name in PROJECT_FILES if not (root / name).is_file()]:
+        raise ParamsError(f"no project: no {' and '.join(missing)} in {root}; go to the folder of a project, or below it")
+    return root
+
+
+def clone() -> Path:
+    """ROOT, where it holds the very code that runs: only there do dvc.yaml's deps and a run key name that code.
+
+    Raises:
+        ParamsError: no project there, or its code is elsewhere.
+    """
+    if project() != CODE:
+        raise ParamsError(f"stages need a clone: {ROOT} is a project, but the code that runs lies in {CODE}; run `dvc repro` in a clone")
+    return ROOT
+
+
 def read(path: Path | None = None) -> dict[str, Any]:
     """The values of params.yaml, unchecked.
 
     Raises:
         ParamsError: unreadable YAML, or no mapping.
     """
-    path = path or ROOT / "params.yaml"
+    path = path or project() / "params.yaml"
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # the parser DVC uses: 4e-4 is a number to both
     except (OSError, YAMLError) as error:

@@ -71,7 +71,7 @@ def _check_labels(params: Params) -> None:
     data = params.data
     if not params.model.conditional:
         return
-    folder, why = Path(data.path), ""
+    folder, why = params_file.ROOT / data.path, ""
     if data.source == "parquet" and data.label_column is None:
         why = "data.label_column is null"
     elif data.source == "image_folder" and folder.is_dir() and not _has_folders(folder):

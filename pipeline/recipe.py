@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import cli, edit, preflight
-from pipeline.params import ROOT
+from pipeline.params import project
 
 
 def apply(recipe: Path, target: Path) -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.recipe", description=__doc__)
     parser.add_argument("recipe", type=Path)
     recipe = parser.parse_args().recipe
-    apply(recipe, ROOT / "params.yaml")
+    apply(recipe, project() / "params.yaml")
     print(f"params.yaml now follows {recipe}; `git diff params.yaml` shows how, `dvc repro` runs it")
 
 

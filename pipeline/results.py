@@ -1,10 +1,10 @@
 """`python -m pipeline.results`: where the samples, the report and the registered version are."""
 
+import argparse
 import json
 from pathlib import Path
 
 from pipeline import cli, params
-from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import tracking_uri
 
@@ -31,7 +31,8 @@ def describe(root: Path, tracking_uri: str) -> str:
 
 
 def main() -> None:
-    print(describe(ROOT, tracking_uri(params.section("tracking", TrackingConfig))))
+    argparse.ArgumentParser(prog="python -m pipeline.results", description=__doc__).parse_args()
+    print(describe(params.project(), tracking_uri(params.section("tracking", TrackingConfig))))
 
 
 if __name__ == "__main__":

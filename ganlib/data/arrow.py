@@ -56,7 +56,7 @@ class ArrowImages:
         self.num_classes = len(self.class_names or ())
         batches = [self._file.get_batch(index) for index in range(self._file.num_record_batches)]
         self._rows = batches[0].num_rows if batches else 1
-        self._length = sum(batch.num_rows for batch in batches)
+        self._length: int = sum(batch.num_rows for batch in batches)
         self._views = [self._view(batch) for batch in batches]  # [rows, C * H * W] uint8, not copied
         self.labels: np.ndarray | None = None
         if self.class_names is not None:

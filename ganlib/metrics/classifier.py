@@ -54,7 +54,8 @@ class Classifier:
 
     @torch.inference_mode()
     def class_logits(self, features: Tensor) -> Tensor | None:
-        return self.trunk.head(features).clone()
+        logits: Tensor = self.trunk.head(features).clone()
+        return logits
 
     def accuracy(self, images: Images) -> float:
         labels = images.labels

@@ -64,7 +64,8 @@ class ArrayImages:
         return len(self.array)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        return self.array[indices]
+        gathered: np.ndarray = self.array[indices]
+        return gathered
 
 
 class Extractor(Protocol):

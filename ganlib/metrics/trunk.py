@@ -82,7 +82,8 @@ class Trunk(nn.Module):
         return F.relu(self.project(x))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        logits: Tensor = self.head(self.features(images))
+        return logits
 
 
 def batches(num_images: int, batch_images: int, steps: int, seed: int) -> Iterator[np.ndarray]:

@@ -72,7 +72,7 @@ class BEGANGenerator(nn.Module):
         self.decoder = _decoder(image, latent_dim + image.classes, options.width)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, latent_dim] -> [N, C, H, W] float32
-        images = self.decoder(with_label(z, labels, self.classes)).float()
+        images: Tensor = self.decoder(with_label(z, labels, self.classes)).float()
         return images if self.training else images.clamp(-1, 1)
 
     def initialise(self, rng: Rng) -> None:

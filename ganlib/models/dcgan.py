@@ -72,7 +72,8 @@ class DCGANGenerator(nn.Module):
         return [*norm, nn.ReLU(inplace=True), *([Dropout(options.dropout)] if options.dropout else [])]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, latent_dim] -> [N, C, H, W] float32 in [-1, 1]
-        return self.layers(with_label(z, labels, self.classes)).float()
+        images: Tensor = self.layers(with_label(z, labels, self.classes)).float()
+        return images
 
     def initialise(self, rng: Rng) -> None:
         initialise_normal(self, rng)

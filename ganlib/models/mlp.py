@@ -57,7 +57,8 @@ class MLPGenerator(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(options.width * 8, math.prod(self.shape)), nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, latent_dim] -> [N, C, H, W] float32 in [-1, 1]
-        return self.layers(with_label(z, labels, self.classes)).float().unflatten(1, self.shape)
+        images: Tensor = self.layers(with_label(z, labels, self.classes)).float().unflatten(1, self.shape)
+        return images
 
     def initialise(self, rng: Rng) -> None:
         initialise_he(self, rng)

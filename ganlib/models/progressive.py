@@ -83,7 +83,8 @@ class Core(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.linear(pixel_norm(z)).unflatten(1, self.shape)
-        return self.convolution(pixel_norm(F.leaky_relu(x, SLOPE)))
+        y: Tensor = self.convolution(pixel_norm(F.leaky_relu(x, SLOPE)))
+        return y
 
 
 class ProgressiveGenerator(nn.Module):
@@ -115,7 +116,7 @@ class ProgressiveGenerator(nn.Module):
             x = layer(x)
             if level == self.level - 1:
                 coarse = self.to_image[str(level)](x).float()
-        images = self.to_image[str(self.level)](x).float()
+        images: Tensor = self.to_image[str(self.level)](x).float()
         if coarse is not None:
             images = torch.lerp(F.interpolate(coarse, scale_factor=2, mode="nearest"), images, self.alpha)
         if self.training:

@@ -52,7 +52,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.expand(x), SLOPE)
-        return x + self.project(F.leaky_relu(self.mix(y), SLOPE))
+        total: Tensor = x + self.project(F.leaky_relu(self.mix(y), SLOPE))
+        return total
 
     def initialise(self, rng: Rng, *, blocks: int) -> None:
         """He's weights times L^(-1 / (2m - 2)) for L blocks of m weights, the last one 0 (Fixup, section 3)."""
@@ -100,7 +101,8 @@ class Down(nn.Module):
         self.convolution = nn.Conv2d(fan_in, fan_out, 1, bias=False) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(downsample(x, BILINEAR))
+        y: Tensor = self.convolution(downsample(x, BILINEAR))
+        return y
 
 
 class R3GANGenerator(nn.Module):
@@ -127,7 +129,7 @@ class R3GANGenerator(nn.Module):
         if self.embedding is not None:
             assert labels is not None
             z = torch.cat([z, self.embedding(labels).to(z.dtype)], 1)
-        images = self.layers(self.basis * self.linear(z)[:, :, None, None]).float()
+        images: Tensor = self.layers(self.basis * self.linear(z)[:, :, None, None]).float()
         return images if self.training else images.clamp(-1, 1)
 
     def initialise(self, rng: Rng) -> None:

@@ -142,7 +142,8 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.convolution(x, w)[0].float() + self.bias[:, None, None]
+        images: Tensor = self.convolution(x, w)[0].float() + self.bias[:, None, None]
+        return images
 
     def initialise(self) -> None:
         self.bias.zero_()
@@ -191,7 +192,8 @@ class StyleGAN2Generator(nn.Module):
     def _styles(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
         """[N, latent_dim] -> [N, layers, latent_dim], from two latents crossed over at a random layer in training (arXiv:1812.04948, 3.1)."""
         if not self.training or self.options.mixing_probability == 0:
-            return self.mean_latent(self.mapping(z, labels), truncation)[:, None].expand(-1, self.layers, -1)
+            w: Tensor = self.mean_latent(self.mapping(z, labels), truncation)
+            return w[:, None].expand(-1, self.layers, -1)
         is_mixed, place = rng.draw_uniform((2, len(z), 1, 1), like=z)
         other = rng.draw_normal(z.shape, like=z)
         both = self.mapping(torch.cat([z, other]), None if labels is None else labels.repeat(2))
@@ -202,7 +204,7 @@ class StyleGAN2Generator(nn.Module):
     def _synthesise(self, styles: Tensor) -> Tensor:
         w = styles.unbind(1)
         x = self.core(self.constant.expand(styles.shape[0], -1, -1, -1), w[0])  # `len` would fix the batch of an exported model
-        images = self.to_image[0](x, w[1])
+        images: Tensor = self.to_image[0](x, w[1])
         for index, (rising, level) in enumerate(zip(self.rising, self.level, strict=True), start=1):
             x = level(rising(x, w[2 * index - 1]), w[2 * index])
             images = upsample(images) + self.to_image[index](x, w[2 * index + 1])

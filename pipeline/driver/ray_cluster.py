@@ -17,7 +17,7 @@ from pipeline.driver import ray_private
 from pipeline.driver.failures import ClusterError, RayLost
 from pipeline.driver.ray_private import RAY_SETTINGS, SHUTDOWN_TIMEOUT
 from pipeline.driver.settings import ClusterConfig
-from pipeline.params import ROOT
+from pipeline.params import CODE
 
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 STARTED_BY = "GANPIPE_RAY_STARTED_BY"  # in the environment of everything a Ray of our own starts: pid and start of the driver
@@ -48,7 +48,7 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
         if address:
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
                 common["runtime_env"] = {
-                    "py_modules": [str(ROOT / "ganlib"), str(ROOT / "pipeline")],
+                    "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
                     "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
                 }
             _require_listener(address)

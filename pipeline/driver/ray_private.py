@@ -92,7 +92,7 @@ def trainer_class() -> Any:
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    class Trainer(TorchTrainer):
+    class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray is not followed: Any
         def _create_default_callbacks(self) -> list[Any]:
             needless = (DatasetsCallback, PlacementGroupCleanerCallback)
             return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]

@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> None:
     removing.add_argument("--gone", action="store_true", help="those whose commit is in no branch or tag any more")
     removing.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args(argv)
-    config = params.sections(TrainingParams, root / "params.yaml")
+    config = params.sections(TrainingParams, params.project(root) / "params.yaml")
     base = config.train.state_uri
     states = look(base, root)
     if arguments.verb == "list":

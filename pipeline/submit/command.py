@@ -205,9 +205,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(
-    arguments: Sequence[str] | None = None, *, root: Path = params.ROOT, validate: Callable[[dict[str, Any]], object] = preflight.parse
+    arguments: Sequence[str] | None = None, *, root: Path | None = None, validate: Callable[[dict[str, Any]], object] = preflight.parse
 ) -> int:
-    """The command; returns its exit code."""
+    """The command; returns its exit code. `root`: the clone whose commit is sent, the current one where none is given."""
     options = _arguments(arguments)
     if not options.address:
         raise ValueError("where to? Give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
@@ -217,7 +217,7 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         return UNREACHABLE
     job_id = options.follow or submit(
-        root,
+        root or params.clone(),
         target,
         overrides=options.set_param,
         stages=options.target,

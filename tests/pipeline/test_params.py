@@ -144,6 +144,7 @@ def test_a_stage_prints_one_message_and_no_traceback(tmp_path):
 
     for name in ("ganlib", "pipeline"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("loss: non_saturating", "loss: non_saturatin"))
     done = subprocess.run([sys.executable, "-m", "pipeline.stages.fetch"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1

@@ -32,6 +32,7 @@ def project(request, tmp_path, monkeypatch):
     values = edit.document(ROOT / "params.yaml")
     edit.set_value(values, "train.state_uri", uri)
     edit.write(values, tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").touch()
     return Project(tmp_path, uri)
 
 

@@ -31,7 +31,8 @@ class SelfAttention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the scores are not scaled down, so bf16 would be coarse
             weights = (queries.transpose(1, 2) @ keys).softmax(2)  # [N, H W, H W / 4]; each row sums to 1
         mixed = values @ weights.transpose(1, 2).to(values.dtype)
-        return x + self.gamma.to(x.dtype) * self.output(mixed.unflatten(2, x.shape[2:]))
+        total: Tensor = x + self.gamma.to(x.dtype) * self.output(mixed.unflatten(2, x.shape[2:]))
+        return total
 
     def initialise(self, rng: Rng) -> None:
         """gamma = 0; the convolutions are written by the network's initialisation."""

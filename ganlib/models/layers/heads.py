@@ -1,6 +1,6 @@
 """What a discriminator ends in, and how it is told the class."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ class Head(nn.Module):
         self.logit = linear(features, 1)
         self.embedding = embedding(classes, features) if classes and condition == "projection" else None
         self.classifier = linear(features, classes) if classes and condition == "auxiliary" else None
+
+    if TYPE_CHECKING:  # else a module's call is Any
+
+        def __call__(self, features: Tensor, labels: Tensor | None) -> Judgement: ...
 
     def forward(self, features: Tensor, labels: Tensor | None) -> Judgement:
         logits = self.logit(features).float()[:, 0]

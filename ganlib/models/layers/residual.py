@@ -77,7 +77,8 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         h = self.convolution1(F.relu(normalised(self.norm1, x, condition), inplace=True))
         h = self.convolution2(F.relu(normalised(self.norm2, h, condition), inplace=True))
-        return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        total: Tensor = h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        return total
 
 
 class DownBlock(nn.Module):
@@ -103,12 +104,14 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.convolution1(x if self.is_first else F.relu(x))
         h = self.convolution2(F.relu(h, inplace=True))
-        return h + self.shortcut(F.avg_pool2d(x, 2) if self.is_halving else x)
+        total: Tensor = h + self.shortcut(F.avg_pool2d(x, 2) if self.is_halving else x)
+        return total
 
 
 def normalised(norm: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
     """`norm` at x, told the condition where it is conditional."""
-    return norm(x, condition) if isinstance(norm, ConditionalBatchNorm) else norm(x)
+    y: Tensor = norm(x, condition) if isinstance(norm, ConditionalBatchNorm) else norm(x)
+    return y
 
 
 class UpStack(nn.Module):

@@ -61,7 +61,8 @@ class SpectralConv2d(Spectral, nn.Conv2d):
         self._make_vectors()
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.normalised(), self.bias)
+        maps: Tensor = self._conv_forward(input, self.normalised(), self.bias)
+        return maps
 
 
 class SpectralLinear(Spectral, nn.Linear):
