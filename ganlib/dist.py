@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
+else:
+    GradBucket = td.GradBucket  # DDP compares a hook's annotation with this very class
 
 
 def is_open() -> bool:
@@ -191,7 +193,7 @@ def _reduce_over_processes(buffer: Tensor) -> torch.futures.Future[Tensor]:
     return future
 
 
-def _tree_hook(accumulator: TreeAccumulator, bucket: "GradBucket") -> torch.futures.Future[Tensor]:
+def _tree_hook(accumulator: TreeAccumulator, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
         for part in accumulator.waiting(cast(nn.Parameter, parameter)):
             gradient.copy_(part + gradient)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline import report
+from pipeline.report import page as report
 
 PROTOCOL = {"n_fake": 80, "n_real": 60, "split": "test", "extractor": "classifier"}
 
