@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro test check exact chaos zoo lock results deps clean-state
+.PHONY: setup repro test slow proof check exact chaos zoo lock results deps clean-state
 KILLS ?= 100
 SECONDS ?= 120
 SEEDS ?= 0
@@ -34,8 +34,15 @@ check: setup
 	ruff format --check .
 	mypy
 
+# Three tiers: `make test` (at most 20 minutes on two cores, what every push runs), `make slow` (at most 60, weekly), `make proof` (hours).
 test: check
 	pytest -m "not slow"
+
+slow: setup
+	pytest -m slow
+
+proof: slow exact
+	@python tests/chaos/chaos.py --kills $(KILLS)
 
 exact: setup
 	@python -m pipeline.exact

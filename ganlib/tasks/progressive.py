@@ -88,9 +88,8 @@ class Progressive:
 
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         if not models.MODELS.get(model.name, key="model.name").grows:
-            growing = [entry.name for entry in models.MODELS if entry.value.grows]
             raise ValueError(
-                f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; legal: {', '.join(growing)}"
+                f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; set model.name: progressive"
             )
         check_parts(model, task, image)
         schedule = _schedule(model, task, train, image)
