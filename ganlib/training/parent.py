@@ -21,7 +21,6 @@ from ganlib.training.state import Bundle, TrainState, read_bundle, read_sealed
 
 FOLDER = "parent"
 GENERATOR = "generator"  # the network that is averaged, and taken over as its average
-_NO_NETWORKS = ("scalars", "ema", "optimizer")  # first words of the other tensors of a bundle
 WEIGHTS = "tensors.safetensors"
 
 
@@ -107,7 +106,7 @@ def fits(weights: Mapping[str, Tensor], networks: Mapping[str, nn.Module]) -> di
 
 def weights_of(bundle: Bundle) -> dict[str, Tensor]:
     """`NETWORK.NAME` -> tensor: every network of a bundle, the generator as its moving average."""
-    weights = {name: value for name, value in bundle.tensors.items() if name.split(".")[0] not in _NO_NETWORKS}
+    weights = {f"{network}.{name}": value for network, tensors in bundle.networks().items() for name, value in tensors.items()}
     return weights | {f"{GENERATOR}.{name[4:]}": value for name, value in bundle.tensors.items() if name.startswith("ema.")}
 
 
