@@ -45,9 +45,8 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
     for section, entries in listed.items():
         assert [entry["name"] for entry in entries] == catalog.SECTIONS[section][1].names()
         assert all(entry["summary"].endswith(".") and entry["key"] for entry in entries)
-    assert {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic", "began"} == {
-        e["name"] for e in listed["losses"]
-    }
+    known = {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic", "began"}  # others may have come
+    assert known <= {e["name"] for e in listed["losses"]}
     families = {entry["name"]: entry["options"] for entry in listed["networks"]}
     assert all(families[name]["generator.width"]["default"] == 32 for name in families)
     penalties = {entry["name"]: entry["options"] for entry in listed["regularizers"]}
