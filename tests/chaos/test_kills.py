@@ -20,6 +20,7 @@ def test_the_seed_chooses_and_every_victim_gets_its_turn():
     assert {kill.moment for kill in first} == {"starting", "training", "writing", "ending"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_few_kills(make_prepared):
     clone = make_prepared()
