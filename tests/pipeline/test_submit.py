@@ -442,7 +442,7 @@ def server() -> Iterator[str]:
     finally:
         ours = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
         head.terminate()
-        head.wait(timeout=30)
+        head.wait(timeout=120)
         for process in psutil.wait_procs(ours, timeout=10)[1]:
             process.kill()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -549,7 +549,7 @@ def test_interrupt_stops_the_job(server: str, repository: Path, tmp_path: Path) 
     try:
         _until(shared / "state" / "waiting.txt")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == submit.INTERRUPTED, output
