@@ -1,9 +1,11 @@
 """Your own Parquet files in the layout of Hugging Face data sets."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,56 +14,105 @@ import pyarrow.parquet as pq
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import MAX_CLASSES, Fetched, numbered_classes
 from ganlib.data.settings import DataConfig
-from ganlib.data.sources import SOURCES
+from ganlib.data.sources import SOURCES, parquet_images
+from ganlib.data.sources.image_folder import printable
 from ganlib.files import require_space
 
 BATCH_ROWS = 32  # bounds memory: a row may be a large photograph
+NO_LABEL = -1  # what Hugging Face writes where labels are withheld; such a row is none of a labelled set, as is null: `prepare` refuses it
+HIDDEN = (".", "_")  # .cache/, .huggingface/, _SUCCESS, _metadata: as Spark and Arrow have it
+
+ClassNumbers = Mapping[Any, int]  # a label as it stands in a file -> number of its class; empty: it is the number
+
+
+STRINGS, NUMBERS, NAMED = "strings", "numbers without names", "numbers with names (ClassLabel)"
+
+
+class Kind(NamedTuple):
+    """What the labels of one file are; `names` of a ClassLabel: label i is class `names[i]`."""
+
+    what: str
+    names: tuple[str, ...] = ()
+
+
+class Row(NamedTuple):
+    """One row of a file: an encoded image, the path beside it, the file that path led to where there were no bytes, and the class."""
+
+    image: bytes | None
+    path: str | None
+    file: Path | None
+    label: int | None
 
 
 @SOURCES.register("parquet")
 class Parquet:
-    """Parquet files: an image column (struct {bytes, path} or encoded bytes) and, if data.label_column is set, integers or strings."""
+    """Parquet files: an image column (encoded bytes, struct {bytes, path}, arrays) and, if data.label_column is set, integers or strings."""
 
     def fetch(self, config: DataConfig, raw: Path) -> Fetched:
-        paths = _find(Path(config.path))
+        root = Path(config.path)
+        folder = root if root.is_dir() else root.parent
+        paths, others = find_files(root)
         for path in paths:
             _check(path, config)
-        class_names = None if config.label_column is None else _class_names(paths, config.label_column)
-        number = {name: index for index, name in enumerate(class_names or ())}
+        class_names, numbers = (None, {}) if config.label_column is None else _classes(paths, config.label_column, folder)
         require_space(raw, needed_bytes=sum(path.stat().st_size for path in paths))
+        used: set[Path] = set()
         with PackWriter(raw) as pack:
             for path in paths:
-                for row, (image, label) in enumerate(_rows(path, config)):
-                    name, data = f"{path.name}#{row}", image
-                    if isinstance(image, dict):
-                        data = image["bytes"]
-                        name += f" ({image['path']})" if image.get("path") else ""
-                    pack.append(name, number[label] if isinstance(label, str) else label, data)
+                for index, row in enumerate(_rows(path, config, numbers.get(path, {}), num_classes=len(class_names or ()))):
+                    name = f"{path.relative_to(folder).as_posix()}#{index}" + (f" ({row.path})" if row.path else "")
+                    pack.append(printable(name), row.label, row.image)
+                    used |= set() if row.file is None else {row.file}
         if pack.num_rows == 0:
             raise ValueError(f"{config.path} holds {len(paths)} Parquet files without a row")
-        return Fetched(layout="pack", class_names=class_names)
+        ignored = tuple(printable(name) for name in others if folder / name not in used)
+        return Fetched(layout="pack", class_names=class_names, ignored_files=ignored)
 
 
-def _find(path: Path) -> list[Path]:
-    paths = [path] if path.is_file() else sorted(path.rglob("*.parquet")) if path.is_dir() else []
+def find_files(root: Path) -> tuple[list[Path], list[str]]:
+    """Parquet files at or below `root`; and what was left out, as sorted paths relative to it: other files, and what is hidden.
+
+    A hidden folder counts once, with all it holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if root.is_file():
+        return [root], []
+    paths: list[Path] = []
+    others: list[str] = []
+    for place, folders, files in os.walk(root):
+        hidden = [name for name in folders if name.startswith(HIDDEN)]
+        folders[:] = [name for name in folders if name not in hidden]
+        for path in (Path(place, name) for name in (*hidden, *files)):
+            if path.suffix.lower() == ".parquet" and not path.name.startswith(HIDDEN):
+                paths.append(path)
+            else:
+                others.append(path.relative_to(root).as_posix())
     if not paths:
-        raise ValueError(f"{path} is not a Parquet file and holds none (params.yaml: data.path)")
-    return paths
+        found = f", but {len(others):,} other files, the first {printable(min(others))}" if others else ""
+        raise ValueError(f"{root} is not a Parquet file and holds none{found} (params.yaml: data.path)")
+    return sorted(paths), sorted(others)
 
 
 def _check(path: Path, config: DataConfig) -> None:
     """Raise ValueError unless `path` can be opened and has the columns, of usable types."""
     schema = _open(path).schema_arrow
     for column, key in ((config.image_column, "image_column"), (config.label_column, "label_column")):
-        if column is not None and column not in schema.names:
+        if column is None:
+            continue
+        if column not in schema.names:
             hint = ", or null for none" if key == "label_column" else ""
             raise ValueError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)} (params.yaml: data.{key}{hint})")
-    kind = schema.field(config.image_column).type
-    if not (_is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)):
-        raise ValueError(f"{path}: column {config.image_column!r} is {kind}, expected encoded bytes or a struct {{bytes, path}} of them")
+        if (times := schema.names.count(column)) > 1:
+            raise ValueError(f"{path} has {times} columns {column!r}, expected one; rename the others (params.yaml: data.{key})")
+    try:
+        parquet_images.reader(schema, config.image_column)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} (params.yaml: data.image_column)") from None
     if config.label_column is not None:
         kind = schema.field(config.label_column).type
-        if not (pa.types.is_integer(kind) or _is_text(kind)):
+        if not (pa.types.is_integer(kind) or pa.types.is_null(kind) or parquet_images.is_text(kind)):
             raise ValueError(
                 f"{path}: column {config.label_column!r} is {kind}, expected integers or strings (params.yaml: data.label_column)"
             )
@@ -74,21 +125,22 @@ def _open(path: Path) -> Any:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from None
 
 
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _rows(path: Path, config: DataConfig) -> Iterator[tuple[Any, int | str | None]]:
+def _rows(path: Path, config: DataConfig, known: ClassNumbers, *, num_classes: int) -> Iterator[Row]:
     columns = [config.image_column] + ([] if config.label_column is None else [config.label_column])
+    read = parquet_images.reader(_open(path).schema_arrow, config.image_column)
+    row = 0
     for batch in _stream(path, columns, BATCH_ROWS):
-        images = batch.column(config.image_column).to_pylist()
+        images = batch.column(config.image_column)
         labels = [None] * len(images) if config.label_column is None else batch.column(config.label_column).to_pylist()
-        yield from zip(images, labels, strict=True)
+        for value, label in zip(images, labels, strict=True):
+            try:
+                image, beside = read(value)
+                file = parquet_images.file_beside(path, beside, root=Path(config.path)) if image is None and beside else None
+                number = _class_number(label, known, num_classes=num_classes)
+            except ValueError as error:
+                raise ValueError(f"{path}, row {row}: {error}") from None
+            yield Row(image if file is None else file.read_bytes(), beside, file, number)
+            row += 1
 
 
 def _stream(path: Path, columns: list[str], rows: int) -> Iterator[Any]:
@@ -98,22 +150,81 @@ def _stream(path: Path, columns: list[str], rows: int) -> Iterator[Any]:
         raise ValueError(f"{path} is a damaged Parquet file: {error}") from None
 
 
-def _class_names(paths: list[Path], column: str) -> tuple[str, ...]:
-    """Names from the files' Hugging Face metadata, else the sorted strings of the column, else its numbers."""
-    schema = _open(paths[0]).schema_arrow
-    if pa.types.is_integer(schema.field(column).type):
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        if features.get(column, {}).get("names"):
-            return tuple(features[column]["names"])
-    values: set[int | str] = set()
+def _classes(paths: list[Path], column: str, folder: Path) -> tuple[tuple[str, ...], dict[Path, ClassNumbers]]:
+    """Names of the classes, and for each file what its labels mean.
+
+    Files whose metadata name their classes are joined by name: label 0 of one may be what label 1 of another is. Else the classes are the
+    strings of the column, sorted, or its numbers. A label of null or -1 is none.
+
+    Raises:
+        ValueError: files that mean different things by a label; so many values that the column cannot be one of classes.
+    """
+    kinds = {path: kind for path in paths if (kind := _kind(path, column)) is not None}
+    first = next(iter(kinds), None)
+    for path, kind in kinds.items():
+        if first is not None and kind.what != kinds[first].what:
+            raise ValueError(
+                f"column {column!r} holds {kinds[first].what} in {first}, but {kind.what} in {path}: nothing says which number is which name; "
+                "write it alike in all files, or move the others away (params.yaml: data.path)"
+            )
+    what = None if first is None else kinds[first].what
+    names: tuple[str, ...]
+    if what == NAMED:
+        names = tuple(dict.fromkeys(name for kind in kinds.values() for name in kind.names))
+        number = {name: index for index, name in enumerate(names)}
+        return names, {path: {label: number[name] for label, name in enumerate(kind.names)} for path, kind in kinds.items()}
+    values = _values(paths, column) - {None, NO_LABEL}
+    if not values:
+        raise ValueError(
+            f"column {column!r} of {folder} holds no label, only null or {NO_LABEL}; set data.label_column: null (params.yaml)"
+        )
+    if what == STRINGS:
+        names = tuple(sorted(str(value) for value in values))
+        number = {name: index for index, name in enumerate(names)}
+        return names, dict.fromkeys(kinds, number)
+    return numbered_classes(np.array(sorted(values)), where=f"column {column!r} of {folder}"), {}
+
+
+def _kind(path: Path, column: str) -> Kind | None:
+    """What the labels of a file are; None where it has none at all."""
+    file = _open(path)
+    schema = file.schema_arrow
+    kind = schema.field(column).type
+    if file.metadata.num_rows == 0 or pa.types.is_null(kind):
+        return None
+    if parquet_images.is_text(kind):
+        return Kind(STRINGS)
+    feature: Any = None
+    with suppress(ValueError):  # not JSON: it names nothing
+        feature = json.loads((schema.metadata or {}).get(b"huggingface", b"null"))
+    for key in ("info", "features", column):
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if not names:
+        return Kind(NUMBERS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path}: the huggingface metadata name the classes of column {column!r} {names!r:.200}, expected different strings"
+        )
+    return Kind(NAMED, tuple(names))
+
+
+def _values(paths: list[Path], column: str) -> set[Any]:
+    values: set[Any] = set()
     for path in paths:
         for batch in _stream(path, [column], 1 << 16):
-            values |= set(batch.column(column).unique().to_pylist()) - {None}
-        if len(values) > MAX_CLASSES or len({type(value) for value in values}) > 1:
-            raise ValueError(
-                f"{path}: column {column!r} has {len(values):,} distinct values up to here, expected at most {MAX_CLASSES:,} classes "
-                "of one type (params.yaml: data.label_column)"
-            )
-    if values and all(isinstance(value, str) for value in values):
-        return tuple(sorted(str(value) for value in values))
-    return numbered_classes(np.array(sorted(values), dtype=np.int64), where=f"column {column!r} of {paths[0].parent}")
+            values |= set(batch.column(column).unique().to_pylist())
+            if len(values) > MAX_CLASSES:
+                raise ValueError(
+                    f"{path}: column {column!r} has more than {MAX_CLASSES:,} distinct values up to here, expected classes "
+                    "(params.yaml: data.label_column)"
+                )
+    return values
+
+
+def _class_number(label: Any, known: ClassNumbers, *, num_classes: int) -> int | None:
+    """Number of the class; one that no class has is left as it is, for `prepare` to refuse."""
+    if label is not None and label not in known and known and 0 <= label < num_classes:  # only another file has a name for it
+        raise ValueError(f"label {label}, but the metadata of this file name the classes 0 to {len(known) - 1} only")
+    number: int | None = known.get(label, label)
+    return number
