@@ -22,6 +22,7 @@ class Converted:
 
     images: np.ndarray  # [n, C, H, W] uint8
     labels: np.ndarray  # [n] int64, -1 without labels
+    given: np.ndarray  # [n] int8 index into SPLITS of the split that the source gave, -1 without
     rows: np.ndarray  # [n] int64, number in the source
     digests: np.ndarray  # [n, 2] uint64: the first 16 bytes of the content digest
     sizes: np.ndarray  # [n, 2] int64: original height, width

@@ -123,7 +123,7 @@ class IdxImages:
         for part in _open(self.folder, self.stamp):
             for row in range(max(start - first, 0), min(stop - first, len(part.images))):
                 label = None if part.labels is None else int(part.labels[row])
-                yield RawRecord(name=f"{part.name}#{row}", image=part.images[row], label=label)
+                yield RawRecord(name=f"{part.name}#{row}", image=part.images[row], label=label, split=None)
             first += len(part.images)
 
 

@@ -92,7 +92,7 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
 def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process."""
     images: list[np.ndarray] = []
-    kept: list[tuple[int, int, int, int]] = []  # label, row, height, width
+    kept: list[tuple[int, int, int, int, int]] = []  # label, given split, row, height, width
     digests: list[bytes] = []
     broken: list[tuple[str, str]] = []
     num_classes = None if reader.class_names is None else len(reader.class_names)
@@ -108,14 +108,15 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
                 continue
             images.append(image)
             digests.append(content_digest(image))
-            kept.append((label, row, height, width))
-    table = np.array(kept, np.int64).reshape(-1, 4)
+            kept.append((label, -1 if record.split is None else SPLITS.index(record.split), row, height, width))
+    table = np.array(kept, np.int64).reshape(-1, 5)
     return Converted(
         images=np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8),
         labels=table[:, 0],
-        rows=table[:, 1],
+        given=table[:, 1].astype(np.int8),
+        rows=table[:, 2],
         digests=np.frombuffer(b"".join(digest[:16] for digest in digests), ">u8").reshape(-1, 2).astype(np.uint64),
-        sizes=table[:, 2:],
+        sizes=table[:, 3:],
         broken=tuple(broken),
     )
 
