@@ -147,7 +147,7 @@ def _stream(path: Path, columns: list[str], rows: int) -> Iterator[Any]:
     try:
         yield from _open(path).iter_batches(batch_size=rows, columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is a damaged Parquet file: {error}") from None
+        raise ValueError(f"{path} is a damaged Parquet file, or holds what pyarrow cannot read: {error}") from None
 
 
 def _classes(paths: list[Path], column: str, folder: Path) -> tuple[tuple[str, ...], dict[Path, ClassNumbers]]:

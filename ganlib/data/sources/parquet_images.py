@@ -27,7 +27,7 @@ def reader(schema: Any, column: str) -> Callable[[Any], Found]:
         ValueError: this kind of column holds no images; the reader raises it for a value that is none. Without the file's name.
     """
     kind = schema.field(column).type
-    if _is_bytes(kind):
+    if _is_bytes(kind) or pa.types.is_null(kind):
         return lambda value: (value.as_py(), None)
     if is_text(kind):
         return lambda value: (None, value.as_py())
@@ -162,7 +162,8 @@ def file_beside(parquet: Path, path: str, *, root: Path) -> Path:
             f"no bytes, but the path {path!r}, and data.path is the single file {root.name}; "
             "set data.path to the folder that holds it and the images"
         )
-    if "\0" in path or "://" in path or not (found := parquet.parent / path).resolve().is_relative_to(root.resolve()):
+    found = Path(os.path.normpath(parquet.parent / path))
+    if "\0" in path or "://" in path or not found.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"no bytes, but the path {path!r}, which is not inside {root} (params.yaml: data.path); put the images there")
     if not os.path.isfile(found):  # False, too, for what is too long to be a path
         raise ValueError(f"no bytes, but the path {path!r}, and there is no such file in {parquet.parent}; put the images there")
