@@ -59,10 +59,11 @@ class Parquet:
         used: set[Path] = set()
         with PackWriter(raw) as pack:
             for path in paths:
+                name = printable(path.relative_to(folder).as_posix())
                 for index, row in enumerate(_rows(path, config, numbers.get(path, {}), num_classes=len(class_names or ()))):
-                    name = f"{path.relative_to(folder).as_posix()}#{index}" + (f" ({row.path})" if row.path else "")
-                    pack.append(printable(name), row.label, row.image)
-                    used |= set() if row.file is None else {row.file}
+                    pack.append(f"{name}#{index} ({row.path})" if row.path else f"{name}#{index}", row.label, row.image)
+                    if row.file is not None:
+                        used.add(row.file)
         if pack.num_rows == 0:
             raise ValueError(f"{config.path} holds {len(paths)} Parquet files without a row")
         ignored = tuple(printable(name) for name in others if folder / name not in used)
@@ -130,11 +131,11 @@ def _rows(path: Path, config: DataConfig, known: ClassNumbers, *, num_classes: i
     read = parquet_images.reader(_open(path).schema_arrow, config.image_column)
     row = 0
     for batch in _stream(path, columns, BATCH_ROWS):
-        images = batch.column(config.image_column)
-        labels = [None] * len(images) if config.label_column is None else batch.column(config.label_column).to_pylist()
-        for value, label in zip(images, labels, strict=True):
+        images = read(batch.column(config.image_column))
+        labels = [None] * batch.num_rows if config.label_column is None else batch.column(config.label_column).to_pylist()
+        for label in labels:
             try:
-                image, beside = read(value)
+                image, beside = next(images)
                 file = parquet_images.file_beside(path, beside, root=Path(config.path)) if image is None and beside else None
                 number = _class_number(label, known, num_classes=num_classes)
             except ValueError as error:

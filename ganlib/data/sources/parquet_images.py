@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from PIL import Image
 
 CHANNELS = (1, 3, 4)
 Found = tuple[bytes | None, str | None]  # an encoded file (None: null, or only a path is given), and the path beside it
+Reader = Callable[[Any], Iterator[Found]]
 EXPECTED = (
     "encoded bytes, a struct {bytes, path} of them, paths of files, or uint8 arrays (nested lists [H][W], [H][W][C] or [C][H][W], "
     "fixed-shape tensors)"
 )
 
 
-def reader(schema: Any, column: str) -> Callable[[Any], Found]:
-    """How one value (a pyarrow scalar) of `column` becomes an encoded file.
+def reader(schema: Any, column: str) -> Reader:
+    """How the values of `column`, a batch of them as a pyarrow array, become encoded files.
 
     Raises:
-        ValueError: this kind of column holds no images; the reader raises it for a value that is none. Without the file's name.
+        ValueError: this kind of column holds no images; the reader raises it at a value that is none. Without the file's name.
     """
     kind = schema.field(column).type
     if _is_bytes(kind) or pa.types.is_null(kind):
-        return lambda value: (value.as_py(), None)
+        return lambda values: ((value, None) for value in values.to_pylist())
     if is_text(kind):
-        return lambda value: (None, value.as_py())
+        return lambda values: ((None, value) for value in values.to_pylist())
     if pa.types.is_struct(kind):
         return _struct_reader(kind, column)
     if pa.types.is_fixed_size_binary(kind):
@@ -64,7 +65,7 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _struct_reader(kind: Any, column: str) -> Callable[[Any], Found]:
+def _struct_reader(kind: Any, column: str) -> Reader:
     fields = [field.name for field in kind]
     for name, fits, expected in (("bytes", _is_bytes, "encoded bytes"), ("path", is_text, "strings")):
         if fields.count(name) > 1:
@@ -74,14 +75,10 @@ def _struct_reader(kind: Any, column: str) -> Callable[[Any], Found]:
     if not {"bytes", "path"} & set(fields):
         raise ValueError(f"column {column!r} is {kind}, expected {EXPECTED}")
 
-    def read(value: Any) -> Found:
-        image = value.as_py() or {}
-        return image.get("bytes"), image.get("path")
-
-    return read
+    return lambda values: ((image.get("bytes"), image.get("path")) for image in (value or {} for value in values.to_pylist()))
 
 
-def _raw_reader(schema: Any, column: str) -> Callable[[Any], Found]:
+def _raw_reader(schema: Any, column: str) -> Reader:
     """Fixed-size binary: the pixels of [C, H, W] where the file's metadata has that `shape`, as samples.parquet has; else encoded files."""
     size = schema.field(column).type.byte_width
     try:
@@ -89,30 +86,28 @@ def _raw_reader(schema: Any, column: str) -> Callable[[Any], Found]:
     except (ValueError, TypeError):
         shape = ()
     if not shape:
-        return lambda value: (value.as_py(), None)
+        return lambda values: ((value, None) for value in values.to_pylist())
     if len(shape) != 3 or shape[0] not in CHANNELS or int(np.prod(shape)) != size:
         raise ValueError(f"column {column!r} has {size:,} bytes a row, which are no uint8 image of the metadata's shape {list(shape)}")
 
-    def read(value: Any) -> Found:
-        data = value.as_py()
-        return (None if data is None else _encode(np.frombuffer(data, np.uint8).reshape(shape).transpose(1, 2, 0))), None
+    def encoded(data: bytes | None) -> bytes | None:
+        return None if data is None else _encode(np.frombuffer(data, np.uint8).reshape(shape).transpose(1, 2, 0))
 
-    return read
+    return lambda values: ((encoded(value), None) for value in values.to_pylist())
 
 
-def _array_reader(shape: tuple[int, ...] | None) -> Callable[[Any], Found]:
+def _array_reader(shape: tuple[int, ...] | None) -> Reader:
     """Lists of lists of whole numbers, or flat ones of a known shape."""
 
-    def read(value: Any) -> Found:
-        values = value.value if isinstance(value, pa.ExtensionScalar) else value
-        if values is None or not values.is_valid:
-            return None, None
-        numbers, found = _flatten(values.values)
+    def encoded(value: Any) -> bytes | None:
+        if not value.is_valid:
+            return None
+        numbers, found = _flatten(value.values)
         if numbers.size and (numbers.min() < 0 or numbers.max() > 255):
             raise ValueError(f"an array with numbers from {numbers.min()} to {numbers.max()}, expected 0 to 255")
-        return _encode(_channels_last(numbers.astype(np.uint8).reshape(found if shape is None else shape))), None
+        return _encode(_channels_last(numbers.astype(np.uint8).reshape(found if shape is None else shape)))
 
-    return read
+    return lambda values: ((encoded(value), None) for value in (values.storage if isinstance(values, pa.ExtensionArray) else values))
 
 
 def _flatten(values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
