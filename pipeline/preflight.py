@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ganlib import augment, models, optim
+from ganlib.data import labels
 from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
+from ganlib.data.tree import is_left_out
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
 from ganlib.storage import Address
@@ -74,17 +76,21 @@ def _check_labels(params: Params) -> None:
     folder, why = params_file.ROOT / data.path, ""
     if data.source == "parquet" and data.label_column is None:
         why = "data.label_column is null"
-    elif data.source == "image_folder" and folder.is_dir() and not _has_folders(folder):
-        why = f"{data.path} has no class folders (params.yaml: data.path)"
+    elif data.source == "image_folder" and data.classes == "none":
+        why = "data.classes is none"
+    elif data.source == "image_folder" and folder.is_dir() and not _may_have_classes(folder):
+        why = f"{data.path} has no class folders and no file of labels (params.yaml: data.path)"
     elif data.source == "idx" and folder.is_dir() and (pairs := find_pairs(folder)) and pairs[0][1] is None:
         why = f"{data.path} holds no *labels-idx1-ubyte (params.yaml: data.path)"
     if why:  # else the train stage sees it, before it starts any worker
         raise ValueError(f"model.conditional=true needs labelled data, but {why}; label them, or set model.conditional: false")
 
 
-def _has_folders(folder: Path) -> bool:
+def _may_have_classes(folder: Path) -> bool:
+    """Whether it holds folders, a file of labels or an archive; which classes that makes is known only when they are fetched."""
     with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+        seen = [entry for entry in entries if not is_left_out(entry.name)]
+        return any(entry.is_dir() or entry.name in labels.FILES or entry.name.lower().endswith(".zip") for entry in seen)
 
 
 def _check_classes(params: Params) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS
 from ganlib.data.raw import SourceInfo
+from ganlib.data.splits import Splitting
 
 SHOWN = 20  # offenders named in a message or report
 SHOWN_DUPLICATES = 5
@@ -35,14 +36,18 @@ class Contract:
     Args:
         size: wanted (height, width).
         on_error: `fail` makes `check` refuse broken images.
+        splitting: how the images are split; says in the report which splits were given.
     """
 
-    def __init__(self, *, class_names: tuple[str, ...] | None, size: tuple[int, int], on_error: Literal["fail", "skip"]) -> None:
+    def __init__(
+        self, *, class_names: tuple[str, ...] | None, size: tuple[int, int], on_error: Literal["fail", "skip"], splitting: Splitting
+    ) -> None:
         self.class_names = class_names
         self.num_broken = 0
         self._broken: list[tuple[str, str]] = []
         self._size = size
         self._on_error = on_error
+        self._splitting = splitting
         self._labels: list[np.ndarray] = []
         self._splits: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
@@ -102,10 +107,17 @@ class Contract:
         counts = self.split_counts()
         total = sum(counts.values())
         duplicates = self._duplicates(name_of)
+        leaked = self._leaked()
         classes = self._classes()
         return {
             "source": source.source,
             "images": {"total": total, **counts},
+            "splits": {
+                "by": "given" if self._splitting.given else "content",
+                "given": dict(self._splitting.given),
+                "carved_from_train": list(self._splitting.carved),
+                "also_in_train": leaked,
+            },
             "classes": classes,
             "broken": {"count": self.num_broken, "first": [{"name": name, "reason": reason} for name, reason in self._broken]},
             "sizes": {
@@ -117,7 +129,8 @@ class Contract:
             },
             "duplicates": duplicates,
             "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
-            "warnings": self._warnings(total, duplicates, classes),
+            "notes": list(source.notes),
+            "warnings": self._warnings(total, duplicates, classes) + self._leak_warnings(leaked, counts),
         }
 
     def _classes(self) -> dict[str, Any] | None:
@@ -132,10 +145,7 @@ class Contract:
         """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
         digests = _joined(self._digests, np.uint64).reshape(-1, 2)
         labels, rows = _joined(self._labels, np.int64), _joined(self._rows, np.int64)
-        order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
-        ordered = digests[order]
-        is_copy = np.zeros(len(order), bool)
-        is_copy[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+        order, is_copy = _equal_neighbours(digests)
         group = np.cumsum(~is_copy) - 1  # [n] number of the group, in the order of `order`
         members = np.bincount(group, minlength=0) if len(group) else np.zeros(0, np.int64)
         differs = np.zeros(len(order), bool)
@@ -150,6 +160,22 @@ class Contract:
             "first": [[name_of(int(row)) for row in rows[order][starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
         }
 
+    def _leaked(self) -> dict[str, int]:
+        """Images of val and test whose pixels are in train too: none where all are split by content."""
+        order, is_copy = _equal_neighbours(_joined(self._digests, np.uint64).reshape(-1, 2))
+        splits = _joined(self._splits, np.int8)[order]
+        group = np.cumsum(~is_copy) - 1
+        is_learnt = np.bincount(group, weights=splits == SPLITS.index("train")) > 0  # [groups]
+        return {name: int((is_learnt[group] & (splits == SPLITS.index(name))).sum()) for name in ("val", "test")}
+
+    def _leak_warnings(self, leaked: dict[str, int], counts: dict[str, int]) -> list[str]:
+        return [
+            f"{count:,} of {counts[name]:,} {name} images have the pixels of a training image (the split is given, so none was moved): "
+            "figures on it flatter what memorises; data.splits=content keeps equal images together"
+            for name, count in leaked.items()
+            if count
+        ]
+
     def _warnings(self, total: int, duplicates: dict[str, Any], classes: dict[str, Any] | None) -> list[str]:
         found = []
         if self.num_broken:
@@ -159,7 +185,8 @@ class Contract:
                 f"{self._num_enlarged:,} of {total:,} images are smaller than {list(self._size)} and were enlarged: they are blurred"
             )
         if duplicates["extra_copies"]:
-            found.append(f"{duplicates['extra_copies']:,} images are exact copies of another one; copies share a split")
+            where = "each stays in its given split" if self._splitting.given else "copies share a split"
+            found.append(f"{duplicates['extra_copies']:,} images are exact copies of another one; {where}")
         if duplicates["groups_with_several_labels"]:
             found.append(f"{duplicates['groups_with_several_labels']:,} groups of equal images have more than one label")
         if classes is not None:
@@ -174,6 +201,15 @@ class Contract:
             if classes["balance"] < IMBALANCE_WARNING:
                 found.append(f"the smallest class has {classes['balance']:.3g} times the images of the largest")
         return found
+
+
+def _equal_neighbours(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order [n] that puts equal rows of `digests` ([n, 2]) side by side, first come first, and [n] whether one equals the row before it there."""
+    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    is_copy = np.zeros(len(order), bool)
+    is_copy[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return order, is_copy
 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -3,6 +3,7 @@
 DVC then sees a handful of files instead of one a image, and the original folder may go away.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,6 +90,12 @@ class PackImages:
     def sizes_bytes(self) -> np.ndarray:
         sizes = [np.diff(_offsets(batch)) for batch in _batches(self.folder, self.stamp)]
         return np.concatenate(sizes) if sizes else np.empty(0, np.int64)
+
+    def given_splits(self) -> dict[str | None, int]:
+        counts: Counter[str | None] = Counter()
+        for batch in _batches(self.folder, self.stamp):
+            counts.update({pair["values"]: pair["counts"] for pair in batch.column(3).value_counts().to_pylist()})
+        return dict(counts)
 
     def name(self, row: int) -> str:
         return next(self.read(row, row + 1)).name

@@ -21,7 +21,7 @@ from ganlib.data.decode import BrokenImage, Conversion, convert, strict_decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
-from ganlib.data.splits import assign, content_digest
+from ganlib.data.splits import content_digest, splitting
 from ganlib.files import require_space
 
 TASK_BYTES = 2 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
@@ -53,7 +53,14 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     if processes is None:
         processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
     tasks = split_work(stored_bytes, image_bytes)
-    contract = Contract(class_names=reader.class_names, size=(height, width), on_error=config.on_error)
+    splits_by = splitting(
+        config.splits,
+        reader.given_splits(),
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        where=f"{raw} ({source.source})",
+    )
+    contract = Contract(class_names=reader.class_names, size=(height, width), on_error=config.on_error, splitting=splits_by)
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
@@ -61,7 +68,7 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         ]
         converted = stack.enter_context(closing(_convert_in_order(reader, tasks, conversion, min(processes, max(len(tasks), 1)))))
         for part in converted:
-            splits = assign(part.digests[:, 0], val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+            splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
                 chosen = splits == index

@@ -25,6 +25,8 @@ def main() -> None:
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
     print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
+    for note in info.notes:
+        print(f"note: {note}")
 
 
 if __name__ == "__main__":

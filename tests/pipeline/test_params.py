@@ -91,8 +91,17 @@ def test_a_condition_on_files_without_classes(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(params.ParamsError, match="has no class folders"):
         preflight.parse(changed(**files, data__source="image_folder"))
+    (tmp_path / "@eaDir").mkdir()
+    with pytest.raises(params.ParamsError, match="has no class folders and no file of labels"):
+        preflight.parse(changed(**files, data__source="image_folder"))
+    for name in ("labels.csv", "dump.zip"):
+        (tmp_path / name).touch()
+        assert preflight.parse(changed(**files, data__source="image_folder")).model.conditional
+        (tmp_path / name).unlink()
     (tmp_path / "cats").mkdir()
     assert preflight.parse(changed(**files, data__source="image_folder")).model.conditional
+    with pytest.raises(params.ParamsError, match=r"but data\.classes is none"):
+        preflight.parse(changed(**files, data__source="image_folder", data__classes="none"))
     (tmp_path / "train-images-idx3-ubyte").touch()
     with pytest.raises(params.ParamsError, match=r"holds no \*labels-idx1-ubyte"):
         preflight.parse(changed(**files, data__source="idx"))

@@ -130,14 +130,14 @@ def test_image_folder_order_labels_and_ignored_files(tmp_path: Path) -> None:
     for path in ("b/2.PNG", "b/deep/1.png", "a/x.png", "a-b/x.png", "a/notes.txt", ".git/x.png", "a/.hidden.png"):
         (incoming / path).parent.mkdir(parents=True, exist_ok=True)
         (incoming / path).write_bytes(png(0))
-    (incoming / "loop").symlink_to(incoming)
-    (incoming / "c").symlink_to(incoming / "b" / "deep")  # seen twice, read once
     info = fetched("image_folder", incoming, tmp_path / "raw")
     records = list(open_raw(tmp_path / "raw").read(0, 99))
-    assert [(record.name, record.label) for record in records] in (
-        [("a-b/x.png", 1), ("a/x.png", 0), ("b/2.PNG", 2), ("b/deep/1.png", 2)],
-        [("a-b/x.png", 1), ("a/x.png", 0), ("b/2.PNG", 2), ("c/1.png", 3)],
-    )
+    assert [(record.name, record.label) for record in records] == [
+        ("a-b/x.png", 1),
+        ("a/x.png", 0),
+        ("b/2.PNG", 2),
+        ("b/deep/1.png", 2),
+    ]
     assert info.ignored_examples == (".git", "a/.hidden.png", "a/notes.txt")
     assert info.ignored_count == 3
 
