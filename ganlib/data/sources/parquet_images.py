@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,22 +142,3 @@ def _encode(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def file_beside(parquet: Path, path: str, *, root: Path) -> Path:
-    """The file that a row without bytes names, relative to the file it stands in.
-
-    Raises:
-        ValueError: it is none, or lies outside `root`, which is all that is known to be the data.
-    """
-    if not root.is_dir():
-        raise ValueError(
-            f"no bytes, but the path {path!r}, and data.path is the single file {root.name}; "
-            "set data.path to the folder that holds it and the images"
-        )
-    found = Path(os.path.normpath(parquet.parent / path))
-    if "\0" in path or "://" in path or not found.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"no bytes, but the path {path!r}, which is not inside {root} (params.yaml: data.path); put the images there")
-    if not os.path.isfile(found):  # False, too, for what is too long to be a path
-        raise ValueError(f"no bytes, but the path {path!r}, and there is no such file in {parquet.parent}; put the images there")
-    return found

@@ -65,6 +65,7 @@ def test_files_whose_class_lists_differ_are_joined_by_name(tmp_path: Path) -> No
     write(tmp_path / "in" / "c.parquet", label=[0, 2, 7], names=["eel", "cat", "dog"])
     info, records = fetched(tmp_path / "in", tmp_path / "raw")
     assert info.class_names == ("cat", "dog", "eel")
+    assert info.notes == ("the files list their classes differently: they were joined by name, 3 classes",)
     assert [record.label for record in records] == [0, 1, -1, 1, 0, 2, 1, 7]  # -1 and 7 are of no class: prepare refuses them
 
 
@@ -127,15 +128,76 @@ def test_names_that_name_nothing_are_refused(names: object, tmp_path: Path) -> N
 
 def test_labels_that_are_withheld(tmp_path: Path) -> None:
     """-1 and null are no label. Kills the mutant that counts -1 as a class number and refuses the whole set."""
-    write(tmp_path / "in" / "test.parquet", label=[-1, None])
+    write(tmp_path / "in" / "a.parquet", label=[-1, None])
     refused(tmp_path / "in", tmp_path / "raw", r"holds no label, only null or -1; set data\.label_column: null")
-    write(tmp_path / "in" / "train.parquet", label=[1, 3])
+    write(tmp_path / "in" / "b.parquet", label=[1, 3])
     info, records = fetched(tmp_path / "in", tmp_path / "raw2")
     assert info.class_names == ("0", "1", "2", "3")
     assert [record.label for record in records] == [-1, None, 1, 3]
 
 
+@pytest.mark.parametrize("withheld", [[-1, -1], [None, None]])
+def test_a_test_split_whose_labels_are_withheld_is_left_out(withheld: list[object], tmp_path: Path) -> None:
+    """As competitions have it. Kills the mutants that stop there, that leave out a split with one label, and that do so under splits: content."""
+    write(tmp_path / "in" / "train.parquet", label=[0, 1], names=["cat", "dog"])
+    write(tmp_path / "in" / "test-00000-of-00001.parquet", label=withheld, names=["cat", "dog"])
+    info, records = fetched(tmp_path / "in", tmp_path / "raw")
+    assert [(record.name, record.split) for record in records] == [("train.parquet#0", "train"), ("train.parquet#1", "train")]
+    assert "2 images of the test split have no label: they were left out" in info.notes[1]
+    _, records = fetched(tmp_path / "in", tmp_path / "raw2", splits="content")
+    assert len(records) == 4
+    _, records = fetched(tmp_path / "in", tmp_path / "raw3", label_column=None)
+    assert len(records) == 4
+    write(tmp_path / "in" / "test-00001-of-00001.parquet", label=[1], names=["cat", "dog"])
+    _, records = fetched(tmp_path / "in", tmp_path / "raw4")
+    assert [record.label for record in records] == [*withheld, 1, 0, 1]
+
+
+def test_names_are_in_natural_order_and_no_two_look_alike(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", label=["10", "9", "b2", "b10"])
+    assert fetched(tmp_path / "in", tmp_path / "raw")[0].class_names == ("9", "10", "b2", "b10")
+    write(tmp_path / "in" / "b.parquet", label=["caf\u00e9", "cafe\u0301"])
+    refused(tmp_path / "in", tmp_path / "raw2", r"the classes 'cafe\\u0301' and 'caf\\xe9' look like one name; write them alike")
+
+
 # files
+
+
+def test_names_give_the_splits(tmp_path: Path) -> None:
+    """Hugging Face's names of files, and of folders. Kills the mutants that look at one of the two, or at the farthest folder."""
+    expected = {
+        "train-00000-of-00002.parquet": "train",
+        "train-00001-of-00002.parquet": "train",
+        "validation-00000-of-00001.parquet": "val",
+        "test-00000-of-00001.parquet": "test",
+        "default/train/0000.parquet": "train",
+        "test/more/train/0000.parquet": "train",
+        "dev/0000.parquet": "val",
+        "testing/test-0.parquet": "test",
+    }
+    for name in expected:
+        write(tmp_path / "in" / name, label=[0])
+    info, records = fetched(tmp_path / "in", tmp_path / "raw")
+    assert {record.name.removesuffix("#0"): record.split for record in records} == expected
+    assert info.notes == (
+        "splits by the names of the files: test 2, train 4, val 2 (data.splits: content splits all rows by their pixels)",
+    )
+    info, records = fetched(tmp_path / "in", tmp_path / "raw2", splits="content")
+    assert {record.split for record in records} == {None}
+    assert info.notes == ()
+    write(tmp_path / "in" / "train" / "test.parquet", label=[0])
+    refused(
+        tmp_path / "in", tmp_path / "raw3", r"train/test\.parquet is of the test and of the train split by its names; rename it, or set"
+    )
+    assert len(fetched(tmp_path / "in", tmp_path / "raw4", splits="content")[1]) == 9
+
+
+def test_linked_folders_are_refused(tmp_path: Path) -> None:
+    """DVC does not look into them. Kills the mutant that walks by itself."""
+    write(tmp_path / "elsewhere" / "a.parquet", label=[0])
+    write(tmp_path / "in" / "a.parquet", label=[0])
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    refused(tmp_path / "in", tmp_path / "raw", r"linked is a linked folder")
 
 
 def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -209,7 +271,7 @@ def test_a_single_file_does_not_lead_out_of_itself(tmp_path: Path) -> None:
     """What lies beside it is not hashed with it."""
     (tmp_path / "0.png").write_bytes(png())
     write(tmp_path / "a.parquet", image=[{"bytes": None, "path": "0.png"}])
-    refused(tmp_path / "a.parquet", tmp_path / "raw", r"row 0: .*data\.path is the single file a\.parquet; set data\.path to the folder")
+    refused(tmp_path / "a.parquet", tmp_path / "raw", r"row 0: .*set data\.path to the folder that holds them and the Parquet files")
 
 
 def nested(image: np.ndarray, kind: Any) -> Any:
