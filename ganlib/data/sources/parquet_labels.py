@@ -128,12 +128,14 @@ def _kind(path: Path, column: str) -> Kind | None:
 def _values(paths: list[Path], column: str) -> dict[Path, set[Any]]:
     """The different labels of each file."""
     values: dict[Path, set[Any]] = {path: set() for path in paths}
+    distinct: set[Any] = set()
     for path in paths:
         for batch in stream(path, [column], 1 << 16):
             values[path] |= set(batch.column(column).unique().to_pylist()) - {None, NO_LABEL}
-            if len(values[path]) > MAX_CLASSES:
+            distinct |= values[path]
+            if len(distinct) > MAX_CLASSES:
                 raise ValueError(
-                    f"{path}: column {column!r} has more than {MAX_CLASSES:,} distinct values, expected classes "
+                    f"{path}: column {column!r} has more than {MAX_CLASSES:,} distinct values up to here, expected classes "
                     "(params.yaml: data.label_column)"
                 )
     return values

@@ -351,3 +351,13 @@ def test_raw_pixels_with_the_shape_in_the_metadata(tmp_path: Path) -> None:
 def test_what_is_no_image_column_names_the_file(column: Any, said: str, tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", image=column)
     refused(tmp_path, tmp_path / "raw", said)
+
+
+def test_a_column_of_ids_is_no_column_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all files together. Kills the mutant that counts each by itself."""
+    monkeypatch.setattr("ganlib.data.sources.parquet_labels.MAX_CLASSES", 3)
+    write(tmp_path / "in" / "a.parquet", label=["a", "b"])
+    write(tmp_path / "in" / "b.parquet", label=["b", "c"])
+    assert fetched(tmp_path / "in", tmp_path / "raw")[0].class_names == ("a", "b", "c")
+    write(tmp_path / "in" / "c.parquet", label=["d"])
+    refused(tmp_path / "in", tmp_path / "raw2", r"c\.parquet: column 'label' has more than 3 distinct values up to here")
