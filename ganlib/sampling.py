@@ -52,6 +52,16 @@ class Prior:
     def of(cls, model: ModelConfig, image: ImageSpec) -> "Prior":
         return cls(latent_dim=model.latent_dim, distribution=model.latent_distribution, class_counts=known_to(model, image).class_counts)
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Numbers of the classes that have training images: of the others the networks know nothing."""
+        return tuple(number for number, count in enumerate(self.class_counts) if count)
+
+    def column_classes(self, columns: int) -> tuple[int, ...]:
+        """The class that each of `columns` columns of a picture shows: in turn, or spread evenly over more classes; () without classes."""
+        known = self.classes
+        return tuple(known[column * max(1, len(known) // columns) % len(known)] for column in range(columns)) if known else ()
+
     def draw(self, count: int, rng: torch.Generator) -> Inputs:
         """`count` inputs on the CPU, all from one generator."""
         z = latents(count, self.latent_dim, self.distribution, rng)
@@ -67,10 +77,7 @@ class Prior:
     def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
         """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
         z, labels = self.seeded(seed, indices)
-        return Inputs(
-            z,
-            None if labels is None else torch.arange(len(z)) % columns * max(1, len(self.class_counts) // columns) % len(self.class_counts),
-        )
+        return Inputs(z, None if labels is None else torch.tensor(self.column_classes(columns))[torch.arange(len(z)) % columns])
 
     def _labels(self, count: int, rng: torch.Generator) -> Tensor:
         """[count] int64: the class of an image drawn from the training data."""

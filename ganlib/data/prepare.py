@@ -133,6 +133,8 @@ def _label(label: int | None, num_classes: int | None) -> int:
         return -1
     if label is None:
         raise BrokenImage("no label (null)")
+    if label == -1:
+        raise BrokenImage("no label (-1)")  # as Hugging Face's data sets withhold them
     if not 0 <= label < num_classes:
         raise BrokenImage(f"label {label}, expected 0..{num_classes - 1}")
     return label

@@ -20,6 +20,7 @@ def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]
     """Share of the classes that the fakes cover, and KL(fakes || held-out real) of their predicted classes in nats.
 
     Both sides are predicted by the extractor, so its mistakes cancel. Half an image is added to each class, which keeps the KL finite.
+    A class without training images is none.
     For a conditional generator `label_agreement` is the share of fakes that are predicted as the class they were asked to be.
 
     Raises:
@@ -30,8 +31,9 @@ def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]
             "the metric class_coverage needs an extractor that knows the classes: "
             "set reference.extractor=classifier, or leave the metric out (params.yaml: evaluate.metrics)"
         )
-    k = data.num_classes
-    real, fake = class_shares(data.real_classes, k), class_shares(data.fake_classes, k)
+    known = data.known_classes
+    k = len(known)
+    real, fake = (class_shares(classes, data.num_classes)[known] for classes in (data.real_classes, data.fake_classes))
     present = real > 0
     p = (fake * len(data.fake_classes) + 0.5) / (len(data.fake_classes) + 0.5 * k)
     q = (real * len(data.real_classes) + 0.5) / (len(data.real_classes) + 0.5 * k)

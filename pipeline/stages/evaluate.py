@@ -63,7 +63,11 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
 
     def compare(fake: Tensor, labels: np.ndarray | None = None) -> interface.Comparison:
         return interface.Comparison(
-            real=real, fake=fake, train=train, fake_labels=labels, **interface.predicted_classes(reference.extractor, real, fake)
+            real=real,
+            fake=fake,
+            train=train,
+            fake_labels=labels,
+            **interface.predicted_classes(reference.extractor, real, fake, manifest.splits["train"].class_counts),
         )
 
     other = "val" if config.split == "test" else "test"
@@ -103,7 +107,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         plots.nearest_train(folder / "nearest_train.png", fake_images[fakes], nearest_images, distances)
         plots.feature_map(folder / "features.png", real, fake)
         if data.real_classes is not None and data.fake_classes is not None:
-            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.num_classes)
+            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.known_classes)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result).encode())

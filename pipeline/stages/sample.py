@@ -49,14 +49,14 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         **{key.capitalize(): f"{value:g}" for key, value in options.items()},
     }
 
-    def told(place: str) -> dict[str, str]:
-        names = generator.numbered(trained.class_names)
-        return description | ({"Classes": f"one class a {place}, of {names}"} if names else {})
+    def told(columns: int, place: str) -> dict[str, str]:
+        classes = trained.told(columns, place=place)
+        return description | ({"Classes": classes} if classes else {})
 
     with atomic_folder(root / "samples") as samples:
         write_parquet(samples / "samples.parquet", images, drawn.labels, seed=config.seed, generator_sha256=sha256, **options)
-        (samples / "grid.png").write_bytes(grid_png(grid, columns=config.grid_columns, description=told("column")))
-        picture = grid_png(between, columns=config.interpolation_steps, description=told("row"))
+        (samples / "grid.png").write_bytes(grid_png(grid, columns=config.grid_columns, description=told(config.grid_columns, "column")))
+        picture = grid_png(between, columns=config.interpolation_steps, description=told(config.interpolation_rows, "row"))
         (samples / "interpolation.png").write_bytes(picture)
 
 
