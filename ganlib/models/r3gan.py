@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganlib.config import Section
 from ganlib.models import MODELS, ImageSpec, Judgement
 from ganlib.models.layers.heads import Condition, Head, with_label_maps
-from ganlib.models.layers.resample import BILINEAR, downsample, upsample
+from ganlib.models.layers.resample import downsample, upsample
 from ganlib.models.layers.sizes import doublings
 
 SLOPE = 0.2
@@ -83,25 +83,25 @@ def _initialise(network: nn.Module, rng: Rng) -> None:
 
 
 class Up(nn.Module):
-    """1x1 convolution to fewer channels, then bilinear doubling."""
+    """1x1 convolution to fewer channels, then doubling with (1, 3, 3, 1): the released (1, 2, 1), bilinear, convolved with a box."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(fan_in, fan_out, 1, bias=False) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(self.convolution(x), BILINEAR)
+        return upsample(self.convolution(x))
 
 
 class Down(nn.Module):
-    """Bilinear halving, then a 1x1 convolution to more channels."""
+    """Halving with the same filter, then a 1x1 convolution to more channels."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(fan_in, fan_out, 1, bias=False) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.convolution(downsample(x, BILINEAR))
+        y: Tensor = self.convolution(downsample(x))
         return y
 
 
