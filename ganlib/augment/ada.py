@@ -124,7 +124,8 @@ class Ada:
             gains = gains * gain / (POWER * gain.square()).sum(1, keepdim=True).sqrt()
         is_filtered = (gains - 1).abs().amax(1) > 1e-6
         down, across = ((gains @ band_matrices(side).flatten(1)).unflatten(1, (1, side, side)).to(images) for side in images.shape[2:])
-        return torch.where(per_image(is_filtered, images), down @ images @ across.mT, images)
+        filtered: Tensor = down @ images @ across.mT
+        return torch.where(per_image(is_filtered, images), filtered, images)
 
     def _noise(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Normal noise, its standard deviation |N(0, 0.1)|."""
@@ -138,7 +139,8 @@ class Ada:
             ((torch.arange(side) + 0.5) / side - centre[:, None]).abs() < half[:, None]
             for side, centre in zip(images.shape[2:], torch.rand(2, len(images), generator=rng), strict=True)
         ]
-        return images * ~(is_in[0][:, None, :, None] & is_in[1][:, None, None, :]).to(images.device)
+        is_cut: Tensor = (is_in[0][:, None, :, None] & is_in[1][:, None, None, :]).to(images.device)
+        return images * ~is_cut
 
 
 @cache

@@ -32,8 +32,10 @@ from ganlib.regularizers import (
 )
 from ganlib.rng import keyed_rng
 from ganlib.steering import Steered
+from ganlib.tasks import TASKS
 from ganlib.tasks.adversarial import check_parts
 from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)  # |w| = 5
 
@@ -368,6 +370,17 @@ def test_a_term_without_what_it_needs_is_refused_before_work(name, model, messag
 def test_a_number_that_would_divide_by_zero_is_refused_before_work(name, options, message):
     with pytest.raises(ValueError, match=message):
         check_parts(ModelConfig(name="r3gan"), TaskConfig(regularizers={name: options}), IMAGE)
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "progressive"])
+def test_groups_that_do_not_divide_a_shard_are_refused_before_work(name):
+    model = ModelConfig(name=name, discriminator={"minibatch_stddev_group": 3})
+    task = TaskConfig(name="progressive" if name == "progressive" else "adversarial", regularizers={})
+    check = TASKS.get(task.name)().check
+    with pytest.raises(ValueError, match=r"minibatch_stddev_group=3 does not divide the 8 images of a logical worker .* a divisor of 8"):
+        check(model, task, TrainConfig(total_images=1000, batch_images=32, logical_workers=4), IMAGE)
+    check(model, task, TrainConfig(total_images=1000, batch_images=24, logical_workers=4), IMAGE)
+    check(model, task, TrainConfig(total_images=1000, batch_images=8, logical_workers=4), IMAGE)  # two images: fewer than a group
 
 
 def test_a_generator_without_anything_to_learn_from_is_refused():

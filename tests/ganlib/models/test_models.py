@@ -183,6 +183,27 @@ def test_minibatch_stddev_by_hand():
     torch.testing.assert_close(MinibatchStddev()(x)[:, 2], torch.tensor([0.5, 0.5]), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("group", [1, 2, 3, 6])
+def test_minibatch_stddev_of_groups_by_hand(group):
+    """Sample i is with i + N / group, ...: each group alone is a shard. Kills: neighbours in one group, one deviation for all."""
+    x = torch.randn(6, 3, 2, 2, generator=keyed_rng(0, "x"))
+    appended = MinibatchStddev(group)(x)
+    groups = 6 // group
+    for first in range(groups):
+        torch.testing.assert_close(appended[first::groups], MinibatchStddev()(x[first::groups]))
+    assert torch.equal(MinibatchStddev(8)(x), MinibatchStddev()(x))  # fewer than a group: the shard
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "progressive"])
+def test_the_group_of_the_minibatch_stddev_is_an_option(name):
+    config = ModelConfig(name=name, latent_dim=12, discriminator={"width": 8, "minibatch_stddev_group": 2})
+    discriminator = models.build_discriminator(config, ImageSpec(channels=1, size=(8, 8)), seed=0)
+    images = torch.randn(4, 1, 8, 8, generator=keyed_rng(0, "x"))
+    before, after = discriminator(images), discriminator(torch.cat([images[:1], images[:2], images[3:]]))
+    torch.testing.assert_close(before[1::2], torch.stack([discriminator(images[1::2])[0], discriminator(images[1::2])[1]]))
+    assert before[0] != after[0]  # its partner is another image now
+
+
 def test_dropout_is_keyed_scaled_and_off_in_evaluation():
     layer, x = Dropout(0.25), torch.ones(10_000)
 

@@ -94,7 +94,7 @@ def test_evaluation_clamps_and_training_does_not():
     assert generator.eval()(noise(64, DIM)).abs().max() == 1
 
 
-@pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat"])
+@pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat", "inner_product"])
 def test_conditions(condition):
     generator, discriminator = pair(size=(24, 40), classes=3, condition=condition)
     same, labels = noise(1, DIM).expand(2, -1), torch.tensor([0, 1])
@@ -124,3 +124,17 @@ def test_every_row_of_the_image_has_its_part_in_the_logit():
         torch.testing.assert_close(profile, profile.flip(0), rtol=1e-4, atol=0)
         assert 0.5 * profile.mean() < profile.min()  # zeros beyond the border have no gradient
         assert profile.max() < 1.2 * profile.mean()
+
+
+def test_an_inner_product_is_all_of_the_logit():
+    """The released conditional discriminator. Kills: a logit beside it, an embedding of another size at the start."""
+    _, discriminator = pair(classes=3, condition="inner_product", embedding_dim=64)
+    images, labels = noise(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    judgement = discriminator(images, labels, full=True)
+    head = discriminator.head
+    expected = [(head.linear.weight @ f) @ head.embedding.weight[label] for f, label in zip(judgement.features, labels, strict=True)]
+    torch.testing.assert_close(judgement.logits, torch.stack(expected))
+    assert head.embedding.weight.std().item() == pytest.approx((3 * 64) ** -0.5, rel=0.15)
+    assert set(dict(head.named_parameters())) == {"linear.weight", "embedding.weight"}
+    plain = pair(condition="inner_product")[1]  # no classes: the plain logit
+    assert plain(images).shape == (4,)
