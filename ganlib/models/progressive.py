@@ -36,6 +36,9 @@ class DiscriminatorOptions(Section):
     """Options of the discriminator."""
 
     width: int = Field(32, ge=1, description="channels at the image's own size; each coarser level has twice as many, up to 16 times")
+    minibatch_stddev_group: int = Field(
+        0, ge=0, description="images whose spread D sees, 4 in the released code; 0: a logical worker's shard"
+    )
     condition: Condition = Field("auxiliary", description="how it is told the class, where there are classes")
 
 
@@ -141,7 +144,7 @@ class ProgressiveDiscriminator(nn.Module):
         self.classes = image.classes if options.condition == "concat" else 0
         self.level = level
         core = nn.Sequential(
-            MinibatchStddev(),
+            MinibatchStddev(options.minibatch_stddev_group),
             EqualConv2d(widths[0] + 1, widths[0], 3, gain=GAIN),
             nn.LeakyReLU(SLOPE),
             nn.Flatten(),

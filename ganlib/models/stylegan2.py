@@ -42,8 +42,13 @@ class DiscriminatorOptions(Section):
     """Options of the discriminator."""
 
     width: int = Field(32, ge=1, description="channels at the image's own size; doubles with each level, up to 16 times")
-    architecture: Literal["residual", "skip"] = Field("residual", description="skip: each level reads the shrunken image as well")
+    architecture: Literal["residual", "skip", "orig"] = Field(
+        "residual", description="skip: each level reads the shrunken image as well; orig: neither, as StyleGAN2-ADA has it for CIFAR-10"
+    )
     minibatch_stddev: bool = Field(True, description="the batch's spread as one more feature map at the core")
+    minibatch_stddev_group: int = Field(
+        0, ge=0, description="images whose spread it is, 4 in the released code; 0: a logical worker's shard"
+    )
     condition: Condition = Field("projection", description="how it is told the class, where there are classes")
 
 
@@ -230,7 +235,7 @@ class DownConvolution(EqualConv2d):
 
 
 class DiscriminatorLevel(nn.Module):
-    """Two convolutions and a halving, beside a linear path of half the variance (figure 7c); without that path for `skip`."""
+    """Two convolutions and a halving, beside a linear path of half the variance (figure 7c); without that path for `skip` and `orig`."""
 
     def __init__(self, fan_in: int, fan_out: int, *, residual: bool) -> None:
         super().__init__()
@@ -260,7 +265,7 @@ class StyleGAN2Discriminator(nn.Module):
         residual = options.architecture == "residual"
         self.levels = nn.ModuleList(DiscriminatorLevel(fan_in, fan_out, residual=residual) for fan_in, fan_out in pairwise(widths))
         top = widths[-1]
-        self.spread = MinibatchStddev() if options.minibatch_stddev else nn.Identity()
+        self.spread = MinibatchStddev(options.minibatch_stddev_group) if options.minibatch_stddev else nn.Identity()
         self.core = EqualConv2d(top + options.minibatch_stddev, top, 3, gain=GAIN)
         self.hidden = EqualLinear(top * height * width, top, gain=GAIN)
         self.head = Head(top, classes=image.classes, condition=options.condition, linear=EqualLinear, embedding=EqualEmbedding)

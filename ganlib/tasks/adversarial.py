@@ -127,6 +127,7 @@ class Adversarial:
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         options(Section, task.options, key="task.options")
         check_parts(model, task, image)
+        check_shards(model, train)
         if train.freeze:
             freeze.check(self.meta_networks(model, image), train.freeze)
 
@@ -227,3 +228,13 @@ def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
                 f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "
                 "set model.discriminator.normalization: none"
             )
+
+
+def check_shards(model: ModelConfig, train: TrainConfig) -> None:
+    """Raise ValueError where a shard does not divide into the groups that D compares."""
+    group, shard = discriminator_option(model, "minibatch_stddev_group") or 0, train.shard_images
+    if group and shard > group and shard % group:
+        raise ValueError(
+            f"model.discriminator.minibatch_stddev_group={group} does not divide the {shard} images of a logical worker (train.batch_images="
+            f"{train.batch_images} over logical_workers={train.logical_workers}); set a divisor of {shard}, or 0 for all of them"
+        )

@@ -298,12 +298,23 @@ class Shard:
 
     @cached_property
     def real_judgement(self) -> Judgement:
+        self.real_call = self.num_judged
         with torch.set_grad_enabled(self.trained == "discriminator"):
             return self.judge(self.real, self.labels)
 
     @cached_property
     def fake_judgement(self) -> Judgement:
+        self.fake_call = self.num_judged
         return self.judge(self.fake, self.fake_labels)
+
+    def change(self, of: str, step: torch.Tensor) -> torch.Tensor:
+        """D at moved images, augmented as the ones in place were, against D there."""
+        images, labels = (self.real, self.labels) if of == "real" else (self.fake, self.fake_labels)
+        before = getattr(self, f"{of}_judgement").logits
+        later, self.num_judged = self.num_judged, getattr(self, f"{of}_call")
+        after = self.judge(images + step, labels).logits
+        self.num_judged = later
+        return after - before
 
     def judge(self, images: torch.Tensor, labels) -> Judgement:
         """D at images, augmented by draws of this call alone; divided by |gradient| + |logit| where that is asked for (arXiv:2109.02235)."""

@@ -52,7 +52,19 @@ optim:
   decay: cosine
 train: {augment: {hflip: {}}, logical_workers: 4}
 """
-CASES = {name: path.read_text(encoding="utf-8") for name, path in RECIPES.items()} | {"everything": EVERYTHING}
+# Terms that need a discriminator without dropout, between augmentations that draw and lazy phases of their own.
+COMPARED = """
+model: {name: dcgan, conditional: true, discriminator: {normalization: none}}
+task:
+  augment: {diffaugment: {}}
+  regularizers:
+    approximate_r1: {gamma: 2.0, std: 0.1}
+    consistency: {}
+    approximate_r2: {std: 0.1, interval_steps: 3}
+    drift: {weight: 0.1}
+    dragan: {}
+"""
+CASES = {name: path.read_text(encoding="utf-8") for name, path in RECIPES.items()} | {"everything": EVERYTHING, "compared": COMPARED}
 
 
 @pytest.fixture(scope="module")
