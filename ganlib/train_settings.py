@@ -24,7 +24,7 @@ class TrainConfig(Section):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast in the networks; losses and penalties stay in float32")
     channels_last: bool = True
-    ema_halflife_images: int = Field(10_000, ge=0, description="of the generator's moving average; 0 switches it off")
+    ema_halflife_images: int = Field(5_000, ge=0, description="of the generator's moving average; 0 switches it off")
     augment: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
     )
