@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ganlib.models import ImageSpec
+from ganlib.schedule import Schedule, written_in
 from ganlib.tasks import TASKS
 from pipeline import edit, preflight, recipe
 
@@ -46,6 +47,10 @@ def test_a_bad_recipe_leaves_params_untouched(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "params.yaml"]
 
 
+def ends(number):
+    return number.ends if isinstance(number, Schedule) else (number,)
+
+
 # Half-lives of the generator's average in generator updates, and where each is from. A decay d an update has half-life ln 2 / -ln d.
 HALF_LIVES = {
     "gngan": (6931, "decay 0.9999 (released code of arXiv:2109.02235)"),
@@ -72,4 +77,23 @@ def test_every_recipe_has_the_average_of_its_paper_whatever_was_laid_before(path
         return
     updates, source = HALF_LIVES[path.stem]
     images_per_update = chosen.train.batch_images * chosen.task.discriminator_repeats
-    assert chosen.train.ema_halflife_images == updates * images_per_update, source
+    assert max(ends(chosen.train.ema_halflife_images)) == updates * images_per_update, source
+
+
+def test_r3gan_is_the_released_schedule(tmp_path):
+    """By hand, from the released CIFAR-10 settings: half way through a burn-in of 20 million of 250 million images half of every change is done."""
+    target = tmp_path / "params.yaml"
+    target.write_text((ROOT / "params.yaml").read_text())
+    recipe.apply(ROOT / "recipes" / "r3gan.yaml", target)
+    values = preflight.load(target)
+    schedules = {key: one for section in ("task", "optim", "train") for key, one in written_in(getattr(values, section), section)}
+    halves = {"lr": (2e-4, 1.25e-4, 5e-5), "options.betas.1": (0.9, 0.945, 0.99)}
+    expected = {f"optim.{network}.{name}": numbers for network in ("generator", "discriminator") for name, numbers in halves.items()}
+    expected |= {f"task.regularizers.{name}.gamma": (0.05, 0.0275, 0.005) for name in ("r1", "r2")}
+    expected["train.ema_halflife_images"] = (0.0, 9766 * 64 / 2, 9766 * 64)
+    found = {
+        key: tuple(one.value(images_seen=images, total_images=250_000_000) for images in (0, 10_000_000, 20_000_000))
+        for key, one in schedules.items()
+    }
+    assert found == {key: pytest.approx(numbers) for key, numbers in expected.items()}
+    assert {one.schedule for one in schedules.values()} == {"cosine"}
