@@ -11,6 +11,7 @@ from ganlib.data.sources import SOURCES
 from ganlib.data.tree import is_left_out
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.models import ImageSpec
+from ganlib.schedule import written_in
 from ganlib.storage import Address
 from ganlib.tasks import TASKS
 from pipeline import continuing, generator, schema
@@ -52,6 +53,7 @@ def check(params: Params) -> None:
         lambda: models.check(params.model, image),
         lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
+        lambda: _check_schedules(params),
         lambda: augment.build(params.train.augment),
         lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
         lambda: [METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics],
@@ -67,6 +69,12 @@ def check(params: Params) -> None:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _check_schedules(params: Params) -> None:
+    for section in ("task", "optim", "train"):
+        for key, schedule in written_in(getattr(params, section), section):
+            schedule.check(params.train.total_images, key=key)
 
 
 def _check_labels(params: Params) -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ganlib.augment import AUGMENTATIONS, ada, build
+from ganlib.augment import AUGMENTATIONS, ada, build, parse
 from ganlib.augment.ada import Ada
 from ganlib.augment.diffaugment import DiffAugment
 from ganlib.augment.flip import HorizontalFlip
@@ -280,6 +280,6 @@ def test_what_follows_the_discriminator_stands_with_it():
     with pytest.raises(ValueError, match=r"train.augment.ada follows .* task.augment only"):
         build({"ada": {}})
     with pytest.raises(ValueError, match=r"task.augment.diffaugment.policy.0='colour'"):
-        build({"diffaugment": {"policy": ["colour"]}}, key="task.augment")
-    built = build({"diffaugment": {"policy": ["cutout"]}, "ada": {"p": 0.5}, "instance_noise": {}}, key="task.augment")
-    assert built == [DiffAugment(policy=("cutout",)), Ada(p=0.5), InstanceNoise()]
+        parse({"diffaugment": {"policy": ["colour"]}}, key="task.augment")
+    built = parse({"diffaugment": {"policy": ["cutout"]}, "ada": {"p": 0.5}, "instance_noise": {}}, key="task.augment")
+    assert [part.start for part in built.values()] == [DiffAugment(policy=("cutout",)), Ada(p=0.5), InstanceNoise()]

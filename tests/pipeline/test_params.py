@@ -55,6 +55,22 @@ def test_the_shipped_file_is_good():
         ({"task__regularizers": {"gradient_penalty": {}}}, r"gradient_penalty penalises.*set model.discriminator.normalization: none"),
         ({"task__regularizers": {"r1": {"gama": 1}}}, r"task.regularizers.r1.gama=1 is not a known key \(did you mean 'gamma'\?\)"),
         ({"optim__generator__name": "adamw2"}, r"optim.generator.name='adamw2' is not a known optimizer"),
+        (
+            {"optim__generator__lr": {"schedule": "linear", "from": 1e-3, "to": 0.0, "begin_images": 400_000}, "optim__decay": "none"},
+            r"optim.generator.lr: begins to move at 400,000 images and is at `to` at 380,000",
+        ),
+        (
+            {"task__regularizers": {"r1": {"gamma": {"schedule": "linear", "from": 1.0, "to": 0.0, "begin_share": 0.5, "end_images": 9}}}},
+            r"task.regularizers.r1.gamma: begins to move at 190,000 images",
+        ),
+        (
+            {"optim__generator__lr": {"schedule": "linear", "from": 1e-3, "to": 0.0}},
+            r"optim.decay=linear would lower optim.generator.lr.*set optim.decay: none",
+        ),
+        (
+            {"task__regularizers": {"r1": {"interval_steps": {"schedule": "linear", "from": 1, "to": 16}}}},
+            r"task.regularizers.r1.interval_steps=.* is a schedule, and this setting cannot follow one; those that can: gamma",
+        ),
         ({"reference__extractor": "rotation"}, r"take class_coverage out of evaluate.metrics"),
         (
             {"reference__extractor": "inception"},
