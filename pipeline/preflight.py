@@ -94,10 +94,10 @@ def _may_have_classes(folder: Path) -> bool:
 
 
 def _check_classes(params: Params) -> None:
-    if "class_coverage" in params.evaluate.metrics and params.reference.extractor != "classifier":
+    if "class_coverage" in params.evaluate.metrics and params.reference.extractor not in ("classifier", "auto"):
         raise ValueError(
             f"evaluate.metrics has class_coverage, but reference.extractor={params.reference.extractor!r} knows no classes; "
-            "take class_coverage out of evaluate.metrics, or set reference.extractor: classifier"
+            "take class_coverage out of evaluate.metrics, or set reference.extractor: classifier, or auto"
         )
 
 

@@ -10,7 +10,10 @@ from ganlib.config import Section
 class ReferenceConfig(Section):
     """The feature extractor that real and generated images are compared in."""
 
-    extractor: str = Field("classifier", description="a registered extractor: classifier (labelled data), rotation (any data)")
+    extractor: str = Field(
+        "auto",
+        description="a registered extractor: classifier (labelled data), rotation (any data); auto: classifier where there are classes",
+    )
     seed: int = Field(0, ge=0)
     epochs: float = Field(3.0, gt=0, description="passes over the train split, for extractors that are trained on it")
 
@@ -20,7 +23,7 @@ class EvaluateConfig(Section):
 
     metrics: list[str] = Field(
         default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
-        description="registered metrics, by the name of their protocol",
+        description="registered metrics, by the name of their protocol; class_coverage only where reference.extractor=auto found classes",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")
     seed: int = Field(0, ge=0, description="of every random subset and bootstrap")

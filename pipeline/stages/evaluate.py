@@ -24,6 +24,7 @@ from pipeline.tracking.evaluation import log_evaluation
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Unanswered
 
+CLASSES_ALONE = "class_coverage"  # the metric that means nothing without classes
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
@@ -45,6 +46,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
+    if reference.summary["asked_for"] == "auto" and reference.extractor.class_logits(reference.features("train")[:1]) is None:
+        metrics.pop(CLASSES_ALONE, None)
     generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / "generator.safetensors")
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
@@ -112,7 +115,10 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    result = evaluate(params.section("evaluate", EvaluateConfig), root=params.ROOT)
+    config = params.section("evaluate", EvaluateConfig)
+    result = evaluate(config, root=params.ROOT)
+    if CLASSES_ALONE in config.metrics and CLASSES_ALONE not in result:
+        print(f"{CLASSES_ALONE} was left out: the data have no classes (reference.extractor=auto)")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     # ---- the one place that tells the tracking server ----

@@ -7,6 +7,7 @@ from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.files import atomic_folder
 from pipeline import cli, params
+from pipeline.dvc_ignore import refuse_ignored
 
 
 def fetch(config: DataConfig, root: Path) -> SourceInfo:
@@ -16,6 +17,7 @@ def fetch(config: DataConfig, root: Path) -> SourceInfo:
         ValueError, OSError: nothing is left behind.
     """
     located = config.model_copy(update={"path": str(root / config.path)})
+    refuse_ignored(root / config.path, root)
     with atomic_folder(root / "data" / "raw") as raw:
         return fetch_raw(located, raw)
 

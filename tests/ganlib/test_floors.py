@@ -64,7 +64,7 @@ GANLIB_FLOORS = (
     {"catalog", "training"},
 )
 PIPELINE_FLOORS = (
-    {"__init__", "code_digest", "driver.settings", "edit", "generator", "params", "processes", "report", "tracking.settings"},
+    {"__init__", "code_digest", "driver.settings", "dvc_ignore", "edit", "generator", "params", "processes", "report", "tracking.settings"},
     {"lineage", "state_address", "tracking.store"},
     {"identity", "tracking.versions"},
     {"continuing", "schema"},

@@ -58,7 +58,7 @@ def test_the_shipped_file_is_good():
         ({"reference__extractor": "rotation"}, r"take class_coverage out of evaluate.metrics"),
         (
             {"reference__extractor": "inception"},
-            r"reference.extractor='inception' is not a known feature extractor; legal: classifier, rotation",
+            r"reference.extractor='inception' is not a known feature extractor; legal: auto, classifier, rotation",
         ),
         ({"evaluate__metrics": ["fidd"]}, r"evaluate.metrics='fidd' is not a known metric"),
         ({"train__augment": {"flip": {}}}, r"train.augment='flip' is not a known augmentation \(did you mean 'hflip'\?\)"),

@@ -81,6 +81,19 @@ def test_a_truncated_png_leaves_nothing_behind(tmp_path: Path) -> None:
     assert prepare(config.model_copy(update={"on_error": "skip"}), tmp_path)["broken"]["count"] == 1
 
 
+def test_what_dvcignore_hides_is_not_read(tmp_path: Path) -> None:
+    """DVC would not notice a change of it. Kills a fetch that reads on, and one that minds lines about other files."""
+    config = fill(tmp_path, 4)
+    ignore = tmp_path / ".dvcignore"
+    ignore.write_text("# nothing of ours\n*.pyc\n*.tmp\n")
+    assert fetch(config, tmp_path).num_files == 1
+    ignore.write_text("*.tmp\nclass1\n")
+    with pytest.raises(
+        ValueError, match=r"\.dvcignore hides 2 files of .*incoming from DVC, the first class1/0001\.png: it would not notice"
+    ):
+        fetch(config, tmp_path)
+
+
 def test_an_empty_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "data" / "incoming").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds no images"):

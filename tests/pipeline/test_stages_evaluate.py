@@ -148,11 +148,15 @@ def test_unlabelled_data_with_no_val_split(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"reference\.extractor=rotation"):
         reference(ReferenceConfig(extractor="classifier", epochs=0.1), root=tmp_path)
     assert not (tmp_path / "data" / "reference").exists()
-    reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=tmp_path)
+    reference(ReferenceConfig(epochs=0.1), root=tmp_path)  # auto: what params.yaml has for everybody
     write_samples(tmp_path, draw(40, 9)[0])
-    result = evaluate(CONFIG.model_copy(update={"metrics": ["fid", "prdc"]}), root=tmp_path)
+    result = evaluate(CONFIG, root=tmp_path)  # class_coverage is left out, and nothing else
+    assert result["protocol"]["extractor"] == "rotation"
+    assert {"fid", "kid", "precision", "memorized_share"} <= set(result)
+    assert "class_coverage" not in result
     assert result["baseline"] == {}
     assert not (tmp_path / "reports" / "plots" / "classes.png").exists()
+    reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=tmp_path)  # asked for by name: then nothing is left out
     with pytest.raises(ValueError, match="class_coverage needs an extractor that knows the classes"):
         evaluate(CONFIG, root=tmp_path)
     with pytest.raises(ValueError, match=r"the val split has fewer than 2 images; set data\.val_fraction"):

@@ -38,8 +38,12 @@ class ImageFolder:
                 for image in arranged.images:
                     label = None if image.label is None else number[image.label]
                     pack.append(printable(image.path), label, tree.read(image.path), image.split)
+            inside = [f"all images are from the archive {printable(Path(tree.where).name)}"] if Path(tree.where).is_file() else []
             return Fetched(
-                layout="pack", class_names=arranged.class_names, ignored_files=tuple(map(printable, ignored)), notes=tuple(arranged.notes)
+                layout="pack",
+                class_names=arranged.class_names,
+                ignored_files=tuple(map(printable, ignored)),
+                notes=(*inside, *arranged.notes),
             )
 
 

@@ -22,7 +22,7 @@ from ganlib.data.prepare import prepare_images
 from ganlib.data.raw import SourceInfo
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
-from ganlib.data.sources import fashion_mnist, fetch_raw
+from ganlib.data.sources import fetch_raw
 
 Row = tuple[str, str | None, str | None]  # path, class, split
 
@@ -233,18 +233,6 @@ def test_idx_files_by_their_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"some images are given a split \(train 40, test 6\), 5 others are not; .*data\.splits=content"):
         prepared(incoming, "idx")
     assert sum(map(len, prepared(incoming, "idx", splits="content")[0].values())) == 51
-
-
-@pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
-def test_fashion_mnist_keeps_its_official_split(tmp_path: Path) -> None:
-    """60,000 + 10,000, as published figures count; a twentieth of the 60,000 is held out by content."""
-    (tmp_path / "in").mkdir()
-    options = {"image_size": (28, 28), "val_fraction": 0.05, "test_fraction": 0.15}
-    splits, report = prepared(tmp_path / "in", "fashion-mnist", **options)
-    assert len(splits["test"]) == 10_000
-    assert len(splits["train"]) + len(splits["val"]) == 60_000
-    assert abs(len(splits["val"]) - 3_000) < 5 * 53  # five standard deviations of a binomial
-    assert report["splits"]["given"] == {"train": 60_000, "test": 10_000}  # type: ignore[index]
 
 
 # StyleGAN's dump

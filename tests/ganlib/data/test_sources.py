@@ -319,6 +319,13 @@ def test_fashion_mnist_is_the_same_compressed_or_not(tmp_path: Path, monkeypatch
 def test_the_real_fashion_mnist(tmp_path: Path) -> None:
     assert fetched("fashion-mnist", tmp_path / "none", tmp_path / "raw").class_names == fashion_mnist.CLASS_NAMES
     assert len(open_raw(tmp_path / "raw")) == 70_000
+    assert open_raw(tmp_path / "raw").given_splits() == {"train": 60_000, "test": 10_000}  # as published figures count
+    assert [next(open_raw(tmp_path / "raw").read(row, row + 1)).split for row in (0, 9_999, 10_000, 69_999)] == [
+        "test",
+        "test",
+        "train",
+        "train",
+    ]
 
 
 def test_a_raw_folder_that_lost_files_names_the_stage(tmp_path: Path) -> None:
