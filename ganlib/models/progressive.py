@@ -3,6 +3,9 @@
 `generator` and `discriminator` build the full size; `generator_at` and `discriminator_at` an intermediate level, whose layers are named as they
 are at every level, so that the weights of a lower level are copied by name. At level l > 0 a buffer `alpha` fades the level in: 0 is the
 doubled image of level l - 1, 1 is the image of level l (figure 2).
+
+What differs from the released code: a group of the minibatch deviation is the shard of a logical worker unless `minibatch_stddev_group` is set
+(there 4), and the batch is the same at every size.
 """
 
 from itertools import pairwise

@@ -2,6 +2,9 @@
 
 The rectifiers' gain of sqrt(2) is folded into the weights before them. Convolutions are modulated by scaling a layer's input with the style and
 its output with the demodulation factor, which equals a weight of its own for each sample.
+
+What differs from the released code: a group of the minibatch deviation is the shard of a logical worker unless `minibatch_stddev_group` is set
+(there 4, or 32 for CIFAR-10); D's class is a projection, not a mapped label; the moving average has no settings of its own here.
 """
 
 import math
