@@ -7,20 +7,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from pipeline import processes
-from pipeline.driver import ray_private
+from pipeline.driver import leftovers, ray_private
 from pipeline.driver.failures import ClusterError, RayLost
 from pipeline.driver.ray_private import RAY_SETTINGS, SHUTDOWN_TIMEOUT
 from pipeline.driver.settings import ClusterConfig
 from pipeline.params import CODE
 
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
-STARTED_BY = "GANPIPE_RAY_STARTED_BY"  # in the environment of everything a Ray of our own starts: pid and start of the driver
+JOIN_SECONDS = 60.0  # for a Ray that runs already to take us in
+START_SECONDS = 120.0  # for one of our own to get up, on a machine that is busy with others
 LOOK_SECONDS = 2.0  # how often the cluster is looked at
 HEAD_SECONDS = 30.0  # a Ray that is silent for so long is gone; it ends this process itself after a minute
 OWN_RAY_SECONDS = 6.0  # the same for one of our own
@@ -39,44 +40,84 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
     for key, value in RAY_SETTINGS.items():
         os.environ.setdefault(key, value)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{cluster.hang_timeout_seconds:g}"
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    with nullcontext() if address else leftovers.marked(processes.this()):
+        own = _OwnProcesses()
+        try:
+            if address:
+                _join(address)
+            else:
+                _start(cpus)
+        except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
+            own.end()
+            if address:
+                raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
+            raise ClusterError(f"no Ray can be started on this machine: {error}") from error
+        except BaseException:  # a Ctrl-C in the middle of it
+            own.end()
+            raise
+        try:
+            yield not address
+        finally:
+            import ray
+
+            _bounded(ray.shutdown, seconds=20)
+            own.end()
+
+
+def _join(address: str) -> None:
+    """Connect to the Ray at `address`; `auto` is the one that was started last on this machine, which may be long gone."""
+    if address == "auto":
+        address = ray_private.latest_address()
+    _require_listener(address)
+    arguments: dict[str, Any] = {}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
+        arguments["runtime_env"] = {
+            "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
+            "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
+        }
+    _init(f"a listener at {address} did not answer as Ray does", seconds=JOIN_SECONDS, address=address, **arguments)
+
+
+def _start(cpus: float) -> None:
+    """A Ray of our own."""
+    _init(
+        "its head did not get up",
+        seconds=START_SECONDS,
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+        include_dashboard=False,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+    )
+
+
+def _init(what: str, *, seconds: float, **arguments: Any) -> None:
+    """`ray.init` in a thread: inside of it no signal is heard, and it may wait for ever for a head that does not answer.
+
+    There it leaves our SIGTERM handler alone, too: Ray sets its own, which exits on the spot, from the main thread only.
+
+    Raises:
+        TimeoutError: not done after `seconds`. The thread is left behind: the process ought to end.
+    """
     import ray
 
-    own = _OwnProcesses()
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
-                common["runtime_env"] = {
-                    "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
-                    "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
-                }
-            _require_listener(address)
-            with ray_private.our_sigterm():
-                ray.init(address=address, **common)
-        else:
-            driver = processes.this()
-            os.environ[STARTED_BY] = f"{driver.pid} {driver.started}"
-            with ray_private.our_sigterm():
-                ray.init(
-                    address="local",
-                    num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
-                    include_dashboard=False,
-                    object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                    **common,
-                )
-    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
-        if address:
-            raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
-        raise ClusterError(f"no Ray can be started on this machine: {error}") from error
-    except BaseException:  # a second Ctrl-C in the middle of it
-        own.end()
-        raise
-    try:
-        yield not address
-    finally:
-        _bounded(ray.shutdown, seconds=20)
-        own.end()
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
+        except BaseException as problem:  # handed over
+            problems.append(problem)
+
+    thread = threading.Thread(target=work, name="ray init", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while thread.is_alive():
+        thread.join(0.2)  # signal handlers run in between
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} within {seconds:g} s")
+    if problems:
+        raise problems[0]
 
 
 class _OwnProcesses:
@@ -105,17 +146,6 @@ class _OwnProcesses:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(list(self._seen), timeout=10)
-
-
-def end_orphans() -> None:
-    """Kill what is left of the Rays of drivers that died: some of Ray's helpers outlive both the driver and the raylet."""
-    for process in psutil.process_iter():
-        try:
-            pid, _, started = process.environ().get(STARTED_BY, "").partition(" ")
-            if pid and not processes.Process(int(pid), float(started)).is_alive():
-                process.kill()
-        except (psutil.Error, ValueError):  # gone, or another user's
-            continue
 
 
 def _require_listener(address: str) -> None:

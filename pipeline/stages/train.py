@@ -10,7 +10,7 @@ from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cached_outs, cli, identity, lineage, params, parents
-from pipeline.driver import ray_cluster, ray_driver
+from pipeline.driver import leftovers, ray_driver
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import LockedError, StateLock
 from pipeline.identity import TrainingParams
@@ -52,7 +52,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
-        ray_cluster.end_orphans()
+        leftovers.end_orphans()
         if parent is not None:
             parent.pin(storage)
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
