@@ -91,7 +91,7 @@ cli.run(main)
 @pytest.fixture
 def silence():
     """The address of a listener that takes connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("0.0.0.0", 0)) as server:  # Ray puts the machine's own address for 127.0.0.1
         held = []
 
         def take():
