@@ -42,18 +42,20 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{cluster.hang_timeout_seconds:g}"
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     with nullcontext() if address else leftovers.marked(processes.this()):
-        own = _OwnProcesses()
+        own, is_over = _OwnProcesses(), threading.Event()
         try:
             if address:
-                _join(address)
+                _join(address, is_over)
             else:
-                _start(cpus)
+                _start(cpus, is_over)
         except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
+            is_over.set()
             own.end()
             if address:
                 raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
             raise ClusterError(f"no Ray can be started on this machine: {error}") from error
         except BaseException:  # a Ctrl-C in the middle of it
+            is_over.set()
             own.end()
             raise
         try:
@@ -62,10 +64,11 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
             import ray
 
             _bounded(ray.shutdown, seconds=20)
+            is_over.set()
             own.end()
 
 
-def _join(address: str) -> None:
+def _join(address: str, is_over: threading.Event) -> None:
     """Connect to the Ray at `address`; `auto` is the one that was started last on this machine, which may be long gone."""
     if address == "auto":
         address = ray_private.latest_address()
@@ -76,12 +79,13 @@ def _join(address: str) -> None:
             "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
             "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
         }
-    _init(f"a listener at {address} did not answer as Ray does", seconds=JOIN_SECONDS, address=address, **arguments)
+    _init(is_over, f"a listener at {address} did not answer as Ray does", seconds=JOIN_SECONDS, address=address, **arguments)
 
 
-def _start(cpus: float) -> None:
+def _start(cpus: float, is_over: threading.Event) -> None:
     """A Ray of our own."""
     _init(
+        is_over,
         "its head did not get up",
         seconds=START_SECONDS,
         address="local",
@@ -91,10 +95,11 @@ def _start(cpus: float) -> None:
     )
 
 
-def _init(what: str, *, seconds: float, **arguments: Any) -> None:
+def _init(is_over: threading.Event, what: str, *, seconds: float, **arguments: Any) -> None:
     """`ray.init` in a thread: inside of it no signal is heard, and it may wait for ever for a head that does not answer.
 
-    There it leaves our SIGTERM handler alone, too: Ray sets its own, which exits on the spot, from the main thread only.
+    There it leaves our SIGTERM handler alone, too: Ray sets its own, which exits on the spot, from the main thread only. The thread lives until
+    `is_over`: Linux kills Ray's processes (PR_SET_PDEATHSIG) when the thread ends that has started them.
 
     Raises:
         TimeoutError: not done after `seconds`. The thread is left behind: the process ought to end.
@@ -102,18 +107,20 @@ def _init(what: str, *, seconds: float, **arguments: Any) -> None:
     import ray
 
     problems: list[BaseException] = []
+    is_done = threading.Event()
 
     def work() -> None:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
         except BaseException as problem:  # handed over
             problems.append(problem)
+        is_done.set()
+        is_over.wait()
 
     thread = threading.Thread(target=work, name="ray init", daemon=True)
     thread.start()
     deadline = time.monotonic() + seconds
-    while thread.is_alive():
-        thread.join(0.2)  # signal handlers run in between
+    while not is_done.wait(0.2):  # signal handlers run in between
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} within {seconds:g} s")
     if problems:
