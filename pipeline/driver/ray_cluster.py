@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from ganlib.redact import redacted
 from pipeline import processes
 from pipeline.driver import leftovers, ray_private
 from pipeline.driver.failures import ClusterError, RayLost
@@ -52,7 +53,9 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
             is_over.set()
             own.end()
             if address:
-                raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
+                raise ClusterError(
+                    f"no Ray answers at {redacted(address)!r} (cluster.address or RAY_ADDRESS): {redacted(str(error), of=address)}"
+                ) from error
             raise ClusterError(f"no Ray can be started on this machine: {error}") from error
         except BaseException:  # a Ctrl-C in the middle of it
             is_over.set()
