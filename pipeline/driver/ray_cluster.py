@@ -3,11 +3,14 @@
 import logging
 import math
 import os
+import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -87,6 +90,7 @@ def _join(address: str, is_over: threading.Event) -> None:
 
 def _start(cpus: float, is_over: threading.Event) -> None:
     """A Ray of our own."""
+    _bring_token(Path.home())
     _init(
         is_over,
         "its head did not get up",
@@ -96,6 +100,21 @@ def _start(cpus: float, is_over: threading.Event) -> None:
         include_dashboard=False,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
     )
+
+
+def _bring_token(home: Path) -> None:
+    """Ray keeps the token of its processes below HOME; where that cannot be written, this Ray has one of its own for as long as it lives."""
+    if (
+        any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        or (home / ".ray" / "auth_token").is_file()
+    ):
+        return
+    try:
+        (home / ".ray").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home / ".ray"):
+            pass
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _init(is_over: threading.Event, what: str, *, seconds: float, **arguments: Any) -> None:

@@ -61,6 +61,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
             for line in known.told(config.train.state_uri, this, root):
                 print(line, flush=True)
         begun = record.keep(storage, this, data_source=config.data.source, root=root)
+        print(lineage.in_words(begun.git_commit, begun.git_changed), flush=True)
         facts = _facts(config, begun, parent, root)
         run = TrainingRun(config.tracking, facts, storage, root)
         console = Console(config.train.total_images, config.train.log_interval_images)
@@ -132,6 +133,7 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
         params={**begun.settings, "data": config.data.model_dump(mode="json")},
         tags={
             "git.commit": begun.git_commit,
+            **({"git.changed": ", ".join(begun.git_changed)} if begun.git_changed else {}),
             "data.digest": begun.data_digest,
             "params.digest": lineage.digest(begun.settings),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},

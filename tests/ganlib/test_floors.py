@@ -72,7 +72,7 @@ PIPELINE_FLOORS = (
     {"cli"},
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
-    {"artifacts", "deliver", "results", "states"},
+    {"artifacts", "deliver", "ready", "results", "states"},
     {"cached_outs", "parents"},
     {"stages"},
     {"exact"},

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.driver import ray_cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 # As Ray's agents do: a session of its own, a title instead of a command line. Its parent has gone before it, as a raylet that was shot.
 AGENT = """
@@ -144,3 +146,15 @@ def test_a_signal_is_heard_while_ray_is_waited_for(tmp_path, silence, number):
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+
+
+@pytest.mark.parametrize("home", ["a file", "/proc/nonexistent", "a folder"])
+def test_a_home_that_cannot_be_written_to_needs_no_setting(tmp_path, monkeypatch, home):
+    """Kills: Ray left to write its token below such a HOME; a token of our own where there is a place for Ray's."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder").mkdir()
+    ray_cluster._bring_token(tmp_path / home)
+    assert ("RAY_AUTH_TOKEN" in os.environ) is (home != "a folder")
