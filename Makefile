@@ -23,6 +23,7 @@ setup: .venv/.done
 	@touch $@
 
 repro: setup
+	@python -m pipeline.ready
 	@dvc repro
 	@python -m pipeline.results
 

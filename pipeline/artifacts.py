@@ -50,6 +50,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "run_key": facts.run_key,
         **({"parent": dict(facts.parent)} if facts.parent is not None else {}),
         "git_commit": facts.tags["git.commit"],
+        **({"git_changed": facts.tags["git.changed"].split(", ")} if "git.changed" in facts.tags else {}),
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],
     }

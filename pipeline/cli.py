@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from ganlib.redact import redacted
 from pipeline import processes
 
 WATCH_SECONDS = 0.5
@@ -44,7 +45,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except (ValueError, OSError) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror and error.filename is None else str(error)
-        say(f"error: {message}")
+        say(f"error: {redacted(message)}")
         sys.exit(1)
 
 
