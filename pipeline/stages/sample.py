@@ -63,23 +63,9 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
 def walks(prior: Prior, config: SampleConfig) -> Inputs:
     """A walk between two latents for each row of interpolation.png; where there are classes, each row stays in one."""
     rows, steps = config.interpolation_rows, config.interpolation_steps
-    z = interpolate(prior.seeded(config.seed, range(2 * rows)).z, steps=steps)
+    z = sampling.interpolate(prior.seeded(config.seed, range(2 * rows)).z, steps=steps, distribution=prior.distribution)
     labels = prior.seeded_of_classes(config.seed, range(rows), columns=rows).labels
     return Inputs(z, None if labels is None else labels.repeat_interleave(steps))
-
-
-def interpolate(z: torch.Tensor, *, steps: int) -> torch.Tensor:
-    """[2 R, D] -> [R * steps, D]: each pair joined along a great circle (arXiv:1609.04468, section 2), lengths interpolated linearly."""
-    rows = []
-    for a, b in zip(z[0::2], z[1::2], strict=True):
-        angle = torch.arccos(torch.clamp(torch.dot(a / a.norm(), b / b.norm()), -1, 1))
-        for t in torch.linspace(0, 1, steps):
-            if angle < 1e-4:  # parallel latents: the circle is a line
-                rows.append(a + t * (b - a))
-                continue
-            direction = (torch.sin((1 - t) * angle) * a / a.norm() + torch.sin(t * angle) * b / b.norm()) / torch.sin(angle)
-            rows.append(direction * (a.norm() + t * (b.norm() - a.norm())))
-    return torch.stack(rows)
 
 
 def write_parquet(
