@@ -106,7 +106,8 @@ def _great_circle(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         direction = torch.cos(math.pi * t) * a / length_a + torch.sin(math.pi * t) * aside
     else:
         direction = (torch.sin((1 - t) * angle) * a / length_a + torch.sin(t * angle) * b / length_b) / torch.sin(angle)
-    return direction * length
+    path: Tensor = direction * length
+    return path
 
 
 def _transported_line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
