@@ -72,6 +72,8 @@ class Extractor(Protocol):
     """Turns images into the features they are compared in. Its weights are part of a metric's protocol, hence `sha256`."""
 
     name: ClassVar[str]
+    feature_dim: ClassVar[int]
+    knows_classes: ClassVar[bool]  # it learns the data's classes: labelled data, of two classes at least
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
