@@ -34,12 +34,6 @@ class TrainedGenerator:
         """Of the classes it is told; empty for an unconditional generator."""
         return [str(name) for name in self.facts.get("class_names") or range(len(self.prior.class_counts))]
 
-    def told(self, columns: int, *, place: str) -> str:
-        """Which class each of the `columns` of a picture shows, called a `place`; "" for an unconditional generator."""
-        known, shown = self.prior.classes, sorted(set(self.prior.column_classes(columns)))
-        share = "" if len(shown) == len(known) else f"{len(shown)} of {len(known)}: "
-        return f"one class a {place}, {share or 'of '}{numbered(self.class_names, shown)}" if known else ""
-
     def inputs(self, seed: int, indices: range) -> Inputs:
         """Of images `indices` of `seed`; input i depends on (seed, i) alone."""
         return self.prior.seeded(seed, indices)

@@ -23,7 +23,7 @@ def describe(root: Path, tracking_uri: str) -> str:
     return "\n".join(
         [
             f"samples     {root / 'samples' / 'grid.png'}",
-            f"            {root / 'samples' / 'samples.parquet'}",
+            f"            {root / 'samples'}",
             f"report      {root / 'reports' / 'report.html'}",
             f"metrics     {metrics}",
             f"registered  {version} ({', '.join(registration['aliases'])}: {registration['reason']})",

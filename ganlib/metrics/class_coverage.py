@@ -5,6 +5,7 @@ import numpy as np
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 COVERED_SHARE = 0.1  # a class counts as covered when it has at least a tenth of its share of the real images
@@ -16,6 +17,7 @@ def class_shares(classes: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 @METRICS.register("class_coverage")
+@declares(Needs(classes=True, gives=("class_coverage", "class_kl", "smallest_class_share"), gives_conditional=("label_agreement",)))
 def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Share of the classes that the fakes cover, and KL(fakes || held-out real) of their predicted classes in nats.
 

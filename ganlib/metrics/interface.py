@@ -72,6 +72,9 @@ class Extractor(Protocol):
     """Turns images into the features they are compared in. Its weights are part of a metric's protocol, hence `sha256`."""
 
     name: ClassVar[str]
+    feature_dim: ClassVar[int]
+    knows_classes: ClassVar[bool]  # it tells the data's classes, where they have two at least
+    needs_classes: ClassVar[bool]  # it cannot be fitted without them
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:

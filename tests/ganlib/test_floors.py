@@ -56,7 +56,7 @@ GANLIB_FLOORS = (
     {"schedule"},  # a number of any settings
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
-    {"losses", "metrics", "models.layers", "sampling", "steering"},
+    {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
     {"augment", "models", "networks"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
