@@ -187,8 +187,11 @@ def test_every_family_can_be_exported_with_a_batch_of_any_size(name):
 
 
 def test_an_unconditional_generator_has_no_labels_and_no_truncation(tmp_path):
-    config = settings()
+    config = settings(train__ema_halflife_images={"schedule": "linear", "from": 0, "to": 5000})
     trained(config, tmp_path)
+    assert (
+        "half-life 0 to 5,000 images" in json.loads((tmp_path / "models" / "generator.json").read_text())["weights"]
+    )  # a schedule is told
     made = generator.load(tmp_path / "models")
     assert made.class_names == []
     assert pq.read_table(tmp_path / "samples" / "samples.parquet")["label"].null_count == 60
