@@ -8,6 +8,7 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS
 from ganlib.data.raw import SourceInfo
+from ganlib.data.values import Survey
 
 SHOWN = 20  # offenders named in a message or report
 SHOWN_DUPLICATES = 5
@@ -23,9 +24,12 @@ class Converted:
     images: np.ndarray  # [n, C, H, W] uint8
     labels: np.ndarray  # [n] int64, -1 without labels
     rows: np.ndarray  # [n] int64, number in the source
+    pages: np.ndarray  # [n] int64, number in its file from 0; -1 where only one was taken
     digests: np.ndarray  # [n, 2] uint64: the first 16 bytes of the content digest
     sizes: np.ndarray  # [n, 2] int64: original height, width
     broken: tuple[tuple[str, str], ...]  # (name, reason) of the others
+    broken_labels: np.ndarray  # [len(broken)] int64, -1 where there is none
+    survey: Survey
 
 
 class Contract:
@@ -34,14 +38,26 @@ class Contract:
     Args:
         size: wanted (height, width).
         on_error: `fail` makes `check` refuse broken images.
+        value_range: what was mapped to 8 bits.
     """
 
-    def __init__(self, *, class_names: tuple[str, ...] | None, size: tuple[int, int], on_error: Literal["fail", "skip"]) -> None:
+    def __init__(
+        self,
+        *,
+        class_names: tuple[str, ...] | None,
+        size: tuple[int, int],
+        on_error: Literal["fail", "skip"],
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
         self.class_names = class_names
         self.num_broken = 0
         self._broken: list[tuple[str, str]] = []
         self._size = size
         self._on_error = on_error
+        self._value_range = value_range
+        self._survey = Survey()
+        self._broken_by_class: dict[int, tuple[int, str, str]] = {}  # count, and name and reason of the first
+        self._pages: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._splits: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
@@ -53,7 +69,12 @@ class Contract:
         """Count a range; `splits` [n] int8 says where each image went."""
         self.num_broken += len(part.broken)
         self._broken += part.broken[: SHOWN - len(self._broken)]
+        for label, (name, reason) in zip(part.broken_labels.tolist(), part.broken, strict=True):
+            count, first, why = self._broken_by_class.get(label, (0, name, reason))
+            self._broken_by_class[label] = (count + 1, first, why)
+        self._survey.merge(part.survey)
         self._labels.append(part.labels)
+        self._pages.append(part.pages)
         self._splits.append(splits)
         self._rows.append(part.rows)
         self._digests.append(part.digests)
@@ -71,8 +92,10 @@ class Contract:
             first = f", the first {SHOWN}" if self.num_broken > SHOWN else ""
             raise ValueError(
                 f"{self.num_broken:,} of {total + self.num_broken:,} images cannot be used{first}:\n{lines}\n"
-                "Repair or remove them, or set data.on_error=skip to leave them out"
+                + "".join(f"{line}\n" for line in self._unmapped())
+                + "Repair or remove them, or set data.on_error=skip to leave them out"
             )
+        self._check_vanished_classes()
         counts = self.split_counts()
         small = [f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES]
         if small:
@@ -81,6 +104,28 @@ class Contract:
             raise ValueError(
                 f"{total:,} images ({distinct:,} distinct{left_out}) do not fill the splits: {', '.join(small)}, expected at least "
                 f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction"
+                + "".join(f"\n{line}" for line in self._unmapped())
+            )
+
+    def _unmapped(self) -> list[str]:
+        return self._survey.unmapped() if self._value_range is None else []
+
+    def _check_vanished_classes(self) -> None:
+        """Raise ValueError where every image of a class is broken: leaving out all of it is another data set, not a few files less."""
+        if self.class_names is None:
+            return
+        left = np.bincount(_joined(self._labels, np.int64), minlength=len(self.class_names))
+        gone = [
+            (name, *self._broken_by_class[label])
+            for label, name in enumerate(self.class_names)
+            if label in self._broken_by_class and not left[label]
+        ]
+        if gone:
+            lines = "\n".join(f"  {name}: {count:,} images, the first {first}: {reason}" for name, count, first, reason in gone[:SHOWN])
+            raise ValueError(
+                f"{len(gone):,} of {len(self.class_names):,} classes have no image that can be used:\n{lines}\n"
+                + "".join(f"{line}\n" for line in self._unmapped())
+                + "Repair or convert them, or take the class away from the data"
             )
 
     def split_counts(self) -> dict[str, int]:
@@ -114,6 +159,14 @@ class Contract:
                 "smallest_height_width": self._smallest.tolist(),
                 "largest_height_width": self._largest.tolist(),
             },
+            "values": self._survey.report(),
+            "value_range": None if self._value_range is None else list(self._value_range),
+            "pages": {
+                "files_with_several": self._survey.several_pages,
+                "most_in_a_file": self._survey.most_pages,
+                "left_out": self._survey.pages_left_out,
+            },
+            "followed_by_unknown_bytes": {"count": len(self._survey.followed), "first": self._survey.followed[:SHOWN]},
             "duplicates": duplicates,
             "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
             "warnings": self._warnings(total, duplicates, classes),
@@ -130,7 +183,7 @@ class Contract:
     def _duplicates(self, name_of: Callable[[int], str] = str) -> dict[str, Any]:
         """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
         digests = _joined(self._digests, np.uint64).reshape(-1, 2)
-        labels, rows = _joined(self._labels, np.int64), _joined(self._rows, np.int64)
+        labels, rows, pages = (_joined(parts, np.int64) for parts in (self._labels, self._rows, self._pages))
         order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
         ordered = digests[order]
         is_copy = np.zeros(len(order), bool)
@@ -142,17 +195,33 @@ class Contract:
         starts = np.flatnonzero(~is_copy)
         shared = np.flatnonzero(members > 1)
         shared = shared[np.argsort(rows[order][starts[shared]], kind="stable")][:SHOWN_DUPLICATES]
+
+        def name(index: int) -> str:
+            page = int(pages[index])
+            return name_of(int(rows[index])) + (f"[{page}]" if page >= 0 else "")
+
         return {
             "groups": int((members > 1).sum()),
             "extra_copies": int(is_copy.sum()),
             "groups_with_several_labels": len(np.unique(group[differs])),
-            "first": [[name_of(int(row)) for row in rows[order][starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
+            "first": [[name(index) for index in order[starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
         }
 
     def _warnings(self, total: int, duplicates: dict[str, Any], classes: dict[str, Any] | None) -> list[str]:
         found = []
         if self.num_broken:
             found.append(f"{self.num_broken:,} broken images were left out (data.on_error=skip)")
+        survey = self._survey
+        found += survey.warnings(self._value_range)
+        if survey.pages_left_out:
+            found.append(
+                f"{survey.several_pages:,} files hold several pages or frames, up to {survey.most_pages:,}: the first of each was taken, "
+                f"{survey.pages_left_out:,} were left out; data.pages=all takes them"
+            )
+        if survey.followed:
+            found.append(
+                f"{len(survey.followed):,} files go on after the end of their picture with bytes of an unknown kind, the first {survey.followed[0]}"
+            )
         if self._num_enlarged:
             found.append(
                 f"{self._num_enlarged:,} of {total:,} images are smaller than {list(self._size)} and were enlarged: they are blurred"

@@ -1,6 +1,7 @@
 """Raw images to prepared splits: converted in parallel, written in order, so that the bytes do not depend on the number of processes."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -17,11 +18,14 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
 from ganlib.data.contract import Contract, Converted
-from ganlib.data.decode import BrokenImage, Conversion, convert, strict_decoder
+from ganlib.data.decode import Conversion, convert_pages, strict_decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
+from ganlib.data.soundness import BrokenImage
 from ganlib.data.splits import assign, content_digest
+from ganlib.data.suffixes import not_read
+from ganlib.data.values import Survey
 from ganlib.files import require_space
 
 TASK_BYTES = 2 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
@@ -45,15 +49,14 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         OSError: not enough disk space, or a process died.
     """
     source, reader = read_source(raw), open_raw(raw)
-    height, width = config.image_size
-    conversion = Conversion(channels=config.channels, height=height, width=width, resize=config.resize, crop=config.crop)
-    image_bytes = config.channels * height * width
+    conversion = Conversion.of(config)
+    image_bytes = math.prod(conversion.shape)
     require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
         processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
     tasks = split_work(stored_bytes, image_bytes)
-    contract = Contract(class_names=reader.class_names, size=(height, width), on_error=config.on_error)
+    contract = Contract(class_names=reader.class_names, size=config.image_size, on_error=config.on_error, value_range=config.value_range)
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
@@ -92,31 +95,41 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
 def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process."""
     images: list[np.ndarray] = []
-    kept: list[tuple[int, int, int, int]] = []  # label, row, height, width
+    kept: list[tuple[int, int, int, int, int]] = []  # label, row, page, height, width
     digests: list[bytes] = []
     broken: list[tuple[str, str]] = []
+    broken_labels: list[int] = []
+    survey = Survey()
     num_classes = None if reader.class_names is None else len(reader.class_names)
-    with strict_decoder():
+    with strict_decoder(conversion.max_pixels):
         for row, record in enumerate(reader.read(start, stop), start=start):
+            label = -1
             try:
                 if record.image is None:
                     raise BrokenImage("no image bytes (null)")
                 label = _label(record.label, num_classes)
-                image, (height, width) = convert(record.image, conversion)
+                if isinstance(record.image, bytes) and (kind := not_read(record.name)) is not None:
+                    raise BrokenImage(f"{kind}, which is not read")
+                pages = convert_pages(record.image, conversion, survey, name=record.name)
             except BrokenImage as error:
                 broken.append((record.name, str(error)))
+                broken_labels.append(label)
                 continue
-            images.append(image)
-            digests.append(content_digest(image))
-            kept.append((label, row, height, width))
-    table = np.array(kept, np.int64).reshape(-1, 4)
+            for page, (image, (height, width)) in enumerate(pages):
+                images.append(image)
+                digests.append(content_digest(image))
+                kept.append((label, row, page if len(pages) > 1 else -1, height, width))
+    table = np.array(kept, np.int64).reshape(-1, 5)
     return Converted(
         images=np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8),
         labels=table[:, 0],
         rows=table[:, 1],
+        pages=table[:, 2],
         digests=np.frombuffer(b"".join(digest[:16] for digest in digests), ">u8").reshape(-1, 2).astype(np.uint64),
-        sizes=table[:, 2:],
+        sizes=table[:, 3:],
         broken=tuple(broken),
+        broken_labels=np.array(broken_labels, np.int64),
+        survey=survey,
     )
 
 

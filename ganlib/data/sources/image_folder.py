@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+from ganlib.data import suffixes
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import MAX_CLASSES, Fetched
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.files import require_space
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (*suffixes.READ, *suffixes.NOT_READ)  # an image that cannot be read is a broken one, never just another file
 
 
 @SOURCES.register("image_folder")
@@ -24,7 +25,7 @@ class ImageFolder:
         if not images:
             found = f"{len(ignored):,} other files, the first {ignored[0]}" if ignored else "no files at all"
             raise ValueError(
-                f"{folder} holds no images, but {found}; expected files ending in {' '.join(SUFFIXES)} (params.yaml: data.path)"
+                f"{folder} holds no images, but {found}; expected files ending in {' '.join(suffixes.READ)} (params.yaml: data.path)"
             )
         class_names = _class_names(images, folder)
         require_space(raw, needed_bytes=sum((folder / path).stat().st_size for path in images))
