@@ -18,7 +18,7 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
 from ganlib.data.contract import Contract, Converted
-from ganlib.data.decode import Conversion, convert_pages, strict_decoder
+from ganlib.data.decode import CONVERSION_KEYS, Conversion, convert_pages, strict_decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
@@ -70,7 +70,12 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
                 chosen = splits == index
                 writer.append(part.images[chosen], None if reader.class_names is None else part.labels[chosen])
         contract.check()
-    write_manifest(folder, class_names=reader.class_names, class_counts=contract.class_counts())
+    write_manifest(
+        folder,
+        class_names=reader.class_names,
+        class_counts=contract.class_counts(),
+        preparation={"source": source.source, **{key: getattr(config, key) for key in ("image_size", *CONVERSION_KEYS)}},
+    )
     return contract.report(source, reader.name)
 
 

@@ -405,6 +405,22 @@ def test_a_class_that_vanishes_stops_the_run(tmp_path: Path) -> None:
     assert prepared(pack(tmp_path / "raw2", files, ("cat", "dog", "empty")), tmp_path / "out2", on_error="skip")["broken"]["count"] == 12
 
 
+def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:
+    files: Files = [(f"{k}.png", None, encode(Image.fromarray(numbers(k, 0, 256, dtype=np.uint8)))) for k in range(30)]
+    prepared(pack(tmp_path / "raw", files), tmp_path / "out", resize="box", value_range=[0, 255])
+    assert read_manifest(tmp_path / "out").preparation == {
+        "source": "image_folder",
+        "image_size": [SIZE, SIZE],
+        "channels": 1,
+        "resize": "box",
+        "crop": "center",
+        "value_range": [0, 255],
+        "pages": "first",
+        "jpeg_decode": "full",
+        "max_pixels": 89_478_485,
+    }
+
+
 # Large files
 
 
