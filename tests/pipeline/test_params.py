@@ -227,7 +227,11 @@ def prepared(root: Path, *, test: int, val: int = 0, classes: tuple[int, ...] | 
             r"5 images to compare with, but prdc with evaluate.neighbours=5 needs at least 6; .*or lower evaluate.neighbours",
         ),
         ({"test": 200}, {"evaluate__split": "val"}, r"the val split has 0 images"),
-        ({"test": 200, "classes": None}, {"reference__extractor": "classifier"}, r"has no labelled classes; set reference.extractor: rotation and leave .*: class_coverage"),
+        (
+            {"test": 200, "classes": None},
+            {"reference__extractor": "classifier"},
+            r"has no labelled classes; set reference.extractor: rotation and leave .*: class_coverage",
+        ),
         ({"test": 200, "classes": (120, 0, 0)}, {"reference__extractor": "classifier"}, r"has 1 labelled classes"),
         ({"test": 10}, {"model__conditional": True, "sample__classes": ["cat"]}, r"the test split has 5 images"),
         ({"test": 200}, {"model__conditional": True, "sample__classes": ["cats"]}, r"did you mean 'cat'"),
