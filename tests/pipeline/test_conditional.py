@@ -134,7 +134,7 @@ def test_generator_json_and_the_weights_are_enough(conditional, tmp_path):
     network.eval()
     inputs = Prior.of(model, image).seeded(config.sample.seed, range(60))
     drawn = sampling.generate(network, inputs, batch_images=20)
-    images, labels = read_samples(tmp_path / "samples" / "samples.parquet")
+    images, labels = read_samples(tmp_path)
     assert np.array_equal(drawn, images)
     # and what it says in words is what these did
     z, output = facts["input"]["z"], facts["output"]
