@@ -171,6 +171,8 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
         warnings.simplefilter("ignore")
         output = generator(torch.from_numpy(example)).numpy()
+        # else the model lies with those of `Default`, below the current folder
+        store.mlflow.set_experiment(experiment_id=store.experiment_id)
         info = store.mlflow.pytorch.log_model(
             generator,
             name="generator",

@@ -42,6 +42,17 @@ def register(config, root, *, content, score, protocol="p", files=()):
     )
 
 
+def test_a_version_lies_in_the_project_and_not_where_the_command_ran(config, tmp_path, monkeypatch):
+    """Kills: the model among those of MLflow's default experiment, whose folder is below the current one: a temporary experiment's is deleted."""
+    here, root = tmp_path / "here", tmp_path / "root"
+    here.mkdir()
+    root.mkdir()
+    monkeypatch.chdir(here)
+    register(config, root, content="a", score=5.0)
+    assert not [path for path in here.rglob("*") if path.is_file()]
+    assert list((root / "mlartifacts").rglob("MLmodel"))
+
+
 @pytest.mark.parametrize("loss", ["all artifacts", "the weights", "other weights"])
 def test_a_version_whose_artifacts_are_lost_is_made_again(config, tmp_path, loss):
     """Kills: a version known by its tag alone, which serves nothing, or other weights than models/."""
