@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.driver import ray_cluster
+from pipeline.submit import ray_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 # As Ray's agents do: a session of its own, a title instead of a command line. Its parent has gone before it, as a raylet that was shot.
@@ -80,6 +81,7 @@ JOIN = """
 import sys
 from pipeline import cli, params
 from pipeline.driver import ray_cluster
+from pipeline.submit import ray_jobs
 from pipeline.driver.settings import ClusterConfig
 ray_cluster.JOIN_SECONDS = float(sys.argv[1])
 def main():
@@ -158,3 +160,18 @@ def test_a_home_that_cannot_be_written_to_needs_no_setting(tmp_path, monkeypatch
     (tmp_path / "a folder").mkdir()
     ray_cluster._bring_token(tmp_path / home)
     assert ("RAY_AUTH_TOKEN" in os.environ) is (home != "a folder")
+
+
+def test_a_job_server_that_goes_silent_is_given_up():
+    """Kills: Ray's own client, which waits for ever; a failure of the call taken for the bound."""
+    never = threading.Event()
+    with pytest.raises(TimeoutError, match=r"has not answered within 0\.1 s"):
+        ray_jobs._within(0.1, never.wait)
+    never.set()
+    assert ray_jobs._within(60, lambda: 3) == 3
+
+    def fail():
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        ray_jobs._within(60, fail)
