@@ -1,6 +1,6 @@
 """The data contract: what was found while preparing, whether it is good enough, and the report that says so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,8 +69,12 @@ class Contract:
             self._num_resized += int((part.sizes != self._size).any(axis=1).sum())
             self._num_enlarged += int((part.sizes < self._size).any(axis=1).sum())
 
-    def check(self) -> None:
-        """Raise ValueError when the data cannot be trained on: broken images under on_error=fail, or a split that is too small."""
+    def check(self, *, switched_off: Collection[str] = ()) -> None:
+        """Raise ValueError when the data cannot be trained on: broken images under on_error=fail, or a split that is too small.
+
+        Args:
+            switched_off: splits that are to be empty: their fraction is 0.
+        """
         total = sum(map(len, self._splits))
         if self.num_broken and self._on_error == "fail":
             lines = "\n".join(f"  {name}: {reason}" for name, reason in self._broken)
@@ -80,13 +84,16 @@ class Contract:
                 "Repair or remove them, or set data.on_error=skip to leave them out"
             )
         counts = self.split_counts()
-        small = [f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES]
+        small = [
+            f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES and (count or split not in switched_off)
+        ]
         if small:
             distinct = total - self._duplicates()["extra_copies"]
             left_out = f", {self.num_broken:,} broken ones left out" if self.num_broken else ""
             raise ValueError(
                 f"{total:,} images ({distinct:,} distinct{left_out}) do not fill the splits: {', '.join(small)}, expected at least "
-                f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction"
+                f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction, "
+                "or set one of them to 0.0 to do without that split"
             )
 
     def split_counts(self) -> dict[str, int]:
@@ -194,7 +201,7 @@ class Contract:
             tiny = [f"{name} ({count})" for name, count in sums.items() if count < TINY_CLASS_IMAGES]
             if tiny:
                 found.append(f"{len(tiny):,} classes have fewer than {TINY_CLASS_IMAGES} images: {', '.join(tiny[:SHOWN])}")
-            for split in SPLITS:
+            for split in (split for split in SPLITS if any(row[split] for row in classes["images"].values())):
                 missing = [name for name, row in classes["images"].items() if row[split] == 0 and sums[name] > 0]
                 if missing:
                     found.append(f"{len(missing):,} classes have no image in the {split} split: {', '.join(missing[:SHOWN])}")

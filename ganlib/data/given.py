@@ -11,7 +11,7 @@ WORDS = {
 FILE_WORDS = {**WORDS, "t10k": "test"}  # the official name of MNIST's and Fashion-MNIST's test files
 LOOKED_FOR = (
     "image_folder takes splits from folders named train or training, val, valid, validation or dev, test or testing (above or below the class "
-    "folders); idx, fashion-mnist and parquet from these words in file names, as train-images-idx3-ubyte (t10k is test)"
+    "folders); idx, fashion-mnist and parquet from these words in file names, as train-images-idx3-ubyte (t10k is test); parquet from both"
 )
 
 

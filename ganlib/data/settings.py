@@ -28,10 +28,17 @@ class DataConfig(Section):
     splits: Literal["auto", "given", "content"] = Field(
         "auto", description="train, val and test as folders or file names give them, or by content; auto: as given where they are"
     )
-    image_column: str = Field("image", description="parquet: column with an image struct or encoded bytes; file names in a file of labels")
+    image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
     label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")
-    val_fraction: float = Field(0.05, ge=0.0, lt=0.5, description="share of distinct images in the validation split")
-    test_fraction: float = Field(0.15, ge=0.0, lt=0.5, description="share of distinct images in the test split")
+    val_fraction: float = Field(
+        0.05,
+        ge=0.0,
+        lt=0.5,
+        description="share of distinct images in the validation split; 0.0: there is none, and no baseline of real images",
+    )
+    test_fraction: float = Field(
+        0.15, ge=0.0, lt=0.5, description="share of distinct images in the test split; 0.0 with evaluate.split: val"
+    )
 
     @model_validator(mode="after")
     def _size_is_positive(self) -> "DataConfig":

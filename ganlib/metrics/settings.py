@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ganlib.config import Section
 
@@ -30,3 +30,12 @@ class EvaluateConfig(Section):
     prdc_images: int = Field(5_000, ge=10, description="real and generated images each, for precision, recall, density, coverage")
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density, coverage")
     bootstrap: int = Field(20, ge=2, description="resamples behind each confidence interval")
+
+    @model_validator(mode="after")
+    def _neighbours_are_among_the_images(self) -> "EvaluateConfig":
+        if self.neighbours >= self.prdc_images:
+            raise ValueError(
+                f"evaluate.neighbours={self.neighbours} is not below evaluate.prdc_images={self.prdc_images}; "
+                f"set evaluate.prdc_images: {self.neighbours + 1} or more"
+            )
+        return self

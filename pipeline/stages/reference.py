@@ -78,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_stage(main)
+    cli.run_stage(main, is_prepared=True)

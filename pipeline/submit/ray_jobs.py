@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 
+from ganlib.redact import redacted
 from pipeline.submit.package import JOB_SCRIPT, Package
 from pipeline.submit.targets import STOPPED, Job, Lost, Outcome, TimedOut, Unreachable
 
@@ -43,7 +44,7 @@ class RayJobs:
         try:
             self._client = JobSubmissionClient(address)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise Unreachable(f"{address} answers, but not as a Ray job server: {error}") from None
+            raise Unreachable(f"{redacted(address)} answers, but not as a Ray job server: {redacted(str(error), of=address)}") from None
 
     def submit(self, package: Package, job: Job) -> None:
         """Upload the package, which Ray keeps by its hash, and start the job."""
@@ -148,7 +149,7 @@ def _check_answers(address: str) -> None:
         if isinstance(reason, ssl.SSLError):
             return  # Ray's client may have another certificate store
         raise Unreachable(
-            f"no Ray job server answers at {address} ({reason}). Expected the dashboard of the head node, http://HEAD:8265; "
+            f"no Ray job server answers at {redacted(address)} ({reason}). Expected the dashboard of the head node, http://HEAD:8265; "
             "it listens on loopback only unless the head was started with --dashboard-host=0.0.0.0 (else: ssh -L, kubectl port-forward)"
         ) from None
 

@@ -18,6 +18,7 @@ from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS
 
 CONTENT = "content.sha256"
+DESCRIPTION_CHARACTERS = 5_000  # of a version, in MLflow's tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,16 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
         store.client.log_artifact(run_id, str(path), FOLDER)
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
-    made = store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=words)
+    made = store.client.create_model_version(
+        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=shortened(words)
+    )
     return int(made.version)
+
+
+def shortened(words: str, limit: int = DESCRIPTION_CHARACTERS) -> str:
+    """`words` as a version's description holds them: whole up to `limit` characters, else with where the rest stands."""
+    rest = "... (the rest: mlflow.models.get_model_info of this version, .metadata['description'])"
+    return words if len(words) <= limit else words[: limit - len(rest)].rpartition(",")[0] + rest
 
 
 @contextlib.contextmanager

@@ -171,13 +171,15 @@ def test_broken_images_fail_with_the_first_twenty(tmp_path: Path, monkeypatch: p
 
 def test_rows_without_image_or_with_an_impossible_label_are_broken(tmp_path: Path) -> None:
     files: list[tuple[str, int | None, bytes | None]] = [(str(number), 0, encode(picture(number))) for number in range(30)]
-    files += [("null", 0, None), ("unlabelled", None, encode(picture(1))), ("high", 2, encode(picture(1))), ("low", -1, encode(picture(1)))]
+    files += [("null", 0, None), ("unlabelled", None, encode(picture(1))), ("high", 2, encode(picture(1)))]
+    files += [("withheld", -1, encode(picture(1))), ("low", -2, encode(picture(1)))]
     report = prepared(pack(tmp_path / "raw", files, ("a", "b")), tmp_path / "out", on_error="skip")
     assert {entry["name"]: entry["reason"] for entry in report["broken"]["first"]} == {
         "null": "no image bytes (null)",
         "unlabelled": "no label (null)",
         "high": "label 2, expected 0..1",
-        "low": "label -1, expected 0..1",
+        "withheld": "no label (-1)",
+        "low": "label -2, expected 0..1",
     }
 
 

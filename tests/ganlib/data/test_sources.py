@@ -240,7 +240,7 @@ def test_parquet_without_the_column(tmp_path: Path) -> None:
         fetched("parquet", incoming, tmp_path / "raw")
     with pytest.raises(ValueError, match=r"no column 'fine_label'.*data\.label_column, or null for none"):
         fetched("parquet", incoming, tmp_path / "raw2", image_column="img", label_column="fine_label")
-    with pytest.raises(ValueError, match="column 'label' is int64, expected encoded bytes or a struct"):
+    with pytest.raises(ValueError, match="column 'label' is int64, expected encoded bytes, a struct"):
         fetched("parquet", incoming, tmp_path / "raw3", image_column="label")
     with pytest.raises(ValueError, match="column 'img' is binary, expected integers or strings"):
         fetched("parquet", incoming, tmp_path / "raw4", image_column="img", label_column="img")
