@@ -62,8 +62,15 @@ def class_sheet(images: np.ndarray, *, headings: Sequence[str], numbers: Sequenc
             name if _can_write(name, font) else f"class {number}" for name, number in zip(headings[chosen], numbers[chosen], strict=True)
         ]
         parts += [_line(names, step, font, gap), grid(pixels, columns=columns, gap=gap)]
-    wide = [np.repeat(part, channels, axis=2) if part.shape[2] == 1 else part for part in parts]
-    return np.concatenate(wide).transpose(2, 0, 1)
+    return np.concatenate([_of_channels(part, channels) for part in parts]).transpose(2, 0, 1)
+
+
+def _of_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """[h, w, 1] -> [h, w, channels], opaque; what has the channels stays."""
+    wide = np.broadcast_to(pixels, (*pixels.shape[:2], channels)).copy()
+    if channels == 4 and pixels.shape[2] == 1:
+        wide[:, :, 3] = 255
+    return wide
 
 
 def _line(texts: Sequence[str], step: int, font: Font, gap: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
-from ganlib.models import build
+from ganlib.models import ImageSpec, build
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -20,7 +20,7 @@ from ganlib.training.state import Bundle
 from pipeline.report import curves
 from pipeline.tracking.outbox import TrainingFacts
 
-FORMAT = 1  # of models/generator.json; one of another format is never restored
+FORMAT = 2  # of models/generator.json; one of another format is never restored
 GENERATOR = "generator"  # the averaged one is exported in its place
 OUTS = ("models", "reports/training/grids", "reports/training/history.csv", "reports/training/curves.png")  # as dvc.yaml has them
 
@@ -44,6 +44,8 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if spec.model.conditional else {}),
         "images_seen": bundle.numbers["images_seen"],
+        **interface(spec, image),
+        "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
         "weights": f"moving average, half-life {_half_life(spec.train)} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
@@ -78,6 +80,40 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
 def _half_life(train: TrainConfig) -> str:
     chosen = train.ema_halflife_images
     return " to ".join(f"{number:,.0f}" for number in chosen.ends) if isinstance(chosen, Schedule) else f"{chosen:,}"
+
+
+def interface(spec: TrainingSpec, image: ImageSpec) -> dict[str, Any]:
+    """What goes into the generator and what comes out, for whoever has generator.json and the weights alone."""
+    prior = Prior.of(spec.model, image)
+    channels = {1: "grey", 3: "red, green, blue", 4: "red, green, blue, alpha (not premultiplied; colour under alpha 0 is 0)"}
+    return {
+        "input": {
+            "z": {
+                "shape": ["N", prior.latent_dim],
+                "dtype": "float32",
+                "distribution": prior.distribution,
+                "drawn": {"normal": "independently from N(0, 1)", "uniform": "independently from U(-1, 1)"}[prior.distribution],
+            },
+            "labels": None
+            if not prior.class_counts
+            else {
+                "shape": ["N"],
+                "dtype": "int64",
+                "from": 0,
+                "to": len(prior.class_counts) - 1,
+                "drawn": "as often as image.class_counts",
+            },
+            "samples": "image i of a seed: ganlib.sampling.Prior.of(model, image).seeded(seed, range(i, i + 1))",
+        },
+        "output": {
+            "shape": ["N", image.channels, *image.size],
+            "dtype": "float32",
+            "channels": channels[image.channels],
+            "range": [-1.0, 1.0],
+            "to_uint8": "round((x + 1) * 127.5), cut to 0..255 (ganlib.sampling.to_uint8)",
+        },
+        "precision": {"weights": "float32", "training": spec.train.precision, "samples": "float32"},
+    }
 
 
 def count(network: Any) -> int:

@@ -186,10 +186,22 @@ class Manifest:
     class_names: tuple[str, ...] | None
     splits: Mapping[str, SplitInfo]  # train, val, test
     data_digest: str  # SHA-256 over the splits' file hashes: names the data set
+    preparation: Mapping[str, Any]  # where the images came from and what was done to them; no part of the digest
 
 
-def write_manifest(folder: Path, *, class_names: Sequence[str] | None, class_counts: Mapping[str, Sequence[int] | None]) -> Manifest:
-    """Describe the three splits that lie in `folder`; `class_counts` maps a split to its images of each class."""
+def write_manifest(
+    folder: Path,
+    *,
+    class_names: Sequence[str] | None,
+    class_counts: Mapping[str, Sequence[int] | None],
+    preparation: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Describe the three splits that lie in `folder`.
+
+    Args:
+        class_counts: images of each class, by split.
+        preparation: JSON-able facts for whoever uses the data, or what was trained on them, elsewhere.
+    """
     splits: dict[str, Any] = {}
     shape: tuple[int, int, int] = (0, 0, 0)
     for split in SPLITS:
@@ -200,9 +212,8 @@ def write_manifest(folder: Path, *, class_names: Sequence[str] | None, class_cou
         splits[split] = {"images": len(images), "sha256": sha256_file(path), "class_counts": None if counts is None else list(counts)}
     digest = hashlib.sha256("".join(f"{split} {splits[split]['sha256']}\n" for split in SPLITS).encode()).hexdigest()
     names = None if class_names is None else list(class_names)
-    write_json(
-        folder / "manifest.json", {"format": FORMAT, "shape": list(shape), "class_names": names, "splits": splits, "data_digest": digest}
-    )
+    facts = {"format": FORMAT, "shape": list(shape), "class_names": names, "splits": splits, "data_digest": digest}
+    write_json(folder / "manifest.json", facts | {"preparation": dict(preparation or {})})
     return read_manifest(folder)
 
 
@@ -228,7 +239,11 @@ def read_manifest(folder: Path) -> Manifest:
             for split, part in values["splits"].items()
         }
         return Manifest(
-            shape=(c, h, w), class_names=None if names is None else tuple(names), splits=splits, data_digest=values["data_digest"]
+            shape=(c, h, w),
+            class_names=None if names is None else tuple(names),
+            splits=splits,
+            data_digest=values["data_digest"],
+            preparation=dict(values["preparation"]),
         )
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; run the prepare stage first (dvc repro prepare)") from None

@@ -9,6 +9,7 @@ import numpy as np
 from ganlib.data.arrow import SPLITS
 from ganlib.data.raw import SourceInfo
 from ganlib.data.splits import Splitting
+from ganlib.data.values import Survey
 
 SHOWN = 20  # offenders named in a message or report
 SHOWN_DUPLICATES = 5
@@ -25,9 +26,12 @@ class Converted:
     labels: np.ndarray  # [n] int64, -1 without labels
     given: np.ndarray  # [n] int8 index into SPLITS of the split that the source gave, -1 without
     rows: np.ndarray  # [n] int64, number in the source
+    pages: np.ndarray  # [n] int64, number in its file from 0; -1 where only one was taken
     digests: np.ndarray  # [n, 2] uint64: the first 16 bytes of the content digest
     sizes: np.ndarray  # [n, 2] int64: original height, width
     broken: tuple[tuple[str, str], ...]  # (name, reason) of the others
+    broken_labels: np.ndarray  # [len(broken)] int64, -1 where there is none
+    survey: Survey
 
 
 class Contract:
@@ -37,10 +41,17 @@ class Contract:
         size: wanted (height, width).
         on_error: `fail` makes `check` refuse broken images.
         splitting: how the images are split; says in the report which splits were given.
+        value_range: what was mapped to 8 bits.
     """
 
     def __init__(
-        self, *, class_names: tuple[str, ...] | None, size: tuple[int, int], on_error: Literal["fail", "skip"], splitting: Splitting
+        self,
+        *,
+        class_names: tuple[str, ...] | None,
+        size: tuple[int, int],
+        on_error: Literal["fail", "skip"],
+        splitting: Splitting,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.class_names = class_names
         self.num_broken = 0
@@ -48,6 +59,10 @@ class Contract:
         self._size = size
         self._on_error = on_error
         self._splitting = splitting
+        self._value_range = value_range
+        self._survey = Survey()
+        self._broken_by_class: dict[int, tuple[int, str, str]] = {}  # count, and name and reason of the first
+        self._pages: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._splits: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
@@ -59,7 +74,12 @@ class Contract:
         """Count a range; `splits` [n] int8 says where each image went."""
         self.num_broken += len(part.broken)
         self._broken += part.broken[: SHOWN - len(self._broken)]
+        for label, (name, reason) in zip(part.broken_labels.tolist(), part.broken, strict=True):
+            count, first, why = self._broken_by_class.get(label, (0, name, reason))
+            self._broken_by_class[label] = (count + 1, first, why)
+        self._survey.merge(part.survey)
         self._labels.append(part.labels)
+        self._pages.append(part.pages)
         self._splits.append(splits)
         self._rows.append(part.rows)
         self._digests.append(part.digests)
@@ -81,8 +101,10 @@ class Contract:
             first = f", the first {SHOWN}" if self.num_broken > SHOWN else ""
             raise ValueError(
                 f"{self.num_broken:,} of {total + self.num_broken:,} images cannot be used{first}:\n{lines}\n"
-                "Repair or remove them, or set data.on_error=skip to leave them out"
+                + "".join(f"{line}\n" for line in self._unmapped())
+                + "Repair or remove them, or set data.on_error=skip to leave them out"
             )
+        self._check_vanished_classes()
         counts = self.split_counts()
         small = [
             f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES and (count or split not in switched_off)
@@ -93,7 +115,28 @@ class Contract:
             raise ValueError(
                 f"{total:,} images ({distinct:,} distinct{left_out}) do not fill the splits: {', '.join(small)}, expected at least "
                 f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction, "
-                "or set one of them to 0.0 to do without that split"
+                "or set one of them to 0.0 to do without that split" + "".join(f"\n{line}" for line in self._unmapped())
+            )
+
+    def _unmapped(self) -> list[str]:
+        return self._survey.unmapped() if self._value_range is None else []
+
+    def _check_vanished_classes(self) -> None:
+        """Raise ValueError where every image of a class is broken: leaving out all of it is another data set, not a few files less."""
+        if self.class_names is None:
+            return
+        left = np.bincount(_joined(self._labels, np.int64), minlength=len(self.class_names))
+        gone = [
+            (name, *self._broken_by_class[label])
+            for label, name in enumerate(self.class_names)
+            if label in self._broken_by_class and not left[label]
+        ]
+        if gone:
+            lines = "\n".join(f"  {name}: {count:,} images, the first {first}: {reason}" for name, count, first, reason in gone[:SHOWN])
+            raise ValueError(
+                f"{len(gone):,} of {len(self.class_names):,} classes have no image that can be used:\n{lines}\n"
+                + "".join(f"{line}\n" for line in self._unmapped())
+                + "Repair or convert them, or take the class away from the data"
             )
 
     def split_counts(self) -> dict[str, int]:
@@ -134,6 +177,14 @@ class Contract:
                 "smallest_height_width": self._smallest.tolist(),
                 "largest_height_width": self._largest.tolist(),
             },
+            "values": self._survey.report(),
+            "value_range": None if self._value_range is None else list(self._value_range),
+            "pages": {
+                "files_with_several": self._survey.several_pages,
+                "most_in_a_file": self._survey.most_pages,
+                "left_out": self._survey.pages_left_out,
+            },
+            "followed_by_unknown_bytes": {"count": len(self._survey.followed), "first": self._survey.followed[:SHOWN]},
             "duplicates": duplicates,
             "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
             "notes": list(source.notes),
@@ -151,7 +202,7 @@ class Contract:
     def _duplicates(self, name_of: Callable[[int], str] = str) -> dict[str, Any]:
         """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
         digests = _joined(self._digests, np.uint64).reshape(-1, 2)
-        labels, rows = _joined(self._labels, np.int64), _joined(self._rows, np.int64)
+        labels, rows, pages = (_joined(parts, np.int64) for parts in (self._labels, self._rows, self._pages))
         order, is_copy = _equal_neighbours(digests)
         group = np.cumsum(~is_copy) - 1  # [n] number of the group, in the order of `order`
         members = np.bincount(group, minlength=0) if len(group) else np.zeros(0, np.int64)
@@ -160,11 +211,16 @@ class Contract:
         starts = np.flatnonzero(~is_copy)
         shared = np.flatnonzero(members > 1)
         shared = shared[np.argsort(rows[order][starts[shared]], kind="stable")][:SHOWN_DUPLICATES]
+
+        def name(index: int) -> str:
+            page = int(pages[index])
+            return name_of(int(rows[index])) + (f"[{page}]" if page >= 0 else "")
+
         return {
             "groups": int((members > 1).sum()),
             "extra_copies": int(is_copy.sum()),
             "groups_with_several_labels": len(np.unique(group[differs])),
-            "first": [[name_of(int(row)) for row in rows[order][starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
+            "first": [[name(index) for index in order[starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
         }
 
     def _leaked(self) -> dict[str, int]:
@@ -187,6 +243,17 @@ class Contract:
         found = []
         if self.num_broken:
             found.append(f"{self.num_broken:,} broken images were left out (data.on_error=skip)")
+        survey = self._survey
+        found += survey.warnings(self._value_range)
+        if survey.pages_left_out:
+            found.append(
+                f"{survey.several_pages:,} files hold several pages or frames, up to {survey.most_pages:,}: the first of each was taken, "
+                f"{survey.pages_left_out:,} were left out; data.pages=all takes them"
+            )
+        if survey.followed:
+            found.append(
+                f"{len(survey.followed):,} files go on after the end of their picture with bytes of an unknown kind, the first {survey.followed[0]}"
+            )
         if self._num_enlarged:
             found.append(
                 f"{self._num_enlarged:,} of {total:,} images are smaller than {list(self._size)} and were enlarged: they are blurred"

@@ -21,8 +21,10 @@ import numpy as np
 from ganlib.data.given import split_of_file
 from ganlib.data.raw import RawRecord
 
-DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(">u1"), 0x09: np.dtype(">i1"), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4")}
-IMAGES = re.compile(r"(?P<stem>.*)images(?P<dot>[-.])idx[34]-ubyte(?:\.gz)?")
+DTYPES: dict[int, np.dtype[Any]] = {
+    code: np.dtype(f">{kind}") for code, kind in {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}.items()
+}
+IMAGES = re.compile(r"(?P<stem>.*)images(?P<dot>[-.])idx[34]-(?:u?byte|short|int|float|double)(?:\.gz)?")
 LABELS = re.compile(r"(?P<stem>.*)labels(?P<dot>[-.])idx1-ubyte(?:\.gz)?")
 
 
@@ -30,15 +32,13 @@ def read_idx(path: Path) -> np.ndarray:
     """Memory-map an uncompressed IDX file.
 
     Raises:
-        ValueError: not IDX, an element type other than 8-, 16- or 32-bit integers, or another number of bytes than its header promises.
+        ValueError: not IDX, an unknown element type, or another number of bytes than its header promises.
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or not 1 <= head[3] <= 4:
-            raise ValueError(
-                f"{path} is not an IDX file of integers: it begins with {head.hex(' ') or 'nothing'}, expected 00 00 08 and 1..4"
-            )
+            raise ValueError(f"{path} is not an IDX file: it begins with {head.hex(' ') or 'nothing'}, expected 00 00 08 and 1..4")
         dims_bytes = file.read(4 * head[3])
     offset = 4 + 4 * head[3]
     dtype = DTYPES[head[2]]
@@ -148,7 +148,7 @@ def check_pairs(pairs: Sequence[tuple[Path, Path | None]]) -> np.ndarray | None:
 @dataclass(frozen=True)
 class _Part:
     name: str
-    images: np.ndarray  # [n, H, W] or [n, H, W, C] uint8
+    images: np.ndarray  # [n, H, W] or [n, H, W, C] numbers of any kind
     labels: np.ndarray | None  # [n] int64
 
     @property
@@ -164,10 +164,8 @@ def _open(folder: Path, stamp: int) -> tuple[_Part, ...]:
 
 def _part(images_path: Path, labels_path: Path | None) -> _Part:
     images = read_idx(images_path)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ValueError(
-            f"{images_path} holds {images.dtype.name} {list(images.shape)}, expected unsigned bytes [n, height, width(, channels)]"
-        )
+    if images.ndim not in (3, 4):
+        raise ValueError(f"{images_path} holds {images.dtype.name} {list(images.shape)}, expected [n, height, width(, channels)]")
     if images.ndim == 4:
         if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
             images = images.transpose(0, 2, 3, 1)  # channels first, as torch saves them
@@ -178,4 +176,6 @@ def _part(images_path: Path, labels_path: Path | None) -> _Part:
     labels = read_idx(labels_path)
     if labels.ndim != 1 or len(labels) != len(images):
         raise ValueError(f"{labels_path} holds {list(labels.shape)} labels for the {len(images):,} images of {images_path.name}")
+    if labels.dtype.kind == "f":
+        raise ValueError(f"{labels_path} holds {labels.dtype.name} labels, expected integers")
     return _Part(images_path.name, images, labels.astype(np.int64))

@@ -1,6 +1,7 @@
 """Raw images to prepared splits: converted in parallel, written in order, so that the bytes do not depend on the number of processes."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -17,11 +18,14 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
 from ganlib.data.contract import Contract, Converted
-from ganlib.data.decode import BrokenImage, Conversion, convert, strict_decoder
+from ganlib.data.decode import CONVERSION_KEYS, Conversion, convert_pages, strict_decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
+from ganlib.data.soundness import BrokenImage
 from ganlib.data.splits import content_digest, splitting
+from ganlib.data.suffixes import not_read
+from ganlib.data.values import Survey
 from ganlib.files import require_space
 
 TASK_BYTES = 2 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
@@ -45,9 +49,8 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         OSError: not enough disk space, or a process died.
     """
     source, reader = read_source(raw), open_raw(raw)
-    height, width = config.image_size
-    conversion = Conversion(channels=config.channels, height=height, width=width, resize=config.resize, crop=config.crop)
-    image_bytes = config.channels * height * width
+    conversion = Conversion.of(config)
+    image_bytes = math.prod(conversion.shape)
     require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
@@ -60,7 +63,13 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         test_fraction=config.test_fraction,
         where=f"{raw} ({source.source})",
     )
-    contract = Contract(class_names=reader.class_names, size=(height, width), on_error=config.on_error, splitting=splits_by)
+    contract = Contract(
+        class_names=reader.class_names,
+        size=config.image_size,
+        on_error=config.on_error,
+        splitting=splits_by,
+        value_range=config.value_range,
+    )
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
@@ -74,7 +83,12 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
                 chosen = splits == index
                 writer.append(part.images[chosen], None if reader.class_names is None else part.labels[chosen])
         contract.check(switched_off=[split for split in ("val", "test") if getattr(config, f"{split}_fraction") == 0])
-    write_manifest(folder, class_names=reader.class_names, class_counts=contract.class_counts())
+    write_manifest(
+        folder,
+        class_names=reader.class_names,
+        class_counts=contract.class_counts(),
+        preparation={"source": source.source, **{key: getattr(config, key) for key in ("image_size", *CONVERSION_KEYS)}},
+    )
     return contract.report(source, reader.name)
 
 
@@ -99,32 +113,43 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
 def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process."""
     images: list[np.ndarray] = []
-    kept: list[tuple[int, int, int, int, int]] = []  # label, given split, row, height, width
+    kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
     digests: list[bytes] = []
     broken: list[tuple[str, str]] = []
+    broken_labels: list[int] = []
+    survey = Survey()
     num_classes = None if reader.class_names is None else len(reader.class_names)
-    with strict_decoder():
+    with strict_decoder(conversion.max_pixels):
         for row, record in enumerate(reader.read(start, stop), start=start):
+            label = -1
             try:
                 if record.image is None:
                     raise BrokenImage("no image bytes (null)")
                 label = _label(record.label, num_classes)
-                image, (height, width) = convert(record.image, conversion)
+                if isinstance(record.image, bytes) and (kind := not_read(record.name)) is not None:
+                    raise BrokenImage(f"{kind}, which is not read")
+                pages = convert_pages(record.image, conversion, survey, name=record.name)
             except BrokenImage as error:
                 broken.append((record.name, str(error)))
+                broken_labels.append(label)
                 continue
-            images.append(image)
-            digests.append(content_digest(image))
-            kept.append((label, -1 if record.split is None else SPLITS.index(record.split), row, height, width))
-    table = np.array(kept, np.int64).reshape(-1, 5)
+            given = -1 if record.split is None else SPLITS.index(record.split)
+            for page, (image, (height, width)) in enumerate(pages):
+                images.append(image)
+                digests.append(content_digest(image))
+                kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
+    table = np.array(kept, np.int64).reshape(-1, 6)
     return Converted(
         images=np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8),
         labels=table[:, 0],
         given=table[:, 1].astype(np.int8),
         rows=table[:, 2],
+        pages=table[:, 3],
         digests=np.frombuffer(b"".join(digest[:16] for digest in digests), ">u8").reshape(-1, 2).astype(np.uint64),
-        sizes=table[:, 3:],
+        sizes=table[:, 4:],
         broken=tuple(broken),
+        broken_labels=np.array(broken_labels, np.int64),
+        survey=survey,
     )
 
 

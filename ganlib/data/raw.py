@@ -18,7 +18,7 @@ class RawRecord:
     """One image as it arrived."""
 
     name: str  # what a message calls it: a path, or file and row
-    image: bytes | np.ndarray | None  # an encoded file, or uint8/uint16 [H, W] or [H, W, C]; None where the source has a null
+    image: bytes | np.ndarray | None  # an encoded file, or numbers [H, W] or [H, W, C]; None where the source has a null
     label: int | None
     split: str | None = None  # train, val or test, where the source says so
 

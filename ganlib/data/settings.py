@@ -1,10 +1,13 @@
 """The `data` section of params.yaml."""
 
+import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ganlib.config import Section
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit
 
 
 class DataConfig(Section):
@@ -28,6 +31,16 @@ class DataConfig(Section):
     splits: Literal["auto", "given", "content"] = Field(
         "auto", description="train, val and test as folders or file names give them, or by content; auto: as given where they are"
     )
+    value_range: tuple[float, float] | None = Field(
+        None,
+        strict=False,
+        description="[low, high] of the values as they arrive, mapped to black and white; null: 8 and 16 bits as they are",
+    )
+    pages: Literal["first", "all"] = Field("first", description="of a multi-page TIFF or an animation: the first page, or each as an image")
+    jpeg_decode: Literal["full", "shrink"] = Field(
+        "full", description="large JPEGs: every pixel decoded, then resized; or shrunk by the decoder first (faster, slightly other pixels)"
+    )
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="an image of more pixels is broken: a small file can pretend to be a huge one")
     image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
     label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")
     val_fraction: float = Field(
@@ -45,3 +58,10 @@ class DataConfig(Section):
         if min(self.image_size) < 1:
             raise ValueError(f"image_size is {list(self.image_size)}; both height and width must be at least 1")
         return self
+
+    @field_validator("value_range")
+    @classmethod
+    def _range_is_one(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (math.isfinite(value[0]) and math.isfinite(value[1]) and value[0] < value[1]):
+            raise ValueError(f"value_range is {list(value)}; expected [low, high] with low below high, both finite")
+        return value

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from ganlib import sampling
 from ganlib.data.arrow import ArrowImages, ArrowWriter, write_manifest
@@ -32,6 +33,7 @@ from pipeline.tracking import outbox, registration
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
+PREPARATION = {"source": "digits", "resize": "lanczos", "crop": "center", "image_size": [8, 8], "channels": 1}
 NAMES = ["left", "top", "all"]
 SAMPLE = {"num_images": 60, "batch_images": 20, "grid_rows": 2, "grid_columns": 5, "interpolation_rows": 3, "interpolation_steps": 4}
 OUTCOME = registration.Registration(model="m", version=1, is_new=True, aliases=[], reason="", run_id="r")
@@ -48,7 +50,12 @@ def prepare(root: Path, *, names: list[str] | None) -> Path:
     for split in ("train", "val", "test"):
         with ArrowWriter(folder / f"{split}.arrow", shape=(1, 8, 8), class_names=names) as writer:
             writer.append(images, np.repeat(np.arange(3), 30) if names else None)
-    write_manifest(folder, class_names=names, class_counts=dict.fromkeys(("train", "val", "test"), [30] * 3 if names else None))
+    write_manifest(
+        folder,
+        class_names=names,
+        class_counts=dict.fromkeys(("train", "val", "test"), [30] * 3 if names else None),
+        preparation=PREPARATION,
+    )
     return folder / "train.arrow"
 
 
@@ -111,6 +118,45 @@ try:
 except Exception as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_generator_json_and_the_weights_are_enough(conditional, tmp_path):
+    """Someone has the two files and ganlib, no params.yaml and no data; kills: a description that lacks what the drawing needs."""
+    config = settings(model__conditional=conditional, model__latent_distribution="uniform")
+    trained(config, tmp_path)
+    facts = json.loads((tmp_path / "models" / "generator.json").read_text())
+    weights = load_file(tmp_path / "models" / "generator.safetensors")
+    # from here on, these two alone
+    model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
+    network = build_generator(model, image, seed=0)
+    network.load_state_dict(weights)
+    network.eval()
+    inputs = Prior.of(model, image).seeded(config.sample.seed, range(60))
+    drawn = sampling.generate(network, inputs, batch_images=20)
+    images, labels = read_samples(tmp_path / "samples" / "samples.parquet")
+    assert np.array_equal(drawn, images)
+    # and what it says in words is what these did
+    z, output = facts["input"]["z"], facts["output"]
+    assert z == {"shape": ["N", 8], "dtype": "float32", "distribution": "uniform", "drawn": "independently from U(-1, 1)"}
+    assert (inputs.z.shape[1], str(inputs.z.dtype).removeprefix("torch.")) == (z["shape"][1], z["dtype"])
+    assert inputs.z.abs().max() <= 1
+    with torch.no_grad():
+        raw = network(*inputs)
+    assert list(raw.shape[1:]) == output["shape"][1:] == [1, 8, 8]
+    assert raw.min() >= output["range"][0]
+    assert raw.max() <= output["range"][1]
+    again = np.clip(np.rint((raw.numpy() + 1) * 127.5), 0, 255)  # as to_uint8 says
+    assert np.abs(again - images).max() <= 1  # another batch size
+    assert facts["data"] == {**PREPARATION, "class_names": NAMES, "training_images": 90}
+    assert facts["precision"] == {"weights": "float32", "training": config.train.precision, "samples": "float32"}
+    if conditional:
+        assert (facts["input"]["labels"]["to"], facts["class_names"]) == (2, NAMES)
+        assert labels.max() == 2
+    else:
+        assert facts["input"]["labels"] is None
+        assert "class_names" not in facts
+        assert "Classes" not in Image.open(tmp_path / "samples" / "grid.png").info
 
 
 @pytest.mark.parametrize(("family", "truncation"), [("dcgan", 1.0), ("stylegan2", 0.5)])
@@ -187,8 +233,11 @@ def test_every_family_can_be_exported_with_a_batch_of_any_size(name):
 
 
 def test_an_unconditional_generator_has_no_labels_and_no_truncation(tmp_path):
-    config = settings()
+    config = settings(train__ema_halflife_images={"schedule": "linear", "from": 0, "to": 5000})
     trained(config, tmp_path)
+    assert (
+        "half-life 0 to 5,000 images" in json.loads((tmp_path / "models" / "generator.json").read_text())["weights"]
+    )  # a schedule is told
     made = generator.load(tmp_path / "models")
     assert made.class_names == []
     assert pq.read_table(tmp_path / "samples" / "samples.parquet")["label"].null_count == 60

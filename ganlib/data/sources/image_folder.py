@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ganlib.data import suffixes
 from ganlib.data.arrange import Arranging
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import Fetched
@@ -12,7 +13,7 @@ from ganlib.data.sources import SOURCES
 from ganlib.data.tree import Tree, open_zip, printable, read_folder
 from ganlib.files import require_space
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (*suffixes.READ, *suffixes.NOT_READ)  # an image that cannot be read is a broken one, never just another file
 
 
 @SOURCES.register("image_folder")
@@ -26,7 +27,7 @@ class ImageFolder:
             if not images:
                 found = f"{len(ignored):,} other files, the first {printable(min(ignored))}" if ignored else "no files at all"
                 raise ValueError(
-                    f"{tree.where} holds no images, but {found}; expected files ending in {' '.join(SUFFIXES)} (params.yaml: data.path)"
+                    f"{tree.where} holds no images, but {found}; expected files ending in {' '.join(suffixes.READ)} (params.yaml: data.path)"
                 )
             arranged = Arranging(
                 tree=tree, others=others, classes=config.classes, image_column=config.image_column, label_column=config.label_column

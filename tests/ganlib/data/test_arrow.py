@@ -109,6 +109,9 @@ def test_manifest(tmp_path: Path) -> None:
     counts = {split: [1, 2, 7] for split in SPLITS}
     written = write_manifest(tmp_path, class_names=CLASS_NAMES, class_counts=counts)
     assert written == read_manifest(tmp_path)
+    told = write_manifest(tmp_path, class_names=CLASS_NAMES, class_counts=counts, preparation={"resize": "box"})
+    assert told.preparation == {"resize": "box"}
+    assert told.data_digest == written.data_digest  # a hash of the data alone: what was done to them does not name them
     assert (written.shape, written.class_names) == (SHAPE, tuple(CLASS_NAMES))
     assert written.splits["val"].images == 10
     assert written.splits["test"].class_counts == (1, 2, 7)
