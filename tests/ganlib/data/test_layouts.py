@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ganlib.data.arrow import ArrowImages
+from ganlib.data.given import split_of_file
 from ganlib.data.idx import write_idx
 from ganlib.data.names import natural_key
 from ganlib.data.prepare import prepare_images
@@ -204,6 +205,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert "the folder train is a class: the folders beside it are no splits" in info.notes
 
 
+def test_words_in_file_names() -> None:
+    """Kills a word inside another one, and a choice between two."""
+    names = ["train-images", "t10k-images", "QMNIST_Test.images", "x-dev-", "trains-", "retest-", "train-test-", "images"]
+    assert [split_of_file(name) for name in names] == ["train", "test", "test", "val", None, None, None, None]
+
+
 @pytest.mark.parametrize("folder", ["test", "test/unknown"])
 def test_an_unlabelled_test_split_is_left_out_and_counted(tmp_path: Path, folder: str) -> None:
     """Kaggle's test folder; the labels of train are kept. Kills "unknown" as a class, and a null label that stops prepare later."""
@@ -363,6 +370,9 @@ def test_names_in_a_table(tmp_path: Path) -> None:
     )
     rows, _ = fetched(incoming, image_column="id", label_column="breed")
     assert rows == [("images/1.png", "pug", None), (f"images/caf{accent}.png", "elo", None)]
+    (incoming / "labels.csv").write_text(table(("id", "breed"), ("1", "pug"), (f"caf{accent}", "elo")))
+    (incoming / "images" / f"caf{accent}.png").rename(incoming / "images" / "café.png")  # and the other way round
+    assert fetched(incoming, image_column="id", label_column="breed")[0][1] == ("images/café.png", "elo", None)
     with pytest.raises(
         ValueError,
         match=r"labels\.csv labels nothing: it has no column file_name or image, but id, breed \(params\.yaml: data\.image_column",
