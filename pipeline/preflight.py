@@ -163,7 +163,7 @@ def check_data(params: Params, root: Path) -> list[str]:
     num_real, problems = split.images, []
     have = sum(count > 0 for count in manifest.splits["train"].class_counts or ())
     if extractor.needs_classes and have < 2:
-        without = ", ".join(entry.name for entry in EXTRACTORS if not entry.value.needs_classes)
+        without = " or ".join(entry.name for entry in EXTRACTORS if not entry.value.needs_classes)
         problems.append(
             f"reference.extractor={params.reference.extractor!r} learns the classes, but the train split has {have or 'no'} labelled classes; "
             f"set reference.extractor: {without} and leave out of evaluate.metrics: "

@@ -230,7 +230,7 @@ def prepared(root: Path, *, test: int, val: int = 0, classes: tuple[int, ...] | 
         (
             {"test": 200, "classes": None},
             {"reference__extractor": "classifier"},
-            r"has no labelled classes; set reference.extractor: auto, rotation and leave .*: class_coverage",
+            r"has no labelled classes; set reference.extractor: auto or rotation and leave .*: class_coverage",
         ),
         ({"test": 200, "classes": (120, 0, 0)}, {"reference__extractor": "classifier"}, r"has 1 labelled classes"),
         ({"test": 10}, {"model__conditional": True, "sample__classes": ["cat"]}, r"the test split has 5 images"),
