@@ -23,6 +23,7 @@ setup: .venv/.done
 	@touch $@
 
 repro: setup
+	@python -m pipeline.ready
 	@dvc repro
 	@python -m pipeline.results
 
@@ -36,7 +37,7 @@ check: setup
 
 # Three tiers: `make test` (at most 20 minutes on two cores, what every push runs), `make slow` (at most 60, weekly), `make proof` (hours).
 test: check
-	pytest -m "not slow"
+	pytest -m "not slow" -n 2 --dist loadfile
 
 slow: setup
 	pytest -m slow

@@ -183,7 +183,8 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
     from ganlib.training.hooks import calibrate_generator
     from ganlib.training.loop import image_of
 
-    prior = sampling.Prior.of(spec.model, image_of(ArrowImages(Path(spec.data))))
+    trained_on = ArrowImages(Path(spec.data))
+    prior = sampling.Prior.of(spec.model, image_of(trained_on))
     calibrate_generator(network, prior, spec.train)
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
     inputs = prior.seeded(config.sample.seed, range(config.sample.num_images))
@@ -194,7 +195,7 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
         fake=fake,
         train=reference.features("train"),
         fake_labels=None if inputs.labels is None else inputs.labels.numpy(),
-        **interface.predicted_classes(reference.extractor, real, fake),
+        **interface.predicted_classes(reference.extractor, real, fake, trained_on.class_counts or None),
     )
     if picture is not None:
         shown = prior.seeded_of_classes(config.sample.seed, range(ROWS * COLUMNS), columns=COLUMNS)

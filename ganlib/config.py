@@ -7,7 +7,7 @@ with `Registry.get`, so that a stage imports only what it runs.
 
 import dataclasses
 import difflib
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -20,6 +20,7 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=BaseModel)
 D = TypeVar("D")
+NUMBER, SCHEDULE = "<number>", "<schedule>"  # the two kinds of a number that can be scheduled (ganlib.schedule); no key is called so
 
 
 def construct(cls: type[D], values: dict[str, Any], *, key: str) -> D:
@@ -54,14 +55,17 @@ def explain(error: ValidationError, schema: type[BaseModel], *, key: str = "") -
     """A pydantic error as lines a user can act on: `train.batch_image is not a known key (did you mean batch_images?); legal: ...`."""
     lines = []
     for item in error.errors():
-        path = [str(part) for part in item["loc"]]
+        steps = [str(part) for part in item["loc"]]
+        path = [part for part in steps if part not in (NUMBER, SCHEDULE)]
         where = ".".join(([key] if key else []) + path)
         if item["type"] == "extra_forbidden":
             owner: Any = schema
             for part in path[:-1]:
-                annotation = owner.model_fields[part].annotation if isinstance(owner, type) and issubclass(owner, BaseModel) else None
-                owner = annotation
-            legal = sorted(owner.model_fields) if isinstance(owner, type) and issubclass(owner, BaseModel) else []
+                owner = (
+                    _section_in(owner.model_fields[part].annotation) if isinstance(owner, type) and issubclass(owner, BaseModel) else None
+                )
+            fields = owner.model_fields if isinstance(owner, type) and issubclass(owner, BaseModel) else {}
+            legal = sorted(field.alias or name for name, field in fields.items())
             near = difflib.get_close_matches(path[-1], legal, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             lines.append(f"{where}={item['input']!r} is not a known key{hint}; legal: {', '.join(legal)}")
@@ -72,3 +76,11 @@ def explain(error: ValidationError, schema: type[BaseModel], *, key: str = "") -
         else:
             lines.append(f"{where}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "\n".join(lines)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a field holds, or may hold; else the annotation as it is."""
+    for part in get_args(annotation):
+        if isinstance(found := _section_in(part), type) and issubclass(found, BaseModel):
+            return found
+    return annotation

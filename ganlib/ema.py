@@ -13,9 +13,10 @@ class Ema:
 
     Attributes:
         module: the averaged generator; float32, evaluation mode, same device.
+        halflife_images: may be set between updates.
     """
 
-    def __init__(self, generator: nn.Module, *, halflife_images: int) -> None:
+    def __init__(self, generator: nn.Module, *, halflife_images: float) -> None:
         self.module = copy.deepcopy(generator).eval().requires_grad_(False)
         self.halflife_images = halflife_images
         self._source = [p.data for p in generator.parameters()]

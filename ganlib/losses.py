@@ -133,7 +133,8 @@ class Relativistic:
 class Began:
     """D reconstructs real images better than generated ones; k holds the two errors at a ratio. For the family `began`.
 
-    The logit is minus the reconstruction error: L(x) = -D(x).
+    The logit is minus the reconstruction error: L(x) = -D(x). The paper halves the learning rate where its measure of convergence stalls (section
+    4.1), without saying what a stall is; that is not built, because any rule for it would be ours: give optim.*.lr a schedule instead.
 
     Args:
         k: weight of generated images in D's loss; where it starts, it moves within [0, 1].

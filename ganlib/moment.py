@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Moment:
         self._present = present
         self._is_normalized = is_normalized
         self._calls = 0
+        self._call_of: dict[str, int] = {}  # "real" or "fake" -> the number of the call whose draws its augmentations had
 
     def rng(self, purpose: str) -> torch.Generator:
         """A generator for one purpose in this shard alone."""
@@ -87,30 +89,49 @@ class Moment:
     @cached_property
     def real_judgement(self) -> Judgement:
         """D at the real images; without a gradient where the generator is trained, which has no part in it."""
+        self._call_of["real"] = self._calls
         with torch.set_grad_enabled(not self._trains_generator):
             return self.judge(self.real, self.labels)
 
     @cached_property
     def fake_judgement(self) -> Judgement:
         """D at the generated images: a call of its own, so that batch statistics never mix the two."""
+        self._call_of["fake"] = self._calls
         return self.judge(self.fake, self.fake_labels)
 
-    def judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool = False) -> Judgement:
-        """D at augmented images, with the labels it is told; under autocast unless `is_precise`."""
-        if self._is_normalized:
-            return normalize_gradient(lambda x: self._judge(x, labels, is_precise=True), images)
-        return self._judge(images, labels, is_precise=is_precise)
+    def judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool = False, call: int | None = None) -> Judgement:
+        """D at augmented images, with the labels it is told; under autocast unless `is_precise`.
 
-    def _judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool) -> Judgement:
+        Args:
+            call: augmented by the draws of an earlier call; None: by draws of its own.
+        """
+        if self._is_normalized:
+            return normalize_gradient(lambda x: self._judge(x, labels, is_precise=True, call=call), images)
+        return self._judge(images, labels, is_precise=is_precise, call=call)
+
+    def _judge(self, images: Tensor, labels: Tensor | None, *, is_precise: bool, call: int | None) -> Judgement:
+        if call is None:
+            call, self._calls = self._calls, self._calls + 1
         for index, augmentation in enumerate(self._augmentations):
-            images = augmentation(images, self.rng(f"augment {index} of call {self._calls}"))
-        self._calls += 1
+            images = augmentation(images, self.rng(f"augment {index} of call {call}"))
         judgement: Judgement = self._nets("discriminator", images, labels, full=True, is_precise=is_precise)
         return judgement
 
     def critic(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
         """D as images [n, C, H, W] -> logits [n], in float32, for terms that differentiate with respect to the images."""
         return lambda images: self.judge(images, labels, is_precise=True).logits
+
+    def change(self, of: Literal["real", "fake"], step: Tensor) -> Tensor:
+        """[n] D(x + step) - D(x) at real or generated images x, [n, C, H, W], in float32 and under the augmentations' draws of D(x).
+
+        One more call of D. Two where it is called under autocast: the rounding of bfloat16 would be most of a small difference.
+        """
+        images, labels = (self.real, self.labels) if of == "real" else (self.fake, self.fake_labels)
+        judgement = self.real_judgement if of == "real" else self.fake_judgement
+        call = self._call_of[of]
+        if self._nets.is_bf16 and not self._is_normalized:  # which is in float32 already
+            judgement = self.judge(images, labels, is_precise=True, call=call)
+        return self.judge(images + step, labels, is_precise=True, call=call).logits - judgement.logits
 
     def synthesise(self, count: int | None = None) -> Synthesis:
         """Images and the styles they were made from, in float32, of latents of their own; at most `count` of them."""

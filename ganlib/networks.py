@@ -85,6 +85,11 @@ class View:
         with torch.autocast(networks.device.type, torch.bfloat16, enabled=networks.is_bf16 and not is_precise):
             return self._called[name](x, labels, **options)
 
+    @property
+    def is_bf16(self) -> bool:
+        """Whether a call is under autocast unless it `is_precise`."""
+        return self._networks.is_bf16
+
     def bare(self, name: str) -> nn.Module:
         """The network itself, for terms that look at its weights."""
         return self._networks[name]

@@ -1,5 +1,6 @@
 """What a generator is fed, and images from it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +53,16 @@ class Prior:
     def of(cls, model: ModelConfig, image: ImageSpec) -> "Prior":
         return cls(latent_dim=model.latent_dim, distribution=model.latent_distribution, class_counts=known_to(model, image).class_counts)
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Numbers of the classes that have training images: of the others the networks know nothing."""
+        return tuple(number for number, count in enumerate(self.class_counts) if count)
+
+    def column_classes(self, columns: int) -> tuple[int, ...]:
+        """The class that each of `columns` columns of a picture shows: in turn, or spread evenly over more classes; () without classes."""
+        known = self.classes
+        return tuple(known[column * max(1, len(known) // columns) % len(known)] for column in range(columns)) if known else ()
+
     def draw(self, count: int, rng: torch.Generator) -> Inputs:
         """`count` inputs on the CPU, all from one generator."""
         z = latents(count, self.latent_dim, self.distribution, rng)
@@ -67,15 +78,56 @@ class Prior:
     def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
         """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
         z, labels = self.seeded(seed, indices)
-        return Inputs(
-            z,
-            None if labels is None else torch.arange(len(z)) % columns * max(1, len(self.class_counts) // columns) % len(self.class_counts),
-        )
+        return Inputs(z, None if labels is None else torch.tensor(self.column_classes(columns))[torch.arange(len(z)) % columns])
 
     def _labels(self, count: int, rng: torch.Generator) -> Tensor:
         """[count] int64: the class of an image drawn from the training data."""
         ends = torch.tensor(self.class_counts).cumsum(0)
         return torch.searchsorted(ends, torch.randint(int(ends[-1]), (count,), generator=rng), right=True)
+
+
+def interpolate(z: Tensor, *, steps: int, distribution: Distribution) -> Tensor:
+    """Walks between latents that stay where latents are drawn from: [2 R, D] -> [R * steps, D], each pair joined, both ends among the steps."""
+    walk = {"normal": _great_circle, "uniform": _transported_line}[distribution]
+    return torch.stack([walk(a, b, t) for a, b in zip(z[0::2], z[1::2], strict=True) for t in torch.linspace(0, 1, steps)])
+
+
+def _great_circle(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """From a to b [D] along a great circle (arXiv:1609.04468, section 2), lengths interpolated linearly.
+
+    Between opposite latents any great circle is as short: the one through the axis on which a is smallest is taken. Parallel latents, the origin and
+    a single dimension have none, and are joined by a line.
+    """
+    length_a, length_b = a.norm(), b.norm()
+    line = a + t * (b - a)
+    if len(a) == 1 or length_a == 0 or length_b == 0:
+        return line
+    angle = torch.arccos(torch.clamp(torch.dot(a / length_a, b / length_b), -1, 1))
+    if angle < 1e-4:
+        return line
+    length = length_a + t * (length_b - length_a)
+    if math.pi - angle < 1e-3:  # float32 tells angles near pi apart to about 5e-4
+        aside = torch.zeros_like(a)
+        aside[a.abs().argmin()] = 1
+        aside = torch.nn.functional.normalize(aside - torch.dot(aside, a) / length_a.square() * a, dim=0)
+        direction = torch.cos(math.pi * t) * a / length_a + torch.sin(math.pi * t) * aside
+    else:
+        direction = (torch.sin((1 - t) * angle) * a / length_a + torch.sin(t * angle) * b / length_b) / torch.sin(angle)
+    path: Tensor = direction * length
+    return path
+
+
+def _transported_line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """(1 - t) a + t b [D], each coordinate carried monotonically from its distribution back to U(-1, 1) (arXiv:1711.01970, section 3).
+
+    With p = max(t, 1 - t) and q = 1 - p, a coordinate y of the line has P(Y > |y|) = (1 - |y|)^2 / (8 p q) where |y| > p - q, and is uniform with
+    density 1 / (2 p) below.
+    """
+    y, p = (1 - t) * a + t * b, torch.maximum(t, 1 - t)
+    q = 1 - p
+    size = y.abs()
+    tail = 1 - (1 - size).square() / (4 * p * q).clamp(min=1e-30)  # not looked at where q is 0
+    return torch.where(size <= p - q, size / p, tail) * y.sign()
 
 
 @torch.no_grad()

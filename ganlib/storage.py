@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from ganlib.files import atomic_folder, atomic_write
+from ganlib.redact import redacted
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -143,11 +144,11 @@ class Address:
             raise ValueError("train.state_uri has an @ in it, as if for a user or a password; credentials belong in the environment")
         if parts.scheme not in ADDRESSES or not parts.netloc:
             legal = ", ".join(ADDRESSES.values())
-            raise ValueError(f"train.state_uri={uri!r} is no place for the state of a training; legal: a folder, {legal}")
+            raise ValueError(f"train.state_uri={redacted(uri)!r} is no place for the state of a training; legal: a folder, {legal}")
         given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         known = OPTIONS.get(parts.scheme, ())
         if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"train.state_uri={uri!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
+            raise ValueError(f"train.state_uri={redacted(uri)!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
         return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), options=given)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ganlib.config import Section
+from ganlib.schedule import Images, not_negative
 
 
 def is_key(text: str) -> bool:
@@ -24,7 +25,7 @@ class TrainConfig(Section):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast in the networks; losses and penalties stay in float32")
     channels_last: bool = True
-    ema_halflife_images: int = Field(10_000, ge=0, description="of the generator's moving average; 0 switches it off")
+    ema_halflife_images: Images = Field(5_000, description="of the generator's moving average, or a schedule; 0 switches it off")
     augment: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="of real images as they are loaded: name -> options, for example hflip: {p: 0.5}"
     )
@@ -69,6 +70,11 @@ class TrainConfig(Section):
         if isinstance(value, int | float):  # YAML takes 12345678 and 1234e567 for numbers
             raise ValueError(f"train.{info.field_name}={value} is a number to YAML; put the key in quotes")
         return value
+
+    @model_validator(mode="after")
+    def _has_an_average(self) -> "TrainConfig":
+        not_negative(self.ema_halflife_images, key="train.ema_halflife_images")
+        return self
 
     @model_validator(mode="after")
     def _one_parent(self) -> "TrainConfig":

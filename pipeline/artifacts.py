@@ -10,7 +10,9 @@ from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build
 from ganlib.sampling import Prior
+from ganlib.schedule import Schedule
 from ganlib.storage import Storage
+from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
@@ -45,11 +47,12 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         **interface(spec, image),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
-        "weights": f"moving average, half-life {spec.train.ema_halflife_images:,} images; batch-norm statistics measured after training",
+        "weights": f"moving average, half-life {_half_life(spec.train)} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,
         **({"parent": dict(facts.parent)} if facts.parent is not None else {}),
         "git_commit": facts.tags["git.commit"],
+        **({"git_changed": facts.tags["git.changed"].split(", ")} if "git.changed" in facts.tags else {}),
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],
     }
@@ -72,6 +75,11 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
             if not name.startswith("."):  # half-written by a process that died
                 (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
         curves.draw(bundle.history, reports / "curves.png")
+
+
+def _half_life(train: TrainConfig) -> str:
+    chosen = train.ema_halflife_images
+    return " to ".join(f"{number:,.0f}" for number in chosen.ends) if isinstance(chosen, Schedule) else f"{chosen:,}"
 
 
 def interface(spec: TrainingSpec, image: ImageSpec) -> dict[str, Any]:

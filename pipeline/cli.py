@@ -9,19 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from ganlib.redact import redacted
 from pipeline import processes
 
 WATCH_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_stage(main: Callable[[], None]) -> None:
-    """`run` of a stage: in a clone, with the whole of params.yaml checked before any of its work."""
+def run_stage(main: Callable[[], None], *, is_prepared: bool = False) -> None:
+    """`run` of a stage: in a clone, with the whole of params.yaml checked before any of its work.
+
+    Args:
+        is_prepared: the stage comes after `prepare`: whether the images are enough for it and for all that follow is checked too.
+    """
     from pipeline import params, preflight
 
     def checked() -> None:
         params.clone()
-        preflight.load()
+        settings = preflight.load()
+        for warning in preflight.check_data(settings, params.project()) if is_prepared else []:
+            say(f"warning: {warning}")
         main()
 
     run(checked)
@@ -44,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except (ValueError, OSError) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror and error.filename is None else str(error)
-        say(f"error: {message}")
+        say(f"error: {redacted(message)}")
         sys.exit(1)
 
 

@@ -12,12 +12,15 @@ from ganlib.files import atomic_write
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 # Sections whose mappings are replaced whole: the options of one network or optimizer mean nothing to another.
 WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment", "options"})
 # A recipe that has one of these describes all of it: what it leaves out goes back to its default, so that no recipe leaves anything behind.
 # `model` only where it says `name`: else it changes a detail of whatever networks are there.
 DESCRIBED: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig}
+# section -> keys of other sections that are described with it: the moving average belongs to how weights move, the rest of `train` to whoever trains.
+BESIDE: dict[str, tuple[tuple[str, type[Section], str], ...]] = {"optim": (("train", TrainConfig, "ema_halflife_images"),)}
 
 
 def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
@@ -45,9 +48,16 @@ def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any])
             or (section == "model" and "name" not in described)
         ):
             continue
-        for key, field in schema.model_fields.items():
-            if key in there and key not in described and not field.is_required():
-                there[key] = field.get_default(call_default_factory=True)
+        for key in schema.model_fields:
+            _to_default(schema, key, there, described)
+        for other, other_schema, key in BESIDE.get(section, ()):
+            _to_default(other_schema, key, base.get(other), changes.get(other) or {})
+
+
+def _to_default(schema: type[Section], key: str, there: Any, described: Any) -> None:
+    field = schema.model_fields[key]
+    if isinstance(there, MutableMapping) and key in there and key not in described and not field.is_required():
+        there[key] = field.get_default(call_default_factory=True)
 
 
 def plain(path: Path) -> dict[str, Any]:

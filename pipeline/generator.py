@@ -1,6 +1,7 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,27 @@ class Served(nn.Module):
         words: what the array and the images are, for whoever loads the model.
     """
 
+    is_known: Tensor  # [classes] bool: it has training images
+
     def __init__(self, network: nn.Module, *, prior: Prior, options: dict[str, Any], class_names: list[str]) -> None:
         super().__init__()
         self.network = network
         self.classes = len(prior.class_counts)
+        if self.classes:
+            self.register_buffer("is_known", torch.tensor(prior.class_counts) > 0, persistent=False)
         self.options = options
         drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[prior.distribution]
         columns = f"{prior.latent_dim} columns drawn from {drawn}"
+        is_full = len(prior.classes) == self.classes
         if self.classes:
-            columns += f" and a last column with the class, 0 to {self.classes - 1}"
+            columns += f" and a last column with the class, {f'0 to {self.classes - 1}' if is_full else 'one of the numbers below'}"
         self.words = f"Input: float32, a row an image: {columns}. Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
         if self.classes:
-            self.words += f" Classes: {numbered(class_names)}."
+            self.words += f" Classes: {numbered(class_names, prior.classes)}."
         if options:
             self.words += f" Truncation {options['truncation']:g} is built in."
+        unknown = "" if is_full else " that has training images"
+        self._refusal = f"the last column is no class from 0 to {self.classes - 1}{unknown}; it takes whole numbers"
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:  # [N, latent_dim], or [N, latent_dim + 1] with the class -> [N, C, H, W]
@@ -81,8 +89,9 @@ class Served(nn.Module):
         if not self.classes:
             images = self.network(x, **self.options)
             return images
-        labels = x[:, -1].round().long()
-        torch._assert_async(((labels >= 0) & (labels < self.classes)).all(), f"the last column is no class from 0 to {self.classes - 1}")
+        asked = x[:, -1]
+        labels = asked.clamp(0, self.classes - 1).nan_to_num().long()
+        torch._assert_async(((labels == asked) & self.is_known[labels]).all(), self._refusal)
         images = self.network(x[:, :-1], labels, **self.options)
         return images
 
@@ -92,9 +101,9 @@ class Served(nn.Module):
         return inputs.z if inputs.labels is None else torch.cat([inputs.z, inputs.labels[:, None].to(inputs.z.dtype)], 1)
 
 
-def numbered(class_names: list[str], limit: int = 40) -> str:
-    """`0 cat, 1 dog`, cut after `limit`."""
-    return ", ".join([*(f"{i} {name}" for i, name in enumerate(class_names[:limit])), *(["..."] if len(class_names) > limit else [])])
+def numbered(class_names: Sequence[str], classes: Iterable[int]) -> str:
+    """`0 cat, 1 dog` of those `classes`, on one line whatever the names hold."""
+    return ", ".join(f"{number} {' '.join(class_names[number].split())}" for number in classes)
 
 
 def check_truncation(model: ModelConfig, image: ImageSpec, truncation: float) -> None:

@@ -17,19 +17,55 @@ from pipeline.params import ROOT
 INERT = frozenset({"pipeline.preflight", "pipeline.cli"})
 
 
+UNKNOWN = "unknown"  # a commit that nobody can tell
+RAN = ("ganlib", "pipeline", "params.yaml", "dvc.yaml")  # what of a commit a stage runs, and by which settings
+MOST_CHANGED = 20
+
+
 def git_commit(root: Path = ROOT) -> str:
-    """The commit of the working tree, with `-dirty` when tracked files differ; GANPIPE_GIT_COMMIT in an export without .git; else "unknown"."""
+    """The commit of the working tree, with `-dirty` where what runs is not what it holds, settings of `dvc exp run -S` included.
+
+    GANPIPE_GIT_COMMIT in an export without .git; else "unknown".
+    """
     if os.environ.get("GANPIPE_GIT_COMMIT"):
         return os.environ["GANPIPE_GIT_COMMIT"]
+    if not has_repository(root):
+        return UNKNOWN
     try:
-        commit = _git("rev-parse", "HEAD", root=root)
-        return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", "ganlib", "pipeline", root=root) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return _git("rev-parse", "--verify", "HEAD", root=root) + ("-dirty" if changed_files(root) else "")
+    except (OSError, subprocess.SubprocessError):  # nothing is committed yet
+        return UNKNOWN
 
 
-def _git(*arguments: str, root: Path) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+def has_repository(root: Path = ROOT) -> bool:
+    """Whether git has this project: as a repository of its own, or as files of a larger one. A repository that merely lies above is another's."""
+    try:
+        top = _git("rev-parse", "--show-toplevel", root=root)
+        return Path(top).resolve() == root.resolve() or bool(_git("ls-files", "--", "dvc.yaml", root=root))
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def changed_files(root: Path = ROOT) -> list[str]:
+    """Files of RAN that differ from the commit or are not in it, sorted."""
+    if os.environ.get("GANPIPE_GIT_COMMIT") or not has_repository(root):
+        return []
+    listed = _git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *RAN, root=root, strip=False)
+    top = Path(_git("rev-parse", "--show-toplevel", root=root))
+    return sorted(os.path.relpath(top / line[3:], root.resolve()) for line in listed.split("\0") if line)
+
+
+def in_words(commit: str, changed: Iterable[str]) -> str:
+    """A line on what is recorded."""
+    if commit == UNKNOWN:
+        return "no git repository; no commit recorded"
+    names = list(changed)
+    return f"commit {commit.removesuffix('-dirty')[:12]}" + (f", and changes in {', '.join(names)}" if names else "")
+
+
+def _git(*arguments: str, root: Path, strip: bool = True) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True, errors="surrogateescape", timeout=60)
+    return done.stdout.strip() if strip else done.stdout
 
 
 def digest(value: Any) -> str:

@@ -22,6 +22,8 @@ def find_project(start: Path) -> Path | None:
 # Where there is no project it is the current folder, so that importing never fails; `project` is for whoever is about to use it.
 ROOT = find_project(Path.cwd().resolve()) or find_project(CODE) or Path.cwd().resolve()
 
+EXPERIMENTS = (".dvc", "tmp", "exps")  # below it `dvc exp run --temp` and `--queue` make copies of a project, which they delete
+
 S = TypeVar("S", bound=Section)
 
 
@@ -37,6 +39,21 @@ def project(root: Path = ROOT) -> Path:
     """
     if missing := [name for name in PROJECT_FILES if not (root / name).is_file()]:
         raise ParamsError(f"no project: no {' and '.join(missing)} in {root}; go to the folder of a project, or below it")
+    return root
+
+
+def home(root: Path = ROOT) -> Path:
+    """The project that `root` belongs to: itself, or the one that a temporary experiment of DVC in `root` came from.
+
+    What is to outlive a run and is no out (the state, the tracking store with its artifacts) lies there: the experiment's folder is deleted.
+    """
+    parts = root.parts
+    for place in range(len(parts) - len(EXPERIMENTS), 0, -1):
+        if parts[place : place + len(EXPERIMENTS)] == EXPERIMENTS:
+            origin = Path(*parts[:place])
+            inside = parts[place + len(EXPERIMENTS) :]  # standalone/tmpXXXX/..., tmpXXXX/...: a copy of the whole repository
+            below = (Path(*inside[skip:]) for skip in range(len(inside) + 1))
+            return next((origin / path for path in below if all((origin / path / name).is_file() for name in PROJECT_FILES)), origin)
     return root
 
 

@@ -1,14 +1,21 @@
-"""The whole of params.yaml before any work: does it name things that exist and fit together? Refuses or stays silent, so no result depends on it."""
+"""The whole of params.yaml before any work: does it name things that exist and fit together, and, once the data are prepared, is there enough of them
+for every later stage? Refuses, warns or stays silent, so no result depends on it."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from ganlib import augment, models, optim
+from ganlib.data import labels
+from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
-from ganlib.metrics import EXTRACTORS, METRICS
+from ganlib.data.tree import is_left_out
+from ganlib.metrics import EXTRACTORS, METRICS, needs
 from ganlib.models import ImageSpec
+from ganlib.models.layers.norm import BatchNorm
+from ganlib.samples import asked_classes
+from ganlib.schedule import written_in
 from ganlib.storage import Address
 from ganlib.tasks import TASKS
 from pipeline import continuing, generator, schema
@@ -50,12 +57,13 @@ def check(params: Params) -> None:
         lambda: models.check(params.model, image),
         lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
+        lambda: _check_schedules(params),
         lambda: augment.build(params.train.augment),
         lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
-        lambda: [METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics],
+        lambda: _check_metrics(params),
         lambda: generator.check_truncation(params.model, image, params.sample.truncation),
         lambda: _check_labels(params),
-        lambda: _check_classes(params),
+        lambda: _check_shards(params, image),
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
     ):
@@ -67,6 +75,12 @@ def check(params: Params) -> None:
         raise ValueError("\n".join(problems))
 
 
+def _check_schedules(params: Params) -> None:
+    for section in ("task", "optim", "train"):
+        for key, schedule in written_in(getattr(params, section), section):
+            schedule.check(params.train.total_images, key=key)
+
+
 def _check_labels(params: Params) -> None:
     data = params.data
     if not params.model.conditional:
@@ -74,25 +88,103 @@ def _check_labels(params: Params) -> None:
     folder, why = params_file.ROOT / data.path, ""
     if data.source == "parquet" and data.label_column is None:
         why = "data.label_column is null"
-    elif data.source == "image_folder" and folder.is_dir() and not _has_folders(folder):
-        why = f"{data.path} has no class folders (params.yaml: data.path)"
+    elif data.source == "image_folder" and data.classes == "none":
+        why = "data.classes is none"
+    elif data.source == "image_folder" and folder.is_dir() and not _may_have_classes(folder):
+        why = f"{data.path} has no class folders and no file of labels (params.yaml: data.path)"
     elif data.source == "idx" and folder.is_dir() and (pairs := find_pairs(folder)) and pairs[0][1] is None:
         why = f"{data.path} holds no *labels-idx1-ubyte (params.yaml: data.path)"
     if why:  # else the train stage sees it, before it starts any worker
         raise ValueError(f"model.conditional=true needs labelled data, but {why}; label them, or set model.conditional: false")
 
 
-def _has_folders(folder: Path) -> bool:
+def _may_have_classes(folder: Path) -> bool:
+    """Whether it holds folders, a file of labels or an archive; which classes that makes is known only when they are fetched."""
     with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+        seen = [entry for entry in entries if not is_left_out(entry.name)]
+        return any(entry.is_dir() or entry.name in labels.FILES or entry.name.lower().endswith(".zip") for entry in seen)
 
 
-def _check_classes(params: Params) -> None:
-    if "class_coverage" in params.evaluate.metrics and params.reference.extractor != "classifier":
-        raise ValueError(
-            f"evaluate.metrics has class_coverage, but reference.extractor={params.reference.extractor!r} knows no classes; "
-            "take class_coverage out of evaluate.metrics, or set reference.extractor: classifier"
+def _metrics(params: Params) -> dict[str, Any]:
+    return {name: METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics}
+
+
+def _check_metrics(params: Params) -> None:
+    """What each metric needs of the settings, and whether one of them gives the number that decides."""
+    metrics, problems = _metrics(params), []
+    extractor = params.reference.extractor
+    if not EXTRACTORS.get(extractor, key="reference.extractor").knows_classes:
+        know = ", ".join(entry.name for entry in EXTRACTORS if entry.value.knows_classes)
+        problems += [
+            f"evaluate.metrics has {name}, but reference.extractor={extractor!r} knows no classes; "
+            f"take {name} out of evaluate.metrics, or set reference.extractor: {know}"
+            for name, metric in metrics.items()
+            if needs.of(metric).classes
+        ]
+    problems += needs.lacking(metrics, params.evaluate, num_fake=params.sample.num_images)
+    declared = [needs.of(metric) for metric in metrics.values()]
+    given = [name for each in declared for name in (*(each.gives or ()), *(each.gives_conditional if params.model.conditional else ()))]
+    is_told = all(each.gives is not None for each in declared)
+    if is_told and params.register_.metric not in [name + end for name in given for end in ("", "_low", "_high")]:
+        problems.append(
+            f"register.metric={params.register_.metric!r} is given by none of evaluate.metrics={params.evaluate.metrics}; "
+            f"legal: {', '.join(given) or 'none, as no metric is measured'}; or add the metric to evaluate.metrics"
         )
+    if params.sample.classes is not None and not params.model.conditional:
+        problems.append(
+            "sample.classes names classes, but the generator is told none; set sample.classes: null, or model.conditional: true"
+        )
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _check_shards(params: Params, image: ImageSpec) -> None:
+    """Batch norm over one image removes what tells it from others; of a layer without pixels it cannot even be computed."""
+    if params.train.shard_images > 1:
+        return
+    for name in ("generator", "discriminator"):
+        if any(isinstance(module, BatchNorm) for module in models.sketch(params.model, image, name).modules()):
+            raise ValueError(
+                f"train.batch_images={params.train.batch_images} over train.logical_workers={params.train.logical_workers} is one image a shard, "
+                f"and the {name} of model.name={params.model.name!r} has batch norm, whose statistics are a shard's; "
+                f"set train.batch_images: {2 * params.train.logical_workers} or more, or fewer train.logical_workers"
+            )
+
+
+def check_data(params: Params, root: Path) -> list[str]:
+    """Whether the prepared images are enough for every later stage; returns warnings: numbers that will be computed and are nothing to rely on.
+
+    Raises:
+        ValueError: one line a problem, each with what to set.
+    """
+    manifest = read_manifest(root / "data" / "prepared")
+    metrics, split = _metrics(params), manifest.splits[params.evaluate.split]
+    extractor: Any = EXTRACTORS.get(params.reference.extractor, key="reference.extractor")
+    num_real, problems = split.images, []
+    have = sum(count > 0 for count in manifest.splits["train"].class_counts or ())
+    if extractor.needs_classes and have < 2:
+        without = ", ".join(entry.name for entry in EXTRACTORS if not entry.value.needs_classes)
+        problems.append(
+            f"reference.extractor={params.reference.extractor!r} learns the classes, but the train split has {have or 'no'} labelled classes; "
+            f"set reference.extractor: {without} and leave out of evaluate.metrics: "
+            f"{', '.join(name for name, metric in metrics.items() if needs.of(metric).classes) or 'nothing'}"
+        )
+    elif have < 2:  # what there is nothing to cover for is left out
+        metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
+    try:
+        asked = _asked(params, manifest)
+        if asked and split.class_counts is not None:  # others are not compared with
+            num_real = sum(split.class_counts[number] for number in asked)
+    except ValueError as error:
+        problems.append(str(error))
+    problems += needs.lacking_real(metrics, params.evaluate, num_real=num_real)
+    if problems:
+        raise ValueError("the prepared data are not enough for a later stage:\n" + "\n".join(problems))
+    return list(needs.doubtful(metrics, num_real=num_real, num_fake=params.sample.num_images, feature_dim=extractor.feature_dim))
+
+
+def _asked(params: Params, manifest: Manifest) -> dict[int, int | None]:
+    return asked_classes(params.sample.classes, manifest.class_names or (), manifest.splits["train"].class_counts or ())
 
 
 def _check_state(params: Params) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
+from ganlib.redact import redacted
 from pipeline import cli, params
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import tracking_uri
@@ -21,11 +23,11 @@ def describe(root: Path, tracking_uri: str) -> str:
     return "\n".join(
         [
             f"samples     {root / 'samples' / 'grid.png'}",
-            f"            {root / 'samples' / 'samples.parquet'}",
+            f"            {root / 'samples'}",
             f"report      {root / 'reports' / 'report.html'}",
             f"metrics     {metrics}",
             f"registered  {version} ({', '.join(registration['aliases'])}: {registration['reason']})",
-            f"MLflow      mlflow ui --backend-store-uri {tracking_uri}",
+            f"MLflow      mlflow ui --backend-store-uri {shlex.quote(redacted(tracking_uri))}",
         ]
     )
 

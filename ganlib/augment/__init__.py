@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ganlib.config import construct
 from ganlib.registry import Registry
+from ganlib.schedule import Scheduled
 from ganlib.steering import Steered
 
 
@@ -24,10 +24,19 @@ class Augmentation(Protocol):
 AUGMENTATIONS: Registry[Any] = Registry("augmentation", package="ganlib.augment")
 
 
-def build(config: dict[str, dict[str, Any]], *, key: str = "train.augment") -> list[Augmentation]:
-    """The augmentations at `key` of params.yaml, in their order; ValueError for unknown names or options, or in the wrong place."""
-    built = [construct(AUGMENTATIONS.get(name, key=key), options or {}, key=f"{key}.{name}") for name, options in config.items()]
-    for name, augmentation in zip(config, built, strict=True):
-        if key == "train.augment" and isinstance(augmentation, Steered):
+def parse(config: dict[str, dict[str, Any]], *, key: str) -> dict[str, Scheduled[Augmentation]]:
+    """The augmentations at `key` of params.yaml, in their order; ValueError for unknown names or options."""
+    return {name: Scheduled.of(AUGMENTATIONS.get(name, key=key), values or {}, key=f"{key}.{name}") for name, values in config.items()}
+
+
+def build(config: dict[str, dict[str, Any]]) -> list[Augmentation]:
+    """Those of train.augment; ValueError as `parse`, and for what belongs in task.augment."""
+    parsed = parse(config, key="train.augment")
+    for name, part in parsed.items():
+        if isinstance(part.start, Steered):
             raise ValueError(f"train.augment.{name} follows the training of a discriminator: it can stand in task.augment only")
-    return built
+        for place in part.schedules:
+            raise ValueError(
+                f"train.augment.{name}.{place} is a schedule, and what G is to learn must stay: it can stand in task.augment only"
+            )
+    return [part.start for part in parsed.values()]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -13,20 +14,24 @@ from ganlib.augment import AUGMENTATIONS
 from ganlib.augment.moves import per_image, take
 from ganlib.scalars import SIGN_REAL
 
+BANDS = 4  # of frequency
+POWER = torch.tensor([10.0, 1.0, 1.0, 1.0]) / 13  # of natural images in each of them, low to high
+
 
 @AUGMENTATIONS.register("ada", paper="arXiv:2006.06676, section 3 and appendix B")
 @dataclass(frozen=True, kw_only=True)
 class Ada:
     """Flips, turns, moves, scales and colours, each with a probability p that follows D's overfitting; for `task.augment`.
 
-    The distributions are the paper's. Its geometric transformations are sampled bilinearly here, without the wavelet filters that it has
-    around them; turns by 90 degrees are for square images only; hue and saturation are for RGB, and alpha keeps its values.
+    The distributions are the paper's. Its geometric transformations are sampled bilinearly here; the released code samples at twice the size, between
+    two filters of the sym6 wavelet, so that turned and shrunken images do not alias. Turns by 90 degrees are for square images only; hue and
+    saturation are for RGB, and colours leave alpha as it is. "filter", "noise" and "cutout" are off by default, as in the released code.
 
     Args:
         p: where it starts; it moves within [0, max_p] (above 0.8 the augmentations leak into what G makes).
         target: of r = mean of sign(D(real)), over `interval_steps` steps; above it p rises, below it p falls.
         speed_images: p moves by 1 in so many real images.
-        transforms: which groups.
+        transforms: which groups, in their order.
         sign_sum, steps: of r since p last moved; they move by themselves.
     """
 
@@ -35,7 +40,7 @@ class Ada:
     speed_images: int = 500_000
     interval_steps: int = 4
     max_p: float = 0.8
-    transforms: tuple[Literal["blit", "geometry", "color"], ...] = ("blit", "geometry", "color")
+    transforms: tuple[Literal["blit", "geometry", "color", "filter", "noise", "cutout"], ...] = ("blit", "geometry", "color")
     sign_sum: float = 0.0
     steps: float = 0.0
     steered: ClassVar[tuple[str, ...]] = ("p", "sign_sum", "steps")
@@ -57,19 +62,20 @@ class Ada:
         return images
 
     def _applied(self, values: Tensor, neutral: float, rng: torch.Generator, p: float | None = None) -> Tensor:
-        """`values` [N], each with probability p, else `neutral`."""
+        """`values` [N, ...] of images: each image's with probability p, else `neutral`."""
         is_applied = torch.rand(len(values), generator=rng) < (self.p if p is None else p)
-        return torch.where(is_applied, values, torch.full_like(values, neutral))
+        return torch.where(is_applied.reshape(-1, *[1] * (values.ndim - 1)), values, torch.full_like(values, neutral))
 
     def _blit(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Mirrored, turned by 90 degrees, moved by whole pixels up to an eighth: pixels keep their values, reflected ones come in."""
         n, _, height, width = images.shape
         is_flipped = self._applied((torch.rand(n, generator=rng) < 0.5).float(), 0.0, rng).bool()
         turns = self._applied(torch.randint(0, 4, (n,), generator=rng), 0, rng)
-        places = []
-        for side in (height, width):
-            shift = self._applied(((torch.rand(n, generator=rng) * 2 - 1) * 0.125 * side).round(), 0.0, rng).long()
-            places.append(_reflected(torch.arange(side) - shift[:, None], side).to(images.device))
+        shifts = self._applied((torch.rand(n, 2, generator=rng) * 2 - 1) * 0.125, 0.0, rng)  # [N, 2]: down and right, both or neither
+        places = [
+            mirrored(torch.arange(side) - (shift * side).round().long()[:, None], side).to(images.device)
+            for side, shift in zip((height, width), shifts.unbind(1), strict=True)
+        ]
         images = torch.where(per_image(is_flipped, images), images.flip(3), images)
         if height == width:
             upright, turns = images, per_image(turns, images)
@@ -85,7 +91,7 @@ class Ada:
         before = self._applied((torch.rand(n, generator=rng) * 2 - 1) * math.pi, 0.0, rng, half)
         stretch = self._applied(torch.exp2(0.2 * torch.randn(n, generator=rng)), 1.0, rng)
         after = self._applied((torch.rand(n, generator=rng) * 2 - 1) * math.pi, 0.0, rng, half)
-        right, down = (self._applied(0.125 * torch.randn(n, generator=rng), 0.0, rng) for _ in range(2))
+        right, down = self._applied(0.125 * torch.randn(n, 2, generator=rng), 0.0, rng).unbind(1)  # both or neither
         is_moved = (scale != 1) | (before != 0) | (stretch != 1) | (after != 0) | (right != 0) | (down != 0)
         # output pixel -> input pixel, about the centre: the inverse maps in reverse order
         inverse = _turn(-before) @ torch.diag_embed(torch.stack([1 / stretch, stretch], 1)) @ _turn(-after) / scale[:, None, None]
@@ -108,6 +114,64 @@ class Ada:
         colors = recolor(images[:, :3], brightness=brightness, contrast=contrast, luma=luma, hue=hue, saturation=saturation)
         return torch.where(per_image(is_changed, images), torch.cat([colors, images[:, 3:]], 1), images)
 
+    def _filter(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Four bands of frequency amplified, each with probability p by a factor 2^N(0, 1), at the power that natural images have in all of them."""
+        n = len(images)
+        gains = torch.ones(n, BANDS)
+        for band in range(BANDS):
+            gain = torch.ones(n, BANDS)
+            gain[:, band] = self._applied(torch.exp2(torch.randn(n, generator=rng)), 1.0, rng)
+            gains = gains * gain / (POWER * gain.square()).sum(1, keepdim=True).sqrt()
+        is_filtered = (gains - 1).abs().amax(1) > 1e-6
+        down, across = ((gains @ band_matrices(side).flatten(1)).unflatten(1, (1, side, side)).to(images) for side in images.shape[2:])
+        filtered: Tensor = down @ images @ across.mT
+        return torch.where(per_image(is_filtered, images), filtered, images)
+
+    def _noise(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Normal noise, its standard deviation |N(0, 0.1)|."""
+        std = self._applied(0.1 * torch.randn(len(images), generator=rng).abs(), 0.0, rng)
+        return images + per_image(std, images) * torch.randn(images.shape, generator=rng).to(images)
+
+    def _cutout(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """A square of half the side set to zero; its centre is anywhere in the image, so a part of it may lie outside."""
+        half = self._applied(torch.full((len(images),), 0.25), 0.0, rng)
+        is_in = [
+            ((torch.arange(side) + 0.5) / side - centre[:, None]).abs() < half[:, None]
+            for side, centre in zip(images.shape[2:], torch.rand(2, len(images), generator=rng), strict=True)
+        ]
+        is_cut: Tensor = (is_in[0][:, None, :, None] & is_in[1][:, None, None, :]).to(images.device)
+        return images * ~is_cut
+
+
+@cache
+def band_matrices(side: int) -> Tensor:
+    """[bands, side, side]: each band's part of a line of pixels, low to high, reflected beyond its ends; together the identity.
+
+    arXiv:2006.06676, appendix B: with the sym2 wavelet H and L(z) = H(z) H(1/z) / 2, L(z) + L(-z) = 1, the bands are L(z) L(z^2) L(z^4),
+    L(z) L(z^2) L(-z^4), L(z) L(-z^2) and L(-z).
+    """
+    root = math.sqrt(3)
+    wavelet = torch.tensor([1 + root, 3 + root, 3 - root, 1 - root], dtype=torch.float64) / (4 * math.sqrt(2))
+    low = torch.stack([(wavelet[max(0, k) : 4 + k] * wavelet[max(0, -k) : 4 - k]).sum() for k in range(-3, 4)]) / 2  # L(z): taps -3 to 3
+    high = low * torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # L(-z)
+
+    def step(taps: Tensor, spacing: int) -> Tensor:
+        """The filter of `spacing` pixels between its taps, as a matrix."""
+        matrix = torch.zeros(side, side, dtype=torch.float64)
+        for offset, tap in zip(range(-3, 4), taps, strict=True):
+            matrix[torch.arange(side), mirrored(torch.arange(side) + offset * spacing, side)] += tap
+        return matrix
+
+    lows, highs = ([step(taps, spacing) for spacing in (1, 2, 4)] for taps in (low, high))
+    bands = [lows[2] @ lows[1] @ lows[0], highs[2] @ lows[1] @ lows[0], highs[1] @ lows[0], highs[0]]
+    return torch.stack(bands).float()
+
+
+def mirrored(places: Tensor, side: int) -> Tensor:
+    """Positions however far beyond an edge -> those within, reflected at one edge after the other, the edges themselves not doubled."""
+    around = places.remainder(2 * (side - 1))
+    return torch.minimum(around, 2 * (side - 1) - around)
+
 
 def recolor(images: Tensor, *, brightness: Tensor, contrast: Tensor, luma: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
     """[N, 1 or 3, H, W]: (x + brightness) * contrast, its grey part times `luma`, the rest turned by `hue` and times `saturation`; each [N]."""
@@ -125,8 +189,3 @@ def _turn(angle: Tensor) -> Tensor:
     """Rotations [N, 2, 2] by [N]."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-
-
-def _reflected(places: Tensor, side: int) -> Tensor:
-    """Positions beyond an edge -> those as far inside it, the edge itself not doubled."""
-    return (side - 1) - ((side - 1) - places.abs()).abs()

@@ -1,6 +1,6 @@
 """The data contract: what was found while preparing, whether it is good enough, and the report that says so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ganlib.data.arrow import SPLITS
 from ganlib.data.raw import SourceInfo
+from ganlib.data.splits import Splitting
 from ganlib.data.values import Survey
 
 SHOWN = 20  # offenders named in a message or report
@@ -23,6 +24,7 @@ class Converted:
 
     images: np.ndarray  # [n, C, H, W] uint8
     labels: np.ndarray  # [n] int64, -1 without labels
+    given: np.ndarray  # [n] int8 index into SPLITS of the split that the source gave, -1 without
     rows: np.ndarray  # [n] int64, number in the source
     pages: np.ndarray  # [n] int64, number in its file from 0; -1 where only one was taken
     digests: np.ndarray  # [n, 2] uint64: the first 16 bytes of the content digest
@@ -38,6 +40,7 @@ class Contract:
     Args:
         size: wanted (height, width).
         on_error: `fail` makes `check` refuse broken images.
+        splitting: how the images are split; says in the report which splits were given.
         value_range: what was mapped to 8 bits.
     """
 
@@ -47,6 +50,7 @@ class Contract:
         class_names: tuple[str, ...] | None,
         size: tuple[int, int],
         on_error: Literal["fail", "skip"],
+        splitting: Splitting,
         value_range: tuple[float, float] | None = None,
     ) -> None:
         self.class_names = class_names
@@ -54,6 +58,7 @@ class Contract:
         self._broken: list[tuple[str, str]] = []
         self._size = size
         self._on_error = on_error
+        self._splitting = splitting
         self._value_range = value_range
         self._survey = Survey()
         self._broken_by_class: dict[int, tuple[int, str, str]] = {}  # count, and name and reason of the first
@@ -84,8 +89,12 @@ class Contract:
             self._num_resized += int((part.sizes != self._size).any(axis=1).sum())
             self._num_enlarged += int((part.sizes < self._size).any(axis=1).sum())
 
-    def check(self) -> None:
-        """Raise ValueError when the data cannot be trained on: broken images under on_error=fail, or a split that is too small."""
+    def check(self, *, switched_off: Collection[str] = ()) -> None:
+        """Raise ValueError when the data cannot be trained on: broken images under on_error=fail, or a split that is too small.
+
+        Args:
+            switched_off: splits that are to be empty: their fraction is 0.
+        """
         total = sum(map(len, self._splits))
         if self.num_broken and self._on_error == "fail":
             lines = "\n".join(f"  {name}: {reason}" for name, reason in self._broken)
@@ -97,14 +106,16 @@ class Contract:
             )
         self._check_vanished_classes()
         counts = self.split_counts()
-        small = [f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES]
+        small = [
+            f"{split} has {count}" for split, count in counts.items() if count < MIN_SPLIT_IMAGES and (count or split not in switched_off)
+        ]
         if small:
             distinct = total - self._duplicates()["extra_copies"]
             left_out = f", {self.num_broken:,} broken ones left out" if self.num_broken else ""
             raise ValueError(
                 f"{total:,} images ({distinct:,} distinct{left_out}) do not fill the splits: {', '.join(small)}, expected at least "
-                f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction"
-                + "".join(f"\n{line}" for line in self._unmapped())
+                f"{MIN_SPLIT_IMAGES} images in each of {', '.join(SPLITS)}; add images, or raise data.val_fraction and data.test_fraction, "
+                "or set one of them to 0.0 to do without that split" + "".join(f"\n{line}" for line in self._unmapped())
             )
 
     def _unmapped(self) -> list[str]:
@@ -146,10 +157,17 @@ class Contract:
         counts = self.split_counts()
         total = sum(counts.values())
         duplicates = self._duplicates(name_of)
+        leaked = self._leaked()
         classes = self._classes()
         return {
             "source": source.source,
             "images": {"total": total, **counts},
+            "splits": {
+                "by": "given" if self._splitting.given else "content",
+                "given": dict(self._splitting.given),
+                "carved_from_train": list(self._splitting.carved),
+                "also_in_train": leaked,
+            },
             "classes": classes,
             "broken": {"count": self.num_broken, "first": [{"name": name, "reason": reason} for name, reason in self._broken]},
             "sizes": {
@@ -169,7 +187,8 @@ class Contract:
             "followed_by_unknown_bytes": {"count": len(self._survey.followed), "first": self._survey.followed[:SHOWN]},
             "duplicates": duplicates,
             "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
-            "warnings": self._warnings(total, duplicates, classes),
+            "notes": list(source.notes),
+            "warnings": self._warnings(total, duplicates, classes) + self._leak_warnings(leaked, counts),
         }
 
     def _classes(self) -> dict[str, Any] | None:
@@ -184,10 +203,7 @@ class Contract:
         """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
         digests = _joined(self._digests, np.uint64).reshape(-1, 2)
         labels, rows, pages = (_joined(parts, np.int64) for parts in (self._labels, self._rows, self._pages))
-        order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
-        ordered = digests[order]
-        is_copy = np.zeros(len(order), bool)
-        is_copy[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+        order, is_copy = _equal_neighbours(digests)
         group = np.cumsum(~is_copy) - 1  # [n] number of the group, in the order of `order`
         members = np.bincount(group, minlength=0) if len(group) else np.zeros(0, np.int64)
         differs = np.zeros(len(order), bool)
@@ -206,6 +222,22 @@ class Contract:
             "groups_with_several_labels": len(np.unique(group[differs])),
             "first": [[name(index) for index in order[starts[g] : starts[g] + min(members[g], 5)]] for g in shared],
         }
+
+    def _leaked(self) -> dict[str, int]:
+        """Images of val and test whose pixels are in train too: none where all are split by content."""
+        order, is_copy = _equal_neighbours(_joined(self._digests, np.uint64).reshape(-1, 2))
+        splits = _joined(self._splits, np.int8)[order]
+        group = np.cumsum(~is_copy) - 1
+        is_learnt = np.bincount(group, weights=splits == SPLITS.index("train")) > 0  # [groups]
+        return {name: int((is_learnt[group] & (splits == SPLITS.index(name))).sum()) for name in ("val", "test")}
+
+    def _leak_warnings(self, leaked: dict[str, int], counts: dict[str, int]) -> list[str]:
+        return [
+            f"{count:,} of {counts[name]:,} {name} images have the pixels of a training image (the split is given, so none was moved): "
+            "figures on it flatter what memorises; data.splits=content keeps equal images together"
+            for name, count in leaked.items()
+            if count
+        ]
 
     def _warnings(self, total: int, duplicates: dict[str, Any], classes: dict[str, Any] | None) -> list[str]:
         found = []
@@ -227,7 +259,8 @@ class Contract:
                 f"{self._num_enlarged:,} of {total:,} images are smaller than {list(self._size)} and were enlarged: they are blurred"
             )
         if duplicates["extra_copies"]:
-            found.append(f"{duplicates['extra_copies']:,} images are exact copies of another one; copies share a split")
+            where = "each stays in its given split" if self._splitting.given else "copies share a split"
+            found.append(f"{duplicates['extra_copies']:,} images are exact copies of another one; {where}")
         if duplicates["groups_with_several_labels"]:
             found.append(f"{duplicates['groups_with_several_labels']:,} groups of equal images have more than one label")
         if classes is not None:
@@ -235,13 +268,22 @@ class Contract:
             tiny = [f"{name} ({count})" for name, count in sums.items() if count < TINY_CLASS_IMAGES]
             if tiny:
                 found.append(f"{len(tiny):,} classes have fewer than {TINY_CLASS_IMAGES} images: {', '.join(tiny[:SHOWN])}")
-            for split in SPLITS:
+            for split in (split for split in SPLITS if any(row[split] for row in classes["images"].values())):
                 missing = [name for name, row in classes["images"].items() if row[split] == 0 and sums[name] > 0]
                 if missing:
                     found.append(f"{len(missing):,} classes have no image in the {split} split: {', '.join(missing[:SHOWN])}")
             if classes["balance"] < IMBALANCE_WARNING:
                 found.append(f"the smallest class has {classes['balance']:.3g} times the images of the largest")
         return found
+
+
+def _equal_neighbours(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order [n] that puts equal rows of `digests` ([n, 2]) side by side, first come first, and [n] whether one equals the row before it there."""
+    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    is_copy = np.zeros(len(order), bool)
+    is_copy[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return order, is_copy
 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:

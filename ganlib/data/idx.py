@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ganlib.data.given import split_of_file
 from ganlib.data.raw import RawRecord
 
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -111,6 +113,12 @@ class IdxImages:
         parts = _open(self.folder, self.stamp)
         return np.concatenate([np.full(len(part.images), math.prod(part.images.shape[1:]), np.int64) for part in parts])
 
+    def given_splits(self) -> dict[str | None, int]:
+        counts: Counter[str | None] = Counter()
+        for part in _open(self.folder, self.stamp):
+            counts[part.split] += len(part.images)
+        return dict(counts)
+
     def name(self, row: int) -> str:
         for part in _open(self.folder, self.stamp):
             if row < len(part.images):
@@ -123,7 +131,7 @@ class IdxImages:
         for part in _open(self.folder, self.stamp):
             for row in range(max(start - first, 0), min(stop - first, len(part.images))):
                 label = None if part.labels is None else int(part.labels[row])
-                yield RawRecord(name=f"{part.name}#{row}", image=part.images[row], label=label)
+                yield RawRecord(name=f"{part.name}#{row}", image=part.images[row], label=label, split=part.split)
             first += len(part.images)
 
 
@@ -142,6 +150,11 @@ class _Part:
     name: str
     images: np.ndarray  # [n, H, W] or [n, H, W, C] numbers of any kind
     labels: np.ndarray | None  # [n] int64
+
+    @property
+    def split(self) -> str | None:
+        """As its name says: train-images-idx3-ubyte, t10k-images-idx3-ubyte."""
+        return split_of_file(self.name)
 
 
 @lru_cache(maxsize=2)

@@ -1,8 +1,9 @@
-"""Many small files in a few big ones: Arrow IPC shards with the columns path, label and bytes.
+"""Many small files in a few big ones: Arrow IPC shards with the columns path, label, bytes and split.
 
 DVC then sees a handful of files instead of one a image, and the original folder may go away.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from ganlib.data.raw import RawRecord
 
-SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int64()), ("bytes", pa.large_binary())])
+SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int64()), ("bytes", pa.large_binary()), ("split", pa.string())])
 SHARD_BYTES = 512 << 20
 BATCH_BYTES = 16 << 20
 BATCH_ROWS = 4096
@@ -31,11 +32,12 @@ class PackWriter:
         self._shard: Any = None
         self._sink: Any = None
         self._num_shards = self._shard_bytes = self._batch_bytes = 0
-        self._rows: list[tuple[str, int | None, bytes | None]] = []
+        self._rows: list[tuple[str, int | None, bytes | None, str | None]] = []
 
-    def append(self, path: str, label: int | None, data: bytes | None) -> None:
-        """Add one file; `data` is None where the source holds a null."""
-        self._rows.append((path, label, data))
+    def append(self, path: str, label: int | None, data: bytes | None, split: str | None = None) -> None:
+        """Add one file; `data` is None where the source holds a null, `split` (train, val, test) where it does not say."""
+        assert split in (None, "train", "val", "test"), split
+        self._rows.append((path, label, data, split))
         self._batch_bytes += len(data or b"")
         self.num_rows += 1
         if self._batch_bytes >= self._batch_limit_bytes or len(self._rows) >= BATCH_ROWS:
@@ -89,6 +91,12 @@ class PackImages:
         sizes = [np.diff(_offsets(batch)) for batch in _batches(self.folder, self.stamp)]
         return np.concatenate(sizes) if sizes else np.empty(0, np.int64)
 
+    def given_splits(self) -> dict[str | None, int]:
+        counts: Counter[str | None] = Counter()
+        for batch in _batches(self.folder, self.stamp):
+            counts.update({pair["values"]: pair["counts"] for pair in batch.column(3).value_counts().to_pylist()})
+        return dict(counts)
+
     def name(self, row: int) -> str:
         return next(self.read(row, row + 1)).name
 
@@ -97,9 +105,9 @@ class PackImages:
         for batch in _batches(self.folder, self.stamp):
             low, high = max(start - first, 0), min(stop - first, batch.num_rows)
             if low < high:
-                paths, labels, data = (column.slice(low, high - low) for column in batch.columns)
-                for path, label, image in zip(paths.to_pylist(), labels.to_pylist(), data, strict=True):
-                    yield RawRecord(name=path, image=image.as_py(), label=label)
+                paths, labels, data, splits = (column.slice(low, high - low) for column in batch.columns)
+                for path, label, image, split in zip(paths.to_pylist(), labels.to_pylist(), data, splits.to_pylist(), strict=True):
+                    yield RawRecord(name=path, image=image.as_py(), label=label, split=split)
             first += batch.num_rows
 
 

@@ -23,7 +23,7 @@ from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.soundness import BrokenImage
-from ganlib.data.splits import assign, content_digest
+from ganlib.data.splits import content_digest, splitting
 from ganlib.data.suffixes import not_read
 from ganlib.data.values import Survey
 from ganlib.files import require_space
@@ -32,7 +32,7 @@ TASK_BYTES = 1 << 20  # stored bytes of one task: small enough to balance ten la
 TASK_OUTPUT_BYTES = 8 << 20  # converted bytes of one task: they travel through a pipe
 ROW_OVERHEAD_BYTES = 1024  # what opening an image costs, in the bytes one decodes meanwhile
 TASKS_PER_HELPER = 2  # one being done, one in its hands: what is queued when the work ends is waited for
-TASKS_KEPT = 8  # per process, converted before their turn to be written
+TASKS_KEPT = 4  # per process, converted before their turn to be written
 PARALLEL_SECONDS = 1.0  # work below this is done here: starting processes costs about as much
 
 
@@ -57,7 +57,20 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     if processes is None:
         processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
     tasks = split_work(stored_bytes, image_bytes)
-    contract = Contract(class_names=reader.class_names, size=config.image_size, on_error=config.on_error, value_range=config.value_range)
+    splits_by = splitting(
+        config.splits,
+        reader.given_splits(),
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        where=f"{raw} ({source.source})",
+    )
+    contract = Contract(
+        class_names=reader.class_names,
+        size=config.image_size,
+        on_error=config.on_error,
+        splitting=splits_by,
+        value_range=config.value_range,
+    )
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
@@ -65,12 +78,12 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         ]
         converted = stack.enter_context(closing(_convert_in_order(reader, tasks, conversion, min(processes, max(len(tasks), 1)))))
         for part in converted:
-            splits = assign(part.digests[:, 0], val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+            splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
                 chosen = np.flatnonzero(splits == index)
                 writer.append(part.images, None if reader.class_names is None else part.labels, chosen)
-        contract.check()
+        contract.check(switched_off=[split for split in ("val", "test") if getattr(config, f"{split}_fraction") == 0])
     write_manifest(
         folder,
         class_names=reader.class_names,
@@ -101,7 +114,7 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
 def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process."""
     images: list[np.ndarray] = []
-    kept: list[tuple[int, int, int, int, int]] = []  # label, row, page, height, width
+    kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
     broken: list[tuple[str, str]] = []
     broken_labels: list[int] = []
     survey = Survey()
@@ -120,19 +133,21 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
                 broken.append((record.name, str(error)))
                 broken_labels.append(label)
                 continue
+            given = -1 if record.split is None else SPLITS.index(record.split)
             for page, (image, (height, width)) in enumerate(pages):
                 images.append(image)
-                kept.append((label, row, page if len(pages) > 1 else -1, height, width))
+                kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
     stacked = np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8)
     digests = b"".join(content_digest(image)[:16] for image in stacked)
-    table = np.array(kept, np.int64).reshape(-1, 5)
+    table = np.array(kept, np.int64).reshape(-1, 6)
     return Converted(
         images=stacked,
         labels=table[:, 0],
-        rows=table[:, 1],
-        pages=table[:, 2],
+        given=table[:, 1].astype(np.int8),
+        rows=table[:, 2],
+        pages=table[:, 3],
         digests=np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64),
-        sizes=table[:, 3:],
+        sizes=table[:, 4:],
         broken=tuple(broken),
         broken_labels=np.array(broken_labels, np.int64),
         survey=survey,
@@ -144,6 +159,8 @@ def _label(label: int | None, num_classes: int | None) -> int:
         return -1
     if label is None:
         raise BrokenImage("no label (null)")
+    if label == -1:
+        raise BrokenImage("no label (-1)")  # as Hugging Face's data sets withhold them
     if not 0 <= label < num_classes:
         raise BrokenImage(f"label {label}, expected 0..{num_classes - 1}")
     return label

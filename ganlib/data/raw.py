@@ -20,6 +20,7 @@ class RawRecord:
     name: str  # what a message calls it: a path, or file and row
     image: bytes | np.ndarray | None  # an encoded file, or numbers [H, W] or [H, W, C]; None where the source has a null
     label: int | None
+    split: str | None = None  # train, val or test, where the source says so
 
 
 class RawImages(Protocol):
@@ -35,6 +36,8 @@ class RawImages(Protocol):
 
     def sizes_bytes(self) -> np.ndarray: ...  # [n] int64, stored bytes of each row
 
+    def given_splits(self) -> dict[str | None, int]: ...  # rows of each split that the source gave, None for those without
+
     def name(self, row: int) -> str: ...
 
     def read(self, start: int, stop: int) -> Iterator[RawRecord]: ...  # rows start..stop-1
@@ -47,6 +50,7 @@ class Fetched:
     layout: Literal["idx", "pack"]
     class_names: tuple[str, ...] | None
     ignored_files: tuple[str, ...] = ()  # not images, left out
+    notes: tuple[str, ...] = ()  # what was decided about folders and files, and the key that decides otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ class SourceInfo:
     class_names: tuple[str, ...] | None
     ignored_count: int
     ignored_examples: tuple[str, ...]  # the first 20
+    notes: tuple[str, ...]
     num_files: int
     size_bytes: int
 
@@ -76,6 +81,7 @@ def write_source(raw: Path, source: str, fetched: Fetched) -> SourceInfo:
             "layout": fetched.layout,
             "class_names": None if fetched.class_names is None else list(fetched.class_names),
             "ignored_files": {"count": len(fetched.ignored_files), "first": list(fetched.ignored_files[:20])},
+            "notes": list(fetched.notes),
             "files": files,
         },
     )
@@ -97,6 +103,7 @@ def read_source(raw: Path) -> SourceInfo:
             class_names=None if names is None else tuple(names),
             ignored_count=values["ignored_files"]["count"],
             ignored_examples=tuple(values["ignored_files"]["first"]),
+            notes=tuple(values["notes"]),
             num_files=len(values["files"]),
             size_bytes=sum(file["size_bytes"] for file in values["files"]),
         )

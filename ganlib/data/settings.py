@@ -24,6 +24,13 @@ class DataConfig(Section):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="a broken image stops preparation (fail) or is counted and left out (skip)"
     )
+    classes: Literal["auto", "none", "folders", "file"] = Field(
+        "auto",
+        description="image_folder: the classes are folders, or in a file of labels; auto: the file where there is one, else the folders",
+    )
+    splits: Literal["auto", "given", "content"] = Field(
+        "auto", description="train, val and test as folders or file names give them, or by content; auto: as given where they are"
+    )
     value_range: tuple[float, float] | None = Field(
         None,
         strict=False,
@@ -34,10 +41,17 @@ class DataConfig(Section):
         "full", description="large JPEGs: every pixel decoded, then resized; or shrunk by the decoder first (faster, slightly other pixels)"
     )
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="an image of more pixels is broken: a small file can pretend to be a huge one")
-    image_column: str = Field("image", description="parquet: column with an image struct or encoded bytes")
-    label_column: str | None = Field("label", description="parquet: column with integer labels, or null for none")
-    val_fraction: float = Field(0.05, ge=0.0, lt=0.5, description="share of distinct images in the validation split")
-    test_fraction: float = Field(0.15, ge=0.0, lt=0.5, description="share of distinct images in the test split")
+    image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
+    label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")
+    val_fraction: float = Field(
+        0.05,
+        ge=0.0,
+        lt=0.5,
+        description="share of distinct images in the validation split; 0.0: there is none, and no baseline of real images",
+    )
+    test_fraction: float = Field(
+        0.15, ge=0.0, lt=0.5, description="share of distinct images in the test split; 0.0 with evaluate.split: val"
+    )
 
     @model_validator(mode="after")
     def _size_is_positive(self) -> "DataConfig":

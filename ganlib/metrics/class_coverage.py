@@ -5,6 +5,7 @@ import numpy as np
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 COVERED_SHARE = 0.1  # a class counts as covered when it has at least a tenth of its share of the real images
@@ -16,10 +17,12 @@ def class_shares(classes: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 @METRICS.register("class_coverage")
+@declares(Needs(classes=True, gives=("class_coverage", "class_kl", "smallest_class_share"), gives_conditional=("label_agreement",)))
 def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Share of the classes that the fakes cover, and KL(fakes || held-out real) of their predicted classes in nats.
 
     Both sides are predicted by the extractor, so its mistakes cancel. Half an image is added to each class, which keeps the KL finite.
+    A class without training images is none.
     For a conditional generator `label_agreement` is the share of fakes that are predicted as the class they were asked to be.
 
     Raises:
@@ -30,8 +33,9 @@ def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]
             "the metric class_coverage needs an extractor that knows the classes: "
             "set reference.extractor=classifier, or leave the metric out (params.yaml: evaluate.metrics)"
         )
-    k = data.num_classes
-    real, fake = class_shares(data.real_classes, k), class_shares(data.fake_classes, k)
+    known = data.known_classes
+    k = len(known)
+    real, fake = (class_shares(classes, data.num_classes)[known] for classes in (data.real_classes, data.fake_classes))
     present = real > 0
     p = (fake * len(data.fake_classes) + 0.5) / (len(data.fake_classes) + 0.5 * k)
     q = (real * len(data.real_classes) + 0.5) / (len(data.real_classes) + 0.5 * k)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.interface import Images
-from ganlib.metrics.trunk import Trunk, checked_features, describe, gather, restore, share_correct, train
+from ganlib.metrics.trunk import FEATURE_DIM, Trunk, checked_features, describe, gather, restore, share_correct, train
 
 INSTEAD = "use reference.extractor=rotation, which needs no labels (params.yaml: reference)"
 
@@ -21,6 +21,9 @@ class Classifier:
 
     trunk: Trunk
     name: ClassVar[str] = "classifier"
+    feature_dim: ClassVar[int] = FEATURE_DIM
+    knows_classes: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:

@@ -6,6 +6,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 
@@ -33,6 +34,7 @@ def frechet_distance(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -
 
 
 @METRICS.register("fid", paper="arXiv:1706.08500, eq. 6")
+@declares(Needs(above_features=True, gives=("fid",)))
 def fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Frechet distance of all held-out real and all fake features: fidelity and diversity in one number, lower is better.
 

@@ -6,7 +6,7 @@ Images are uint8 here, as they are on disk: what is measured is what a reader of
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,9 @@ class Extractor(Protocol):
     """Turns images into the features they are compared in. Its weights are part of a metric's protocol, hence `sha256`."""
 
     name: ClassVar[str]
+    feature_dim: ClassVar[int]
+    knows_classes: ClassVar[bool]  # it tells the data's classes, where they have two at least
+    needs_classes: ClassVar[bool]  # it cannot be fitted without them
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -112,6 +115,12 @@ class Comparison:
     fake_classes: np.ndarray | None = None  # [m] int64
     fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
     num_classes: int = 0
+    classes: np.ndarray | None = None  # [k] int64, the numbers below num_classes that have training images; None: all
+
+    @property
+    def known_classes(self) -> np.ndarray:
+        """[k] int64, sorted: the classes that count."""
+        return np.arange(self.num_classes) if self.classes is None else self.classes
 
     def __post_init__(self) -> None:
         for name in ("real", "fake", "train"):
@@ -194,13 +203,20 @@ def load(folder: Path) -> Extractor:
     return extractor
 
 
-def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor) -> dict[str, Any]:
-    """The class fields of a `Comparison` of these features; empty where the extractor knows no classes."""
+def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor, class_counts: Sequence[int] | None) -> dict[str, Any]:
+    """The class fields of a `Comparison` of these features; empty where the extractor knows no classes.
+
+    Args:
+        class_counts: training images of each class, None where the data have none: what the extractor never saw is never predicted.
+    """
     real_logits, fake_logits = extractor.class_logits(real), extractor.class_logits(fake)
     if real_logits is None or fake_logits is None:
         return {}
+    num_classes = real_logits.shape[1]
+    classes = np.flatnonzero(class_counts[:num_classes]) if class_counts is not None else np.arange(num_classes)
     return {
-        "real_classes": real_logits.argmax(dim=1).numpy(),
-        "fake_classes": fake_logits.argmax(dim=1).numpy(),
-        "num_classes": real_logits.shape[1],
+        "real_classes": classes[real_logits[:, classes].argmax(dim=1).numpy()],
+        "fake_classes": classes[fake_logits[:, classes].argmax(dim=1).numpy()],
+        "num_classes": num_classes,
+        "classes": classes,
     }

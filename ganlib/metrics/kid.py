@@ -6,6 +6,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 CHUNK_ROWS = 1024
@@ -43,6 +44,7 @@ def polynomial_kernel_with_self(x: Tensor) -> Tensor:
 
 
 @METRICS.register("kid", paper="arXiv:1801.01401, eq. 4")
+@declares(Needs(fake=10, gives=("kid",)))  # of fewer, a bootstrap may draw one image alone, of which there are no pairs
 def kid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Unbiased squared MMD with a cubic kernel over all held-out real and all fake features: 0 for equal distributions, may fall below.
 

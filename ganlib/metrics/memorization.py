@@ -10,6 +10,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 NEAR_QUANTILE = 0.01  # "too close" is what one real image in a hundred is, by chance
@@ -37,6 +38,12 @@ def nearest_pairs(data: Comparison, count: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 @METRICS.register("memorization", paper="arXiv:2004.05675, section 4")
+@declares(
+    Needs(
+        reliable_real=round(1 / NEAR_QUANTILE),
+        gives=("memorized_share", "copying_probability", "copying_z", "nearest_train_distance", "nearest_train_distance_real"),
+    )
+)
 def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Share of fakes closer to a training image than 99 % of unseen real images are (0.01 is chance), and the data-copying statistic.
 

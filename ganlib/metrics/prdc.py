@@ -9,6 +9,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import normal, wilson
+from ganlib.metrics.needs import Needs, declares
 from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
@@ -49,6 +50,7 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
 
 
 @METRICS.register("prdc", paper="arXiv:1904.06991, eq. 1-2; arXiv:2002.09797, eq. 3-4")
+@declares(Needs(above_neighbours=True, gives=("precision", "recall", "density", "coverage", "prdc_images")))
 def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Precision, recall, density and coverage of equally many real and fake images, at most `evaluate.prdc_images` each.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.interface import Images
-from ganlib.metrics.trunk import Task, Trunk, checked_features, describe, gather, restore, share_correct, train
+from ganlib.metrics.trunk import FEATURE_DIM, Task, Trunk, checked_features, describe, gather, restore, share_correct, train
 from ganlib.rng import keyed_rng
 
 NUM_TURNS = 4
@@ -50,6 +50,9 @@ class Rotation:
 
     trunk: Trunk
     name: ClassVar[str] = "rotation"
+    feature_dim: ClassVar[int] = FEATURE_DIM
+    knows_classes: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ganlib.config import Section
 
@@ -10,7 +10,10 @@ from ganlib.config import Section
 class ReferenceConfig(Section):
     """The feature extractor that real and generated images are compared in."""
 
-    extractor: str = Field("classifier", description="a registered extractor: classifier (labelled data), rotation (any data)")
+    extractor: str = Field(
+        "auto",
+        description="a registered extractor: classifier (labelled data), rotation (any data); auto: classifier where there are classes",
+    )
     seed: int = Field(0, ge=0)
     epochs: float = Field(3.0, gt=0, description="passes over the train split, for extractors that are trained on it")
 
@@ -20,10 +23,19 @@ class EvaluateConfig(Section):
 
     metrics: list[str] = Field(
         default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
-        description="registered metrics, by the name of their protocol",
+        description="registered metrics, by the name of their protocol; class_coverage only where reference.extractor=auto found classes",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")
     seed: int = Field(0, ge=0, description="of every random subset and bootstrap")
     prdc_images: int = Field(5_000, ge=10, description="real and generated images each, for precision, recall, density, coverage")
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density, coverage")
     bootstrap: int = Field(20, ge=2, description="resamples behind each confidence interval")
+
+    @model_validator(mode="after")
+    def _neighbours_are_among_the_images(self) -> "EvaluateConfig":
+        if self.neighbours >= self.prdc_images:
+            raise ValueError(
+                f"evaluate.neighbours={self.neighbours} is not below evaluate.prdc_images={self.prdc_images}; "
+                f"set evaluate.prdc_images: {self.neighbours + 1} or more"
+            )
+        return self

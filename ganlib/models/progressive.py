@@ -3,6 +3,9 @@
 `generator` and `discriminator` build the full size; `generator_at` and `discriminator_at` an intermediate level, whose layers are named as they
 are at every level, so that the weights of a lower level are copied by name. At level l > 0 a buffer `alpha` fades the level in: 0 is the
 doubled image of level l - 1, 1 is the image of level l (figure 2).
+
+What differs from the released code: a group of the minibatch deviation is the shard of a logical worker unless `minibatch_stddev_group` is set
+(there 4), and the batch is the same at every size.
 """
 
 from itertools import pairwise
@@ -36,6 +39,9 @@ class DiscriminatorOptions(Section):
     """Options of the discriminator."""
 
     width: int = Field(32, ge=1, description="channels at the image's own size; each coarser level has twice as many, up to 16 times")
+    minibatch_stddev_group: int = Field(
+        0, ge=0, description="images whose spread D sees, 4 in the released code; 0: a logical worker's shard"
+    )
     condition: Condition = Field("auxiliary", description="how it is told the class, where there are classes")
 
 
@@ -141,7 +147,7 @@ class ProgressiveDiscriminator(nn.Module):
         self.classes = image.classes if options.condition == "concat" else 0
         self.level = level
         core = nn.Sequential(
-            MinibatchStddev(),
+            MinibatchStddev(options.minibatch_stddev_group),
             EqualConv2d(widths[0] + 1, widths[0], 3, gain=GAIN),
             nn.LeakyReLU(SLOPE),
             nn.Flatten(),

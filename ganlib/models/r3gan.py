@@ -1,7 +1,12 @@
-"""Grouped residual networks without normalisation, for a relativistic loss with R1 and R2 (R3GAN, arXiv:2501.05441, section 4)."""
+"""Grouped residual networks without normalisation, for a relativistic loss with R1 and R2 (R3GAN, arXiv:2501.05441, section 4).
+
+What differs from the released code: widths double with each level, where it lists them; a group is at least `group_width` wide; G's class embedding
+starts at N(0, 1), not N(0, 1 / classes); D's condition is a projection by default, `inner_product` is the released one; G is clamped to [-1, 1]
+in evaluation.
+"""
 
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +17,7 @@ from torch import Tensor, nn
 from ganlib.config import Section
 from ganlib.models import MODELS, ImageSpec, Judgement
 from ganlib.models.layers.heads import Condition, Head, with_label_maps
-from ganlib.models.layers.resample import BILINEAR, downsample, upsample
+from ganlib.models.layers.resample import downsample, upsample
 from ganlib.models.layers.sizes import doublings
 
 SLOPE = 0.2
@@ -32,7 +37,10 @@ class R3GANOptions(Section):
 class DiscriminatorOptions(R3GANOptions):
     """Options of the discriminator."""
 
-    condition: Condition = Field("projection", description="how it is told the class, where there are classes")
+    condition: Condition | Literal["inner_product"] = Field(
+        "projection", description="how it is told the class, where there are classes; inner_product: as the released code tells it"
+    )
+    embedding_dim: int = Field(128, ge=1, description="numbers that stand for a class with condition: inner_product")
 
 
 def groups(channels: int, group_width: int) -> int:
@@ -83,26 +91,46 @@ def _initialise(network: nn.Module, rng: Rng) -> None:
 
 
 class Up(nn.Module):
-    """1x1 convolution to fewer channels, then bilinear doubling."""
+    """1x1 convolution to fewer channels, then doubling with (1, 3, 3, 1): the released (1, 2, 1), bilinear, convolved with a box."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(fan_in, fan_out, 1, bias=False) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(self.convolution(x), BILINEAR)
+        return upsample(self.convolution(x))
 
 
 class Down(nn.Module):
-    """Bilinear halving, then a 1x1 convolution to more channels."""
+    """Halving with the same filter, then a 1x1 convolution to more channels."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(fan_in, fan_out, 1, bias=False) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.convolution(downsample(x, BILINEAR))
+        y: Tensor = self.convolution(downsample(x))
         return y
+
+
+class InnerProduct(nn.Module):
+    """Features [N, F] -> logits [N]: <W f, embedding(label)>, without a logit that knows no class (released code of arXiv:2501.05441)."""
+
+    def __init__(self, features: int, *, classes: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, embedding_dim, bias=False)
+        self.embedding = nn.Embedding(classes, embedding_dim)
+
+    def forward(self, features: Tensor, labels: Tensor | None) -> Judgement:
+        assert labels is not None
+        logits = (self.linear(features).float() * self.embedding(labels).float()).sum(1)
+        return Judgement(logits=logits, features=features.float())
+
+    def initialise(self, rng: Rng) -> None:
+        """The linear layer keeps the variance; the embedding is a linear layer of the one-hot class, over the root of its length."""
+        classes, length = self.embedding.weight.shape
+        self.linear.weight.normal_(0.0, self.linear.in_features**-0.5, generator=rng)
+        self.embedding.weight.normal_(0.0, (classes * length) ** -0.5, generator=rng)
 
 
 class R3GANGenerator(nn.Module):
@@ -153,7 +181,12 @@ class R3GANDiscriminator(nn.Module):
             layers += [Down(fan_in, fan_out), *_level(fan_out, options)]
         self.layers = nn.Sequential(*layers)
         self.basis = nn.Parameter(torch.empty(1, widths[-1], *core))
-        self.head = Head(widths[-1], classes=image.classes, condition=options.condition)
+        self.head: Head | InnerProduct
+        if image.classes and options.condition == "inner_product":
+            self.head = InnerProduct(widths[-1], classes=image.classes, embedding_dim=options.embedding_dim)
+        else:
+            condition: Condition = "projection" if options.condition == "inner_product" else options.condition  # of no classes: none
+            self.head = Head(widths[-1], classes=image.classes, condition=condition)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, *, full: bool = False) -> Tensor | Judgement:
         features = (self.layers(with_label_maps(images, labels, self.classes)) * self.basis).sum((2, 3))
@@ -163,7 +196,9 @@ class R3GANDiscriminator(nn.Module):
     def initialise(self, rng: Rng) -> None:
         _initialise(self, rng)
         self.basis.normal_(0.0, self.basis[0, 0].numel() ** -0.5, generator=rng)
-        if self.head.embedding is not None:
+        if isinstance(self.head, InnerProduct):
+            self.head.initialise(rng)
+        elif self.head.embedding is not None:
             self.head.embedding.weight.normal_(0.0, self.head.embedding.embedding_dim**-0.5, generator=rng)
 
 

@@ -1,4 +1,8 @@
-"""Residual generator and discriminator of WGAN-GP and SNGAN."""
+"""Residual generator and discriminator of WGAN-GP and SNGAN.
+
+What differs from SNGAN's released code: G's update sees as many images as D's, where that has 128 against 64: here `train.batch_images` is one number
+for all phases, in which images seen, shards and the moving average count. Its networks for 32 pixels do not change their width from level to level.
+"""
 
 from typing import ClassVar, Literal
 

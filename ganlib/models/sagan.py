@@ -1,4 +1,8 @@
-"""Self-attention GAN: residual networks, both with spectral norm, and attention over the pixels of one feature map."""
+"""Self-attention GAN: residual networks, both with spectral norm, and attention over the pixels of one feature map.
+
+As in the released code a block of D widens in its first convolution, not in its second as SNGAN's. What differs from it: attention stands at the
+map nearest to 14..16 pixels, where the released code for 128 pixels has it at 32; without classes batch norm has one gain and shift for all.
+"""
 
 from typing import ClassVar
 
@@ -53,6 +57,7 @@ class SAGAN:
             spectral=True,
             condition=options.condition,
             initialise=initialise_residual,
+            is_wide=True,
             attention_size=options.attention_size,
         )
 

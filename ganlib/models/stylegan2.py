@@ -2,6 +2,9 @@
 
 The rectifiers' gain of sqrt(2) is folded into the weights before them. Convolutions are modulated by scaling a layer's input with the style and
 its output with the demodulation factor, which equals a weight of its own for each sample.
+
+What differs from the released code: a group of the minibatch deviation is the shard of a logical worker unless `minibatch_stddev_group` is set
+(there 4, or 32 for CIFAR-10); D's class is a projection, not a mapped label; the moving average has no settings of its own here.
 """
 
 import math
@@ -42,8 +45,13 @@ class DiscriminatorOptions(Section):
     """Options of the discriminator."""
 
     width: int = Field(32, ge=1, description="channels at the image's own size; doubles with each level, up to 16 times")
-    architecture: Literal["residual", "skip"] = Field("residual", description="skip: each level reads the shrunken image as well")
+    architecture: Literal["residual", "skip", "orig"] = Field(
+        "residual", description="skip: each level reads the shrunken image as well; orig: neither, as StyleGAN2-ADA has it for CIFAR-10"
+    )
     minibatch_stddev: bool = Field(True, description="the batch's spread as one more feature map at the core")
+    minibatch_stddev_group: int = Field(
+        0, ge=0, description="images whose spread it is, 4 in the released code; 0: a logical worker's shard"
+    )
     condition: Condition = Field("projection", description="how it is told the class, where there are classes")
 
 
@@ -230,7 +238,7 @@ class DownConvolution(EqualConv2d):
 
 
 class DiscriminatorLevel(nn.Module):
-    """Two convolutions and a halving, beside a linear path of half the variance (figure 7c); without that path for `skip`."""
+    """Two convolutions and a halving, beside a linear path of half the variance (figure 7c); without that path for `skip` and `orig`."""
 
     def __init__(self, fan_in: int, fan_out: int, *, residual: bool) -> None:
         super().__init__()
@@ -260,7 +268,7 @@ class StyleGAN2Discriminator(nn.Module):
         residual = options.architecture == "residual"
         self.levels = nn.ModuleList(DiscriminatorLevel(fan_in, fan_out, residual=residual) for fan_in, fan_out in pairwise(widths))
         top = widths[-1]
-        self.spread = MinibatchStddev() if options.minibatch_stddev else nn.Identity()
+        self.spread = MinibatchStddev(options.minibatch_stddev_group) if options.minibatch_stddev else nn.Identity()
         self.core = EqualConv2d(top + options.minibatch_stddev, top, 3, gain=GAIN)
         self.hidden = EqualLinear(top * height * width, top, gain=GAIN)
         self.head = Head(top, classes=image.classes, condition=options.condition, linear=EqualLinear, embedding=EqualEmbedding)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import augment, freeze, models, optim
-from ganlib.config import Section, construct, options
+from ganlib.config import Section, options
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
@@ -17,6 +17,7 @@ from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
+from ganlib.schedule import Scheduled
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
 from ganlib.tasks.settings import TaskConfig
@@ -127,6 +128,7 @@ class Adversarial:
     def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
         options(Section, task.options, key="task.options")
         check_parts(model, task, image)
+        check_shards(model, train)
         if train.freeze:
             freeze.check(self.meta_networks(model, image), train.freeze)
 
@@ -166,7 +168,8 @@ def play(
 ) -> Play:
     """Phases of a generator against a discriminator; `attributes` of the `Play` beside them."""
     networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
-    steering = Steering(_parts(task))
+    parts = _parts(task)
+    steering = Steering({name: part.start for name, part in parts.items()}, {name: part.schedules for name, part in parts.items()})
     rules = Rules(task, steering, present=present)
     lazy = [(name, network) for name in task.regularizers for network in steering[name].trains if steering[name].interval_steps > 1]
     optimizers = {
@@ -200,19 +203,27 @@ def play(
     return Play(networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", steering=steering, **attributes)
 
 
-def _parts(task: TaskConfig) -> dict[str, Any]:
+def _parts(task: TaskConfig) -> dict[str, Scheduled[Any]]:
     """The loss, the regularizers and the augmentations of `task` by the key they have in `Steering`; ValueError for what is unknown."""
-    parts: dict[str, Any] = {LOSS: construct(LOSSES.get(task.loss, key="task.loss"), task.loss_options, key="task.loss_options")}
+    parts: dict[str, Scheduled[Any]] = {
+        LOSS: Scheduled.of(LOSSES.get(task.loss, key="task.loss"), task.loss_options, key="task.loss_options")
+    }
     for name, values in task.regularizers.items():
-        parts[name] = construct(REGULARIZERS.get(name, key="task.regularizers"), values or {}, key=f"task.regularizers.{name}")
-        if parts[name].interval_steps < 1:
-            raise ValueError(f"task.regularizers.{name}.interval_steps={parts[name].interval_steps}: expected at least 1")
-    return parts | dict(zip(task.augment, augment.build(task.augment, key="task.augment"), strict=True))
+        part = Scheduled.of(REGULARIZERS.get(name, key="task.regularizers"), values or {}, key=f"task.regularizers.{name}")
+        if part.start.interval_steps < 1:
+            raise ValueError(f"task.regularizers.{name}.interval_steps={part.start.interval_steps}: expected at least 1")
+        if part.start.trains != part.end.trains:  # phases are made once
+            raise ValueError(
+                f"task.regularizers.{name} has a schedule that begins or ends at 0, where it leaves a network out; keep it above 0, for example "
+                "at 1.0e-12"
+            )
+        parts[name] = part
+    return parts | augment.parse(task.augment, key="task.augment")
 
 
 def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
-    parts = _parts(task)
+    parts = {name: part.start for name, part in _parts(task).items()}
     models.check(model, image)
     if not task.generator_loss_weight and not any("generator" in parts[name].trains for name in task.regularizers):
         raise ValueError(
@@ -227,3 +238,13 @@ def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
                 f"task.regularizers.{name} penalises each sample's own gradient, which batch norm mixes over the batch; "
                 "set model.discriminator.normalization: none"
             )
+
+
+def check_shards(model: ModelConfig, train: TrainConfig) -> None:
+    """Raise ValueError where a shard does not divide into the groups that D compares."""
+    group, shard = discriminator_option(model, "minibatch_stddev_group") or 0, train.shard_images
+    if group and shard > group and shard % group:
+        raise ValueError(
+            f"model.discriminator.minibatch_stddev_group={group} does not divide the {shard} images of a logical worker (train.batch_images="
+            f"{train.batch_images} over logical_workers={train.logical_workers}); set a divisor of {shard}, or 0 for all of them"
+        )

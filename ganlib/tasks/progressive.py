@@ -14,7 +14,7 @@ from ganlib.models.layers.sizes import doublings
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks import TASKS, Play
-from ganlib.tasks.adversarial import check_parts, meta_networks, play
+from ganlib.tasks.adversarial import check_parts, check_shards, meta_networks, play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
@@ -92,6 +92,7 @@ class Progressive:
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; set model.name: progressive"
             )
         check_parts(model, task, image)
+        check_shards(model, train)
         schedule = _schedule(model, task, train, image)
         if train.freeze:
             freeze.check(self.meta_networks(model, image), train.freeze)

@@ -57,7 +57,9 @@ class LogHook:
             return
         require_finite(scalars, where=f"losses up to step {state.step} ({state.images_seen:,} images)")
         scalars |= {f"{part}_{name}": value for part, numbers in state.steering.numbers().items() for name, value in numbers.items()}
-        scalars["lr_factor"] = next(g["lr"] / g["base_lr"] for o in state.optimizers.values() for g in o.param_groups)
+        scalars |= state.scheduled
+        factors = [g["lr"] / g["base_lr"] for o in state.optimizers.values() for g in o.param_groups if g["base_lr"]]  # all the same
+        scalars |= {"lr_factor": factors[0]} if factors else {}  # none: schedules have all of them at 0
         now, (then, images_then) = time.monotonic(), self._last
         self._last = (now, state.images_seen)
         speed = (state.images_seen - images_then) / max(now - then, 1e-9)

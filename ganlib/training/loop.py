@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
-from ganlib import augment, dist, sampling
+from ganlib import augment, dist, optim, sampling
 from ganlib.config import Section
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
@@ -17,6 +18,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.networks import Networks
 from ganlib.optim import OptimConfig
 from ganlib.scalars import Scalars
+from ganlib.schedule import first
 from ganlib.storage import open_storage
 from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
@@ -26,7 +28,7 @@ from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, Log
 from ganlib.training.journal import Background, Journal
 from ganlib.training.parent import Parent
 from ganlib.training.state import Bundle, BundleStore, TrainState
-from ganlib.training.step import DivergenceError, set_learning_rates, train_step
+from ganlib.training.step import DivergenceError, follow_schedules, set_learning_rates, train_step
 from ganlib.training.watchdog import Watchdog
 
 
@@ -76,7 +78,7 @@ class Running:
         play = _play(spec, image, stage=0)
         state = TrainState(
             networks=play.networks,
-            ema=Ema(play.networks[play.sampled], halflife_images=spec.train.ema_halflife_images),
+            ema=Ema(play.networks[play.sampled], halflife_images=first(spec.train.ema_halflife_images)),
             optimizers=play.optimizers,
             scalars=Scalars(logical_workers=spec.train.logical_workers, watched=play.steering.watched),
             steering=play.steering,
@@ -102,20 +104,25 @@ class Running:
             self.state.restore(bundle.tensors, bundle.numbers)
 
     def step(self) -> None:
-        """The next stage where it is time, the schedule, then one iteration."""
+        """The next stage where it is time, the schedules, then one iteration."""
         if self.play.ends_at_images is not None and self.state.images_seen >= self.play.ends_at_images:
             before = self.state.networks, self.state.ema, self.state.steering.numbers()
             self._enter(self.state.stage + 1)
             self._inherit(*before)
         self.play.before_step(self.state.images_seen)
+        follow_schedules(self.state, self._plans, self.spec.train)
         set_learning_rates(self.state, self.spec.optim, self.spec.train)
         train_step(self.state, self.batches, self.play.phases)
+
+    @cached_property
+    def _plans(self) -> dict[str, optim.Plan]:
+        return {name: optim.plan(getattr(self.spec.optim, name), key=f"optim.{name}") for name in self.state.optimizers}
 
     def _enter(self, stage: int) -> None:
         """Fresh networks, wrappers, optimizers and phases of a stage."""
         state, self.play = self.state, _play(self.spec, self.image, stage=stage)
         state.networks, state.optimizers, state.steering = self.play.networks, self.play.optimizers, self.play.steering
-        state.ema = Ema(state.networks[self.play.sampled], halflife_images=self.spec.train.ema_halflife_images)
+        state.ema = Ema(state.networks[self.play.sampled], halflife_images=first(self.spec.train.ema_halflife_images))
         state.images_per_step = self.play.batches_per_step * self.spec.train.batch_images
         state.stage = stage
 

@@ -47,6 +47,7 @@ class TrainState:
     Attributes:
         stage: of the task; networks, optimizers and steering are of this stage.
         rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
+        scheduled: by name, the numbers that follow images seen, as the last step had them: for the log, they are no state.
     """
 
     networks: Networks
@@ -59,6 +60,7 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    scheduled: dict[str, float] = field(default_factory=dict)
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors by name, numbers): copies on the CPU, so that the training may go on. All processes must call it together.

@@ -1,7 +1,7 @@
 """The step: the algorithm box of every task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ganlib import optim, rng
 from ganlib.checks import all_finite
 from ganlib.data.stream import BatchStream
-from ganlib.optim import OptimConfig
+from ganlib.optim import OptimConfig, Plan
+from ganlib.schedule import Schedule
 from ganlib.tasks import Phase
 from ganlib.train_settings import TrainConfig
 from ganlib.training.state import TrainState
@@ -46,8 +47,18 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
     state.ema.update(batch_images=state.images_per_step, images_seen=state.images_seen)
 
 
+def follow_schedules(state: TrainState, plans: Mapping[str, Plan], train: TrainConfig) -> None:
+    """Every scheduled number as it is for a step that begins at this many images; before the factor on the learning rates."""
+    now = {"images_seen": state.images_seen, "total_images": train.total_images}
+    state.scheduled = state.steering.follow(**now)
+    for name, optimizer in state.optimizers.items():
+        state.scheduled |= {f"{name}_{number}": value for number, value in plans[name].follow(optimizer, **now).items()}
+    if isinstance(train.ema_halflife_images, Schedule):
+        state.scheduled["ema_halflife_images"] = state.ema.halflife_images = train.ema_halflife_images.value(**now)
+
+
 def set_learning_rates(state: TrainState, config: OptimConfig, train: TrainConfig) -> None:
-    """The schedule at this many images, for every optimizer; lower after each rollback."""
+    """The factor of warm-up and decay at this many images, for every optimizer; lower after each rollback."""
     factor = optim.lr_factor(config, images_seen=state.images_seen, total_images=train.total_images)
     factor *= train.rollback_lr_factor ** len(state.rollbacks)
     for optimizer in state.optimizers.values():

@@ -3,24 +3,29 @@
 import logging
 import math
 import os
+import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from ganlib.redact import redacted
 from pipeline import processes
-from pipeline.driver import ray_private
+from pipeline.driver import leftovers, ray_private
 from pipeline.driver.failures import ClusterError, RayLost
 from pipeline.driver.ray_private import RAY_SETTINGS, SHUTDOWN_TIMEOUT
 from pipeline.driver.settings import ClusterConfig
 from pipeline.params import CODE
 
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
-STARTED_BY = "GANPIPE_RAY_STARTED_BY"  # in the environment of everything a Ray of our own starts: pid and start of the driver
+JOIN_SECONDS = 60.0  # for a Ray that runs already to take us in
+START_SECONDS = 120.0  # for one of our own to get up, on a machine that is busy with others
 LOOK_SECONDS = 2.0  # how often the cluster is looked at
 HEAD_SECONDS = 30.0  # a Ray that is silent for so long is gone; it ends this process itself after a minute
 OWN_RAY_SECONDS = 6.0  # the same for one of our own
@@ -39,44 +44,109 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
     for key, value in RAY_SETTINGS.items():
         os.environ.setdefault(key, value)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{cluster.hang_timeout_seconds:g}"
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    with nullcontext() if address else leftovers.marked(processes.this()):
+        own, is_over = _OwnProcesses(), threading.Event()
+        try:
+            if address:
+                _join(address, is_over)
+            else:
+                _start(cpus, is_over)
+        except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
+            is_over.set()
+            own.end()
+            if address:
+                raise ClusterError(
+                    f"no Ray answers at {redacted(address)!r} (cluster.address or RAY_ADDRESS): {redacted(str(error), of=address)}"
+                ) from error
+            raise ClusterError(f"no Ray can be started on this machine: {error}") from error
+        except BaseException:  # a Ctrl-C in the middle of it
+            is_over.set()
+            own.end()
+            raise
+        try:
+            yield not address
+        finally:
+            import ray
+
+            _bounded(ray.shutdown, seconds=20)
+            is_over.set()
+            own.end()
+
+
+def _join(address: str, is_over: threading.Event) -> None:
+    """Connect to the Ray at `address`; `auto` is the one that was started last on this machine, which may be long gone."""
+    if address == "auto":
+        address = ray_private.latest_address()
+    _require_listener(address)
+    arguments: dict[str, Any] = {}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
+        arguments["runtime_env"] = {
+            "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
+            "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
+        }
+    _init(is_over, f"a listener at {address} did not answer as Ray does", seconds=JOIN_SECONDS, address=address, **arguments)
+
+
+def _start(cpus: float, is_over: threading.Event) -> None:
+    """A Ray of our own."""
+    _bring_token(Path.home())
+    _init(
+        is_over,
+        "its head did not get up",
+        seconds=START_SECONDS,
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+        include_dashboard=False,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+    )
+
+
+def _bring_token(home: Path) -> None:
+    """Ray keeps the token of its processes below HOME; where that cannot be written, this Ray has one of its own for as long as it lives."""
+    if (
+        any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        or (home / ".ray" / "auth_token").is_file()
+    ):
+        return
+    try:
+        (home / ".ray").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home / ".ray"):
+            pass
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _init(is_over: threading.Event, what: str, *, seconds: float, **arguments: Any) -> None:
+    """`ray.init` in a thread: inside of it no signal is heard, and it may wait for ever for a head that does not answer.
+
+    There it leaves our SIGTERM handler alone, too: Ray sets its own, which exits on the spot, from the main thread only. The thread lives until
+    `is_over`: Linux kills Ray's processes (PR_SET_PDEATHSIG) when the thread ends that has started them.
+
+    Raises:
+        TimeoutError: not done after `seconds`. The thread is left behind: the process ought to end.
+    """
     import ray
 
-    own = _OwnProcesses()
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own working folder
-                common["runtime_env"] = {
-                    "py_modules": [str(CODE / "ganlib"), str(CODE / "pipeline")],
-                    "env_vars": {SHUTDOWN_TIMEOUT: os.environ[SHUTDOWN_TIMEOUT]},
-                }
-            _require_listener(address)
-            with ray_private.our_sigterm():
-                ray.init(address=address, **common)
-        else:
-            driver = processes.this()
-            os.environ[STARTED_BY] = f"{driver.pid} {driver.started}"
-            with ray_private.our_sigterm():
-                ray.init(
-                    address="local",
-                    num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
-                    include_dashboard=False,
-                    object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                    **common,
-                )
-    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
-        if address:
-            raise ClusterError(f"no Ray answers at {address!r} (cluster.address or RAY_ADDRESS): {error}") from error
-        raise ClusterError(f"no Ray can be started on this machine: {error}") from error
-    except BaseException:  # a second Ctrl-C in the middle of it
-        own.end()
-        raise
-    try:
-        yield not address
-    finally:
-        _bounded(ray.shutdown, seconds=20)
-        own.end()
+    problems: list[BaseException] = []
+    is_done = threading.Event()
+
+    def work() -> None:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
+        except BaseException as problem:  # handed over
+            problems.append(problem)
+        is_done.set()
+        is_over.wait()
+
+    thread = threading.Thread(target=work, name="ray init", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while not is_done.wait(0.2):  # signal handlers run in between
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} within {seconds:g} s")
+    if problems:
+        raise problems[0]
 
 
 class _OwnProcesses:
@@ -105,17 +175,6 @@ class _OwnProcesses:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(list(self._seen), timeout=10)
-
-
-def end_orphans() -> None:
-    """Kill what is left of the Rays of drivers that died: some of Ray's helpers outlive both the driver and the raylet."""
-    for process in psutil.process_iter():
-        try:
-            pid, _, started = process.environ().get(STARTED_BY, "").partition(" ")
-            if pid and not processes.Process(int(pid), float(started)).is_alive():
-                process.kill()
-        except (psutil.Error, ValueError):  # gone, or another user's
-            continue
 
 
 def _require_listener(address: str) -> None:

@@ -3,8 +3,7 @@
 Functions import Ray when they are called: a stage that does not train must not load it.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 SHUTDOWN_TIMEOUT = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
@@ -26,7 +25,7 @@ RAY_SETTINGS = {
 def names() -> list[tuple[str, str]]:
     """(module, attribute path) of every private name used below."""
     return [
-        ("ray._private.utils", "set_sigterm_handler"),
+        ("ray._private.services", "canonicalize_bootstrap_address"),
         ("ray._private.worker", "print_to_stdstream"),
         ("ray._private.state", "state.get_draining_nodes"),
         ("ray._private.state", "state.available_resources_per_node"),
@@ -39,16 +38,18 @@ def names() -> list[tuple[str, str]]:
     ]
 
 
-@contextmanager
-def our_sigterm() -> Iterator[None]:
-    """`ray.init` would set a SIGTERM handler that exits on the spot; whoever called us has one that saves first."""
-    from ray._private import utils
+def latest_address() -> str:
+    """HOST:PORT of the Ray that `auto` means: by the file that `ray start` left, else by the processes there are.
 
-    theirs, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = theirs
+    Raises:
+        ConnectionError: there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found: str | None = canonicalize_bootstrap_address("auto")
+    if found is None:
+        raise ConnectionError("no Ray was started on this machine")
+    return found
 
 
 def quiet_driver() -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.text import as_written
+
 
 def draw(history: list[dict[str, Any]], path: Path) -> None:
     """Losses, penalties and logits over images seen; nothing that depends on the clock."""
@@ -11,7 +13,7 @@ def draw(history: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     groups = {"loss": ("loss_", "penalty_"), "mean logit": ("logit_",)}
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}), as_written():
         figure = Figure(figsize=(10, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, (title, prefixes) in zip(figure.subplots(1, 2), groups.items(), strict=True):

@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 MAX_GRIDS = 8  # sample grids over time
 
 
@@ -84,7 +86,6 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
     generator = _read_json(root / "models" / "generator.json")
     data = _read_json(root / "reports" / "data.json")
     protocol, baseline = evaluation["protocol"], evaluation["baseline"]
-    is_conditional = generator.get("model", {}).get("conditional", False)
     training, picture = root / "reports" / "training", root / "reports" / "plots"
     grids = sorted((training / "grids").glob("*.png"))
     curves = sorted(training.glob("*.png"))
@@ -97,7 +98,7 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
         f"<div class=cards>{''.join(_card(h, evaluation, baseline) for h in HEADLINES if h.key in evaluation)}</div>",
         _baseline_note(baseline),
         _section("Generated images", "As sampled from the averaged (EMA) generator; seeds are in the Parquet file."),
-        _figure(root / "samples" / "grid.png", f"Sample grid, not selected{', one class a column' if is_conditional else ''}."),
+        _figure(root / "samples" / "grid.png", f"Sample grid, not selected{_classes_told(root / 'samples' / 'grid.png')}."),
         _figure(root / "samples" / "interpolation.png", "Walks between latents: smooth change speaks against memorised images."),
         _section("Real and generated side by side", ""),
         _figure(picture / "real_vs_fake.png", "Held-out real images left, generated ones right; neither side is selected."),
@@ -122,7 +123,7 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
         _section("Data", ""),
         _table(data) if data else _none(root / "reports" / "data.json", "data summary"),
         _section("Lineage", "What made this generator."),
-        _table(generator) if generator else _none(root / "models" / "generator.json", "description of the generator"),
+        _table(_with_known_classes(generator)) if generator else _none(root / "models" / "generator.json", "description of the generator"),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -218,6 +219,22 @@ def _figure(path: Path, caption: str, *, missing: str = "") -> str:
         return f"<div class=none>No picture: {escape(missing)}.</div>" if missing else _none(path, path.stem.replace("_", " "))
     image = base64.b64encode(path.read_bytes()).decode()
     return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _classes_told(path: Path) -> str:
+    """What a picture says of the classes it shows."""
+    if not path.exists():
+        return ""
+    with Image.open(path) as picture:
+        return f"; {picture.info['Classes']}" if "Classes" in picture.info else ""
+
+
+def _with_known_classes(generator: Mapping[str, Any]) -> Mapping[str, Any]:
+    """generator.json with the numbers of its classes beside their names, without those that had no training images."""
+    counts, names = generator.get("image", {}).get("class_counts"), generator.get("class_names")
+    if not counts or not names:
+        return generator
+    return {**generator, "class_names": [f"{i} {name}" for i, (name, count) in enumerate(zip(names, counts, strict=True)) if count]}
 
 
 def _none(path: Path, what: str) -> str:

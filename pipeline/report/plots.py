@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ganlib.pictures import grid
+from pipeline.report.text import as_written, class_label
 
 NUM_SIDE = 64  # images on each side of real_vs_fake
 NUM_PAIRS = 20  # pairs in nearest_train
 MAX_POINTS = 1500  # of each kind in feature_map
+MAX_CLASSES = 40  # in classes
 GREY, REAL, FAKE = "#808790", "#2f7fd1", "#e8833a"
 
 
@@ -43,17 +45,28 @@ def nearest_train(path: Path, fake: np.ndarray, train: np.ndarray, distances: np
     _save(figure, path)
 
 
-def classes(path: Path, real: np.ndarray, fake: np.ndarray, names: Sequence[str] | None, num_classes: int) -> None:
-    """Shares of the predicted classes, real beside fake: [n], [m] int64. With more than 40 classes the 40 with the largest gap."""
-    shares = [np.bincount(x, minlength=num_classes) / len(x) for x in (real, fake)]
-    shown = np.sort(np.argsort(-np.abs(shares[0] - shares[1]), kind="stable")[:40])
-    figure = Figure(figsize=(10, 3.4))
+@as_written()
+def classes(path: Path, real: np.ndarray, fake: np.ndarray, names: Sequence[str] | None, known: np.ndarray) -> None:
+    """Shares of the predicted classes, real beside fake: [n], [m] int64. Of more than 40 the 40 with the largest gap.
+
+    Args:
+        names: of all classes, by number.
+        known: [k] numbers of the classes there are.
+    """
+    shares = [np.bincount(x, minlength=int(known[-1]) + 1) / len(x) for x in (real, fake)]
+    shown = np.sort(known[np.argsort(-np.abs(shares[0] - shares[1])[known], kind="stable")[:MAX_CLASSES]])
+    labels = [class_label(names[i], i) if names and i < len(names) else str(i) for i in shown]
+    longest = max(map(len, labels))
+    is_upright = len(labels) > 20 and longest * len(labels) > 90
+    figure = Figure(figsize=(10, 3.4 + (0.06 * longest if is_upright else 0)))
     axes = figure.add_subplot()
     x = np.arange(len(shown))
-    for offset, share, color, label in ((-0.2, shares[0], REAL, "real, held out"), (0.2, shares[1], FAKE, "generated")):
-        axes.bar(x + offset, 100 * share[shown], width=0.38, color=color, label=label)
-    labels = [names[i] if names and i < len(names) else str(i) for i in shown]
-    axes.set_xticks(x, labels, rotation=30 if max(map(len, labels)) * len(labels) > 90 else 0, ha="right" if len(labels) > 12 else "center")
+    for offset, share, color, side in ((-0.2, shares[0], REAL, "real, held out"), (0.2, shares[1], FAKE, "generated")):
+        axes.bar(x + offset, 100 * share[shown], width=0.38, color=color, label=side)
+    slant = 90 if is_upright else 30 if longest * len(labels) > 90 else 0
+    axes.set_xticks(x, labels, rotation=slant, ha="center" if is_upright or (len(labels) <= 12 and longest <= 16) else "right")
+    if len(shown) < len(known):
+        axes.set_title(f"{len(shown)} of {len(known)} classes, those that differ most", color=GREY, fontsize=9, loc="left")
     axes.set_ylabel("share of images, %", color=GREY)
     _plain(axes)
     _save(figure, path)

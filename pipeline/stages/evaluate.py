@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, atomic_write, sha256_file
-from ganlib.metrics import METRICS, interface
+from ganlib.metrics import METRICS, interface, needs
 from ganlib.metrics.memorization import nearest_pairs
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
+from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, params
 from pipeline.report import page, plots
@@ -27,17 +28,11 @@ from pipeline.tracking.store import Unanswered
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """samples.parquet -> images [N, C, H, W] uint8, labels [N] int64 or None where the generator is unconditional."""
-    table = pq.read_table(path)
-    shape = json.loads((table.schema.metadata or {})[b"shape"])
-    images = np.stack([np.frombuffer(value, np.uint8).reshape(shape) for value in table["image"].to_pylist()])
-    labels = table["label"]
-    return images, labels.to_numpy().astype(np.int64) if labels.null_count == 0 else None
-
-
 def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     """Measure the samples, draw the plots, write the report; returns what evaluation.json holds.
+
+    Samples are decoded a batch at a time; of all of them only features are kept. Where `sample.classes` asked for some classes, they are
+    compared with the held-out images of these, and the protocol says which and how many.
 
     Raises:
         ValueError: an unknown metric, or inputs that do not belong together.
@@ -45,27 +40,43 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
+    if reference.summary["asked_for"] == "auto" and reference.extractor.class_logits(reference.features("train")[:1]) is None:
+        metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
     generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / "generator.safetensors")
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
         if generator[key] != expected:
             raise ValueError(f"models/generator.json has {key} {generator[key][:12]}, found {expected[:12]}; run `dvc repro train`")
-    written = pq.read_schema(root / "samples" / "samples.parquet").metadata or {}
-    made_by = written.get(b"generator_sha256", b"").decode()
-    if made_by and made_by != weights_sha256:
+    fake_images = Samples(root / "samples")
+    made_by, drawn = fake_images.facts.generator_sha256, fake_images.facts.drawn_classes
+    if made_by != weights_sha256:
         raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
-    fake_images, fake_labels = read_samples(root / "samples" / "samples.parquet")
-    fake = interface.extract(reference.extractor, interface.ArrayImages(fake_images))
-    real, train = reference.features(config.split), reference.features("train")
+    fake = interface.extract(reference.extractor, fake_images)
+    splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
+
+    def held_out(split: str) -> tuple[Tensor, np.ndarray]:
+        """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""
+        features, indices = reference.features(split), reference.tensors[f"{split}.indices"].numpy()
+        labels = splits[split].labels
+        if drawn is None or labels is None:
+            return features, indices
+        chosen = np.isin(labels[indices], drawn)
+        return features[torch.from_numpy(chosen)], indices[chosen]
+
+    (real, real_indices), train = held_out(config.split), reference.features("train")
 
     def compare(fake: Tensor, labels: np.ndarray | None = None) -> interface.Comparison:
         return interface.Comparison(
-            real=real, fake=fake, train=train, fake_labels=labels, **interface.predicted_classes(reference.extractor, real, fake)
+            real=real,
+            fake=fake,
+            train=train,
+            fake_labels=labels,
+            **interface.predicted_classes(reference.extractor, real, fake, manifest.splits["train"].class_counts),
         )
 
     other = "val" if config.split == "test" else "test"
-    baseline_features = reference.tensors.get(f"{other}.features")
-    data = compare(fake, fake_labels)
+    baseline_features = held_out(other)[0] if f"{other}.features" in reference.tensors else None
+    data = compare(fake, fake_images.labels)
     values = {key: value for metric in metrics.values() for key, value in metric(data, config).items()}
     baseline: dict[str, Any] = {}
     if baseline_features is not None and len(baseline_features) > config.neighbours:  # real images in the place of the fakes
@@ -88,27 +99,37 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "extractor_accuracy": reference.summary["accuracy"].get(config.split),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
-            **({"truncation": float(written[b"truncation"])} if b"truncation" in written else {}),
+            **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
+            **({"classes": _drawn_counts(fake_images)} if drawn is not None else {}),
         },
     }
-    splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", config.split)}
     fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
-    chosen = reference.tensors[f"{config.split}.indices"].numpy()[: plots.NUM_SIDE]
     with atomic_folder(root / "reports" / "plots") as folder:
-        plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(chosen), fake_images[: plots.NUM_SIDE])
+        beside = fake_images.gather(np.arange(min(plots.NUM_SIDE, len(fake_images))))
+        plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(real_indices[: plots.NUM_SIDE]), beside)
         nearest_images = splits["train"].gather(reference.tensors["train.indices"].numpy()[nearest])
-        plots.nearest_train(folder / "nearest_train.png", fake_images[fakes], nearest_images, distances)
+        plots.nearest_train(folder / "nearest_train.png", fake_images.gather(fakes), nearest_images, distances)
         plots.feature_map(folder / "features.png", real, fake)
         if data.real_classes is not None and data.fake_classes is not None:
-            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.num_classes)
+            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.known_classes)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result).encode())
     return result
 
 
+def _drawn_counts(samples: Samples) -> dict[str, int]:
+    """Class name -> samples of it, of a generator that was asked for some classes: part of the protocol."""
+    assert samples.labels is not None
+    numbers, counts = np.unique(samples.labels, return_counts=True)
+    return {samples.facts.class_names[number]: int(count) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
+
+
 def main() -> None:
-    result = evaluate(params.section("evaluate", EvaluateConfig), root=params.ROOT)
+    config = params.section("evaluate", EvaluateConfig)
+    result = evaluate(config, root=params.ROOT)
+    if left_out := [name for name in config.metrics if needs.of(METRICS.get(name)).classes and name not in result]:
+        print(f"{', '.join(left_out)}: left out, the data have no classes (reference.extractor=auto)")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     # ---- the one place that tells the tracking server ----
@@ -122,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_stage(main)
+    cli.run_stage(main, is_prepared=True)

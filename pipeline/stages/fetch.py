@@ -7,6 +7,7 @@ from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.files import atomic_folder
 from pipeline import cli, params
+from pipeline.dvc_ignore import refuse_ignored
 
 
 def fetch(config: DataConfig, root: Path) -> SourceInfo:
@@ -16,6 +17,7 @@ def fetch(config: DataConfig, root: Path) -> SourceInfo:
         ValueError, OSError: nothing is left behind.
     """
     located = config.model_copy(update={"path": str(root / config.path)})
+    refuse_ignored(root / config.path, root)
     with atomic_folder(root / "data" / "raw") as raw:
         return fetch_raw(located, raw)
 
@@ -25,6 +27,8 @@ def main() -> None:
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
     print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
+    for note in info.notes:
+        print(f"note: {note}")
 
 
 if __name__ == "__main__":

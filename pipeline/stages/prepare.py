@@ -31,6 +31,10 @@ def main() -> None:
         f"prepared {images['total']:,} images: train {images['train']:,}, val {images['val']:,}, test {images['test']:,}; "
         f"{report['broken']['count']:,} broken, {copies:,} exact copies, {report['sizes']['resized']:,} resized"
     )
+    splits = report["splits"]
+    if splits["by"] == "given":
+        carved = f"; {' and '.join(splits['carved_from_train'])} taken out of train by content" if splits["carved_from_train"] else ""
+        print(f"splits as given ({', '.join(splits['given'])}){carved}; data.splits=content splits all by their pixels")
     for warning in report["warnings"]:
         print(f"warning: {warning}")
 

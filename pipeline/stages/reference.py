@@ -53,6 +53,7 @@ def reference(config: ReferenceConfig, *, root: Path) -> dict[str, Any]:
             "format": 1,
             "data_digest": manifest.data_digest,
             "extractor": extractor.name,
+            "asked_for": config.extractor,
             "extractor_sha256": digest,
             "seed": config.seed,
             "epochs": config.epochs,
@@ -71,8 +72,10 @@ def main() -> None:
     result = reference(params.section("reference", ReferenceConfig), root=params.ROOT)
     accuracy = ", ".join(f"{value:.3f} on {name}" for name, value in result["accuracy"].items()) or "not measured"
     counts = ", ".join(f"{name} {count:,}" for name, count in result["images"].items())
+    if result["asked_for"] != result["extractor"]:
+        print(f"reference.extractor={result['asked_for']}: {result['extractor']}, as the classes of the train split allow")
     print(f"extractor {result['extractor']} {result['extractor_sha256'][:12]}: accuracy {accuracy}; features of {counts}")
 
 
 if __name__ == "__main__":
-    cli.run_stage(main)
+    cli.run_stage(main, is_prepared=True)

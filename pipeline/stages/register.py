@@ -44,6 +44,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],
+            **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
             "data.digest": trained.facts["data_digest"],
             "params.digest": trained.facts["params_digest"],
             **({"truncation": repr(truncation)} if truncation != 1.0 else {}),

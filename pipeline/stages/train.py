@@ -10,7 +10,7 @@ from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cached_outs, cli, identity, lineage, params, parents
-from pipeline.driver import ray_cluster, ray_driver
+from pipeline.driver import leftovers, ray_driver
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import LockedError, StateLock
 from pipeline.identity import TrainingParams
@@ -52,7 +52,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
-        ray_cluster.end_orphans()
+        leftovers.end_orphans()
         if parent is not None:
             parent.pin(storage)
         for line in deliver_pending(config.tracking, config.train.state_uri, root):
@@ -61,6 +61,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
             for line in known.told(config.train.state_uri, this, root):
                 print(line, flush=True)
         begun = record.keep(storage, this, data_source=config.data.source, root=root)
+        print(lineage.in_words(begun.git_commit, begun.git_changed), flush=True)
         facts = _facts(config, begun, parent, root)
         run = TrainingRun(config.tracking, facts, storage, root)
         console = Console(config.train.total_images, config.train.log_interval_images)
@@ -132,6 +133,7 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
         params={**begun.settings, "data": config.data.model_dump(mode="json")},
         tags={
             "git.commit": begun.git_commit,
+            **({"git.changed": ", ".join(begun.git_changed)} if begun.git_changed else {}),
             "data.digest": begun.data_digest,
             "params.digest": lineage.digest(begun.settings),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},
@@ -151,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_stage(main)
+    cli.run_stage(main, is_prepared=True)

@@ -23,7 +23,8 @@ class Record(Section):
     Attributes:
         settings, data_digest, code, parent: what the key was made from (`identity.Identity`).
         data_source: `data.source` then; the digest alone counts.
-        git_commit: that trains, with `-dirty` where the code was not committed.
+        git_commit: that trains, with `-dirty` where code or settings were not committed.
+        git_changed: the files that were not.
         began: when, ISO 8601 in UTC.
     """
 
@@ -34,6 +35,7 @@ class Record(Section):
     parent: dict[str, Any] | None = None
     data_source: str
     git_commit: str
+    git_changed: tuple[str, ...] = ()
     began: str
 
 
@@ -62,6 +64,7 @@ def keep(storage: Storage, identity: Identity, *, data_source: str, root: Path =
             parent=None if identity.parent is None else dict(identity.parent),
             data_source=data_source,
             git_commit=lineage.git_commit(root),
+            git_changed=tuple(lineage.changed_files(root)[: lineage.MOST_CHANGED]),
             began=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         storage.write(NAME, found.model_dump_json(indent=1).encode())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ganlib.redact import redacted
 from pipeline import params, preflight
 from pipeline.submit.package import head_commit, package_commit, uncommitted
 from pipeline.submit.ray_jobs import STOP_WAIT_SECONDS, RayJobs
@@ -54,7 +55,7 @@ def target_at(address: str) -> Target:
     parts = urlsplit(address)
     if parts.scheme in ("http", "https") and parts.hostname:
         return RayJobs(address.rstrip("/"))
-    raise ValueError(f"--address {address}: expected the job server of a Ray cluster, http://HEAD:8265 (the dashboard's address)")
+    raise ValueError(f"--address {redacted(address)}: expected the job server of a Ray cluster, http://HEAD:8265 (the dashboard's address)")
 
 
 def submit(
@@ -91,7 +92,7 @@ def submit(
         forwarded = {name: os.environ[name] for name in SETTINGS + (CREDENTIALS if use_credentials else ()) if os.environ.get(name)}
         say(
             f"sending commit {package.commit[:12]}, {package.size_bytes / 2**20:.2f} MiB"
-            + (f", with {', '.join(overrides)}" if overrides else "")
+            + (f", with {redacted(', '.join(overrides))}" if overrides else "")
         )
         if dirty:
             say(f"not sent: {len(dirty)} uncommitted changes")
@@ -103,7 +104,7 @@ def submit(
         environment["GANPIPE_STATE"] = "" if Path(state_uri).is_absolute() else state_uri
         environment |= {"GANPIPE_WORKSPACE": workspace} if workspace else {}
         environment |= {"GANPIPE_RESULTS": results} if results else {}
-        labels = {"commit": package.commit, "overrides": " ".join(overrides), "stages": " ".join(stages)}
+        labels = {"commit": package.commit, "overrides": redacted(" ".join(overrides)), "stages": " ".join(stages)}
         target.submit(package, Job(id=job_id, stages=tuple(stages), environment=environment, labels=labels))
     say(f"job {job_id} is submitted")
     return job_id
@@ -163,7 +164,9 @@ def _warnings(
             + ("" if results else " and whose outputs end with it (--results keeps a copy)")
         )
         if not Path(state_uri).is_absolute():
-            found.append(f"train.state_uri={state_uri} is relative: a job sent again cannot resume; use --workspace, or an absolute path")
+            found.append(
+                f"train.state_uri={redacted(state_uri)} is relative: a job sent again cannot resume; use --workspace, or an absolute path"
+            )
     tracking = values.get("tracking")
     uri = forwarded.get("MLFLOW_TRACKING_URI") or (tracking.get("uri") if isinstance(tracking, dict) else None)
     if not uri:

@@ -5,20 +5,27 @@ import os
 import shlex
 import ssl
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any, TypeVar
 
+from ganlib.redact import redacted
 from pipeline.submit.package import JOB_SCRIPT, Package
 from pipeline.submit.targets import STOPPED, Job, Lost, Outcome, TimedOut, Unreachable
 
+T = TypeVar("T")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
 STOP_WAIT_SECONDS = 60  # between SIGTERM and SIGKILL; Ray's default of 3 is short of one training step and a checkpoint
 CONNECT_SECONDS = 10
 POLL_SECONDS = 1.0
 LONGEST_POLL_SECONDS = 30.0  # of the backoff while the head does not answer
+REQUEST_SECONDS = 60.0  # Ray's client itself waits for ever for an answer
+UPLOAD_SECONDS = 600.0  # for a package of up to 100 MiB to arrive
 LOST_SECONDS = 600.0  # a head that is silent for longer is given up; the job is not
 
 
@@ -41,21 +48,24 @@ class RayJobs:
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         self._poll_seconds, self._lost_seconds = poll_seconds, lost_seconds
         try:
-            self._client = JobSubmissionClient(address)
+            self._client: Any = _within(REQUEST_SECONDS, lambda: JobSubmissionClient(address))
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise Unreachable(f"{address} answers, but not as a Ray job server: {error}") from None
+            raise Unreachable(f"{redacted(address)} answers, but not as a Ray job server: {redacted(str(error), of=address)}") from None
 
     def submit(self, package: Package, job: Job) -> None:
         """Upload the package, which Ray keeps by its hash, and start the job."""
         try:
-            self._client.submit_job(
-                entrypoint=shlex.join(["sh", JOB_SCRIPT, *job.stages]),
-                submission_id=job.id,
-                runtime_env={
-                    "working_dir": str(package.path),
-                    "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
-                },
-                metadata=dict(job.labels),
+            _within(
+                UPLOAD_SECONDS,
+                lambda: self._client.submit_job(
+                    entrypoint=shlex.join(["sh", JOB_SCRIPT, *job.stages]),
+                    submission_id=job.id,
+                    runtime_env={
+                        "working_dir": str(package.path),
+                        "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
+                    },
+                    metadata=dict(job.labels),
+                ),
             )
         except RuntimeError as error:
             raise ValueError(f"the job server refused job {job.id}: {_first_lines(str(error))}") from None
@@ -66,7 +76,7 @@ class RayJobs:
 
     def stop(self, job_id: str) -> None:
         """SIGTERM to the job's processes, SIGKILL after STOP_WAIT_SECONDS."""
-        self._client.stop_job(job_id)
+        _within(REQUEST_SECONDS, lambda: self._client.stop_job(job_id))
 
     async def _follow(self, job_id: str, write: Callable[[str], object], deadline: float | None) -> Outcome:
         log = _Log(write)
@@ -75,7 +85,7 @@ class RayJobs:
         try:
             while True:
                 try:
-                    info = await asyncio.to_thread(self._client.get_job_info, job_id)
+                    info = await asyncio.to_thread(_within, REQUEST_SECONDS, lambda: self._client.get_job_info(job_id))
                     answered, wait = time.monotonic(), self._poll_seconds
                 except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
                     if "404" in str(error):
@@ -94,7 +104,7 @@ class RayJobs:
             with suppress(asyncio.CancelledError):
                 await stream
         with suppress(OSError, RuntimeError):  # the stream lags by seconds; the rest comes at once
-            log.take(await asyncio.to_thread(self._client.get_job_logs, job_id), position=0)
+            log.take(await asyncio.to_thread(_within, REQUEST_SECONDS, lambda: self._client.get_job_logs(job_id)), position=0)
         return _outcome(str(info.status), info.driver_exit_code, info.message or "")
 
     async def _stream(self, job_id: str, log: "_Log") -> None:
@@ -136,6 +146,29 @@ def _outcome(status: str, exit_code: int | None, message: str) -> Outcome:
     return Outcome(status=status, exit_code=128 - code if code < 0 else code, message=message)
 
 
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """`action`, waited for no longer than this.
+
+    Raises:
+        TimeoutError: it has not ended; its thread is left behind.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as problem:  # handed over
+            future.set_exception(problem)
+
+    threading.Thread(target=work, name="job server", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():  # its own
+            raise
+        raise TimeoutError(f"the job server has not answered within {seconds:g} s") from None
+
+
 def _check_answers(address: str) -> None:
     """One request with a time limit: Ray's client has none, and waits minutes for a host that swallows packets."""
     try:
@@ -148,7 +181,7 @@ def _check_answers(address: str) -> None:
         if isinstance(reason, ssl.SSLError):
             return  # Ray's client may have another certificate store
         raise Unreachable(
-            f"no Ray job server answers at {address} ({reason}). Expected the dashboard of the head node, http://HEAD:8265; "
+            f"no Ray job server answers at {redacted(address)} ({reason}). Expected the dashboard of the head node, http://HEAD:8265; "
             "it listens on loopback only unless the head was started with --dashboard-host=0.0.0.0 (else: ssh -L, kubectl port-forward)"
         ) from None
 

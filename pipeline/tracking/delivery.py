@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ganlib.redact import redacted
 from ganlib.storage import open_storage
 from pipeline.params import ROOT
 from pipeline.tracking import outbox as outboxes
 from pipeline.tracking.follow import Follower
 from pipeline.tracking.outbox import STALE_SECONDS
 from pipeline.tracking.settings import TrackingConfig
-from pipeline.tracking.store import RUN_KEY, Store, Unanswered, answering, open_store, tracking_uri
+from pipeline.tracking.store import RUN_KEY, Store, Unanswered, answering, open_store, sqlite_path, tracking_uri
 from pipeline.tracking.training_run import HEARTBEAT, START, STATE, TrainingRun, clock
 
 
@@ -38,7 +39,7 @@ def deliver_pending(tracking: TrackingConfig, state_uri: str, root: Path = ROOT,
     if limit_seconds is not None:
         thread.join(limit_seconds)
         if thread.is_alive():
-            return [*said, f"warning: MLflow at {tracking_uri(tracking, root)} is slow: not done after {limit_seconds:g} s"]
+            return [*said, f"warning: MLflow at {redacted(tracking_uri(tracking, root))} is slow: not done after {limit_seconds:g} s"]
     return said
 
 
@@ -52,13 +53,14 @@ def _deliver_and_sweep(tracking: TrackingConfig, state_uri: str, root: Path, say
             except Unanswered:
                 raise
             except Exception as problem:  # of this training; the others can be delivered
-                say(f"warning: MLflow does not get what {storage.uri} has: {problem!r}")
+                say(f"warning: MLflow does not get what {storage.uri} has: {redacted(repr(problem))}")
         uri = tracking_uri(tracking, root)
-        if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
+        file = sqlite_path(uri)
+        if file is None or file.exists():
             for line in _sweep(open_store(tracking, root)):
                 say(line)
     except Exception as problem:  # nothing waits for this, and it can be done again
-        say(f"warning: {problem}")
+        say(f"warning: {redacted(str(problem))}")
 
 
 def _sweep(store: Store) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganlib.config import Section
+from ganlib.redact import redacted
 from ganlib.storage import Storage, open_storage
 from pipeline.driver import lock
 from pipeline.params import ROOT
@@ -64,11 +65,11 @@ class Outbox(Section):
             attempt=uuid.uuid4().hex,
             run_key=facts.run_key,
             params=dict(facts.params),
-            tags=dict(facts.tags),
+            tags={name: redacted(value) for name, value in facts.tags.items()},
             data_digest=facts.data_digest,
             data_source=facts.data_source,
             interval_images=facts.interval_images,
-            files={path.name: path.read_text(encoding="utf-8", errors="replace") for path in facts.files},
+            files={path.name: redacted(path.read_text(encoding="utf-8", errors="replace")) for path in facts.files},
             started=now,
             heartbeat=now,
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ganlib.files import sha256_file
+from ganlib.redact import redacted
 from pipeline.lineage import digest
 from pipeline.params import ROOT
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
-from pipeline.tracking.versions import FOLDER, WEIGHTS
+from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
 
 CONTENT = "content.sha256"
+DESCRIPTION_CHARACTERS = 5_000  # of a version, in MLflow's tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ def register_generator(
         protocol: how it was measured; two scores are compared only when they agree in it.
 
     Raises:
+        ValueError: the store does not give back what was registered.
         tracking.Unanswered: the store does not answer.
     """
     store = open_store(tracking, root)
@@ -66,6 +71,8 @@ def register_generator(
         run, is_new_run = store.run(run_key)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
+        if version is not None and _lacking(store, name, version, _stored(store, name, version, files)):
+            version = None  # its artifacts were lost or changed: what it names is made again, as a new one
         if version is not None:
             _complete(store, name, version, run_key, tags, files)
         is_new = version is None
@@ -75,6 +82,11 @@ def register_generator(
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, value)
+            if lacking := _lacking(store, name, version, files):
+                raise ValueError(
+                    f"{name} version {version} was registered, but {redacted(store.uri)} does not give back {', '.join(lacking)} as it was stored; "
+                    "no alias was moved. Look at the server's artifact store (--artifacts-destination), then run `dvc repro register` again"
+                )
         client.set_registered_model_alias(name, "challenger", str(version))
         is_champion, reason = _decide(store, register, version, score=score, protocol=digest(dict(protocol)))
         if is_champion:
@@ -89,6 +101,40 @@ def _version_with(store: Store, name: str, content: str) -> int | None:
     for version in store.client.search_model_versions(f"name = '{name}' and tags.`{CONTENT}` = '{content}'"):
         return int(version.version)
     return None
+
+
+def _stored(store: Store, name: str, version: int, files: list[Path]) -> list[Path]:
+    """Which weights a version says that it holds; one that was registered before they were stored holds none."""
+    tags = store.client.get_model_version(name, str(version)).tags
+    return [path for path in files if path.suffix == ".safetensors" and weights_tag(path.stem) in tags]
+
+
+def _lacking(store: Store, name: str, version: int, files: list[Path]) -> list[str]:
+    """What a version names and the store does not have, or has with other bytes than `files`."""
+    lacking = []
+    run_id = store.client.get_model_version(name, str(version)).run_id
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        try:
+            store.mlflow.models.get_model_info(f"models:/{name}/{version}")
+        except (OSError, store.mlflow.exceptions.MlflowException) as error:
+            _require_missing(error)
+            lacking.append("the model")
+        for path in files:
+            try:
+                got = store.client.download_artifacts(run_id, f"{FOLDER}/{path.name}", folder)
+                if sha256_file(Path(got)) != sha256_file(path):
+                    lacking.append(path.name)
+            except (OSError, store.mlflow.exceptions.MlflowException) as error:
+                _require_missing(error)
+                lacking.append(path.name)
+    return lacking
+
+
+def _require_missing(error: Exception) -> None:
+    """Raise what does not say that a file is not there."""
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError) or "No such file" in str(error) or "404" in str(error)
+    if not gone and getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        raise error
 
 
 def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping[str, str], files: list[Path]) -> None:
@@ -126,6 +172,8 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
         warnings.simplefilter("ignore")
         output = generator(torch.from_numpy(example)).numpy()
+        # else the model lies with those of `Default`, below the current folder
+        store.mlflow.set_experiment(experiment_id=store.experiment_id)
         info = store.mlflow.pytorch.log_model(
             generator,
             name="generator",
@@ -144,8 +192,16 @@ def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, exa
         store.client.log_artifact(run_id, str(path), FOLDER)
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
-    made = store.client.create_model_version(name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=words)
+    made = store.client.create_model_version(
+        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=shortened(words)
+    )
     return int(made.version)
+
+
+def shortened(words: str, limit: int = DESCRIPTION_CHARACTERS) -> str:
+    """`words` as a version's description holds them: whole up to `limit` characters, else with where the rest stands."""
+    rest = "... (the rest: mlflow.models.get_model_info of this version, .metadata['description'])"
+    return words if len(words) <= limit else words[: limit - len(rest)].rpartition(",")[0] + rest
 
 
 @contextlib.contextmanager

@@ -12,17 +12,49 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
-from pipeline.params import ROOT
+from ganlib.redact import redacted
+from pipeline.params import ROOT, home
 from pipeline.tracking.settings import TrackingConfig
 
 RUN_KEY = "gan.run_key"
 _ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither is safe from two threads
 
 
+SQLITE = "sqlite:///"
+CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+
+
 def tracking_uri(tracking: TrackingConfig, root: Path = ROOT) -> str:
-    """MLFLOW_TRACKING_URI, else `tracking.uri`, else a sqlite file in the project folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, else `tracking.uri`, else a sqlite file in the project folder. It may hold a password: show `redacted` of it.
+
+    A relative file lies in the project, wherever the command runs; of a temporary experiment, in the project that it came from.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
+    if not given:
+        return sqlite_uri(home(root) / "mlflow.db")
+    file, question, options = given.removeprefix(SQLITE).partition("?")
+    if given.startswith(SQLITE) and file and not file.startswith(("/", ":", "file:")):
+        return sqlite_uri(home(root) / unquote(file)) + question + options
+    if not urlsplit(given).scheme and given != "databricks":
+        return str(home(root) / given)
+    return given
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a database in a file; a %, ? or # of its path would otherwise name another file, or options."""
+    return SQLITE + _quoted(path)
+
+
+def _quoted(path: Path) -> str:
+    """What means something in an address, and no more: MLflow makes a folder of the name that it reads."""
+    return "".join(quote(letter) if letter in "%?#" else letter for letter in str(path))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of such an address; None for another kind of store."""
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
 def _mlflow(uri: str) -> Any:
@@ -63,16 +95,21 @@ class Store:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self.mlflow = _mlflow(uri)
+        file = sqlite_path(uri)
+        misread = Path(_quoted(file.parent)) if file is not None and _quoted(file.parent) != str(file.parent) else None
         self.client = self.mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
-            location = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts") if uri.startswith("sqlite:///") else None
+            location = _quoted(file.parent / "mlartifacts") if file is not None else None
             try:
                 self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
             except self.mlflow.exceptions.MlflowException:  # somebody was faster
                 self.experiment_id = self.client.get_experiment_by_name(experiment).experiment_id
         else:
             self.experiment_id = found.experiment_id
+        if misread is not None:
+            with contextlib.suppress(OSError):  # not empty: somebody's own
+                misread.rmdir()
 
     def find_run(self, run_key: str) -> str | None:
         """The id of the run of this training, whatever its status."""
@@ -105,7 +142,7 @@ class Store:
 
     def address(self, run_id: str) -> str:
         """What a person types to look at a run."""
-        return f"{self.uri} run {run_id}"
+        return f"{redacted(self.uri)} run {run_id}"
 
 
 def open_store(tracking: TrackingConfig, root: Path = ROOT) -> Store:
@@ -129,4 +166,20 @@ def answering(uri: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__ == "builtins" and not isinstance(error, OSError):  # a mistake of ours
             raise
-        raise Unanswered(f"MLflow at {uri} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {error}") from error
+        raise Unanswered(
+            f"MLflow at {redacted(uri)} {_trouble(error)}: {redacted(str(error), of=uri)}"
+        ) from None  # its own text may hold a password
+
+
+def _trouble(error: Exception) -> str:
+    """What an error of MLflow's is about, in words."""
+    status = next((code for code in (401, 403) if f"error code {code}" in str(error) or f"{code} Client Error" in str(error)), None)
+    get_status = getattr(error, "get_http_status_code", None)
+    status = status or (get_status() if get_status is not None else None)
+    if status == 401:
+        return f"wants credentials, and has got none or wrong ones (401); set {CREDENTIALS}"
+    if status == 403:
+        return (
+            f"refuses these credentials (403): they are not allowed to do this; ask whoever runs the server, or set others: {CREDENTIALS}"
+        )
+    return "does not answer (MLFLOW_TRACKING_URI or tracking.uri)"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ganlib.redact import redacted
 from ganlib.storage import Storage
 from pipeline.params import ROOT
 from pipeline.tracking import outbox as outboxes
@@ -76,7 +77,7 @@ class TrainingRun:
 
     def event(self, text: str) -> None:
         with self._run() as (store, run_id):
-            store.client.set_tag(run_id, LAST_EVENT, text[:4000])
+            store.client.set_tag(run_id, LAST_EVENT, redacted(text)[:4000])
 
     def beat(self) -> None:
         """Show, in the outbox and in the run, that the training is alive."""
@@ -143,7 +144,9 @@ class TrainingRun:
     def _tell_facts(self, store: Store, run: Any) -> None:
         facts, entities, run_id = self._outbox, store.mlflow.entities, run.info.run_id
         tags = {**facts.tags, STATE: self._storage.uri, START: facts.attempt, HEARTBEAT: clock(facts.heartbeat)}
-        params = {key: str(value) for key, value in flatten(facts.params).items() if key not in run.data.params}  # they cannot change
+        params = {
+            key: redacted(str(value)) for key, value in flatten(facts.params).items() if key not in run.data.params
+        }  # they cannot change
         store.client.log_batch(
             run_id,
             tags=[entities.RunTag(key, value) for key, value in tags.items()],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlib.files import sha256_file
+from ganlib.redact import redacted
 from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Store, answering, open_store
@@ -90,9 +91,9 @@ def _version(store: Store, source: str) -> Any:
     except missing:
         names = sorted(model.name for model in store.client.search_registered_models())
         raise ValueError(
-            f"train.start_from={source}: {store.uri} has no model {named['name']!r}; it has: {', '.join(names) or 'none'}"
+            f"train.start_from={source}: {redacted(store.uri)} has no model {named['name']!r}; it has: {', '.join(names) or 'none'}"
         ) from None
     numbers = sorted(int(version.version) for version in store.client.search_model_versions(f"name = '{named['name']}'"))
     aliases = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(registered.aliases.items()))
     there = f"there are {', '.join(map(str, numbers)) or 'none'}; aliases: {aliases or 'none'}"
-    raise ValueError(f"train.start_from={source}: {store.uri} has no such version; {there}")
+    raise ValueError(f"train.start_from={source}: {redacted(store.uri)} has no such version; {there}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ganlib.augment.flip import HorizontalFlip
 from ganlib.losses import NonSaturating, Relativistic, Wasserstein
 from ganlib.models import Judgement
-from ganlib.regularizers import Orthogonal
+from ganlib.regularizers import ApproximateR1, ApproximateR2, Orthogonal
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs
 from ganlib.steering import Steering
@@ -37,6 +37,8 @@ class Shard:
 
 
 class Nets:
+    is_bf16 = False
+
     def __init__(self) -> None:
         self.calls = []
         self.told = []  # (network, labels) of every call
@@ -151,6 +153,66 @@ def test_each_call_of_the_discriminator_draws_its_own_augmentation():
     assert (real != fake).any()
     values, _, _ = run("generator", loss=Wasserstein(), **flip)
     values.sum().backward()  # G's images reach D augmented, and the gradient comes back
+
+
+class Counted(torch.autograd.Function):
+    """The identity; its backward counts, and cannot be differentiated."""
+
+    backwards = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        Counted.backwards += 1
+        return gradient
+
+
+class CountedNets(Nets):
+    """D with a weight, through which every backward is counted, and in half precision unless it is precise."""
+
+    def __init__(self, *, is_bf16=False) -> None:
+        super().__init__()
+        self.is_bf16 = is_bf16
+        self.precise = []
+        self.of_discriminator = torch.ones((), requires_grad=True)
+
+    def __call__(self, name, x, labels=None, *, full=False, is_precise=False):
+        judgement = super().__call__(name, x, labels, full=full, is_precise=is_precise)
+        if name == "generator":
+            return judgement
+        self.precise.append(is_precise)
+        logits = Counted.apply(judgement.logits * self.of_discriminator)
+        logits = logits if is_precise or not self.is_bf16 else logits.bfloat16().float()
+        return Judgement(logits=logits, features=judgement.features)
+
+
+@pytest.mark.parametrize("is_bf16", [False, True], ids=["fp32", "bf16"])
+def test_a_finite_difference_costs_one_more_forward_and_no_second_derivative(is_bf16):
+    """A logit of bfloat16 is off by up to 0.05 here, and a difference of two by more than all of it: there D(x) is computed again in float32."""
+    part = ApproximateR1(gamma=2.0, std=1e-3)
+    rules = Rules(TaskConfig(regularizers={"approximate_r1": {}}), Steering({"loss": Wasserstein(), "approximate_r1": part}))
+    nets, noted = CountedNets(is_bf16=is_bf16), Noted()
+    Counted.backwards = 0
+    values = rules.discriminator(nets, Shard(), noted)
+    expected = (torch.randn(REAL.shape, generator=keyed_rng(0, "approximate_r1")) * W).sum((1, 2, 3)).square()
+    torch.testing.assert_close(noted["penalty_approximate_r1"], expected, rtol=0.05, atol=0.05)
+    assert len(nets.precise) == (4 if is_bf16 else 3)  # real, fake, moved
+    values.sum().backward()  # once through each; a second derivative would raise
+    assert Counted.backwards == len(nets.precise)
+    assert nets.of_discriminator.grad is not None
+
+
+def test_a_finite_difference_is_taken_under_one_draw_of_the_augmentation():
+    """Kills: draws of its own for the moved images; half of the differences would be those of an image and its mirror image."""
+    parts = {"approximate_r2": ApproximateR2(gamma=2.0, std=1e-3), "hflip": HorizontalFlip()}
+    _, noted, calls = run("discriminator", loss=Wasserstein(), parts=parts, augment={"hflip": {}}, regularizers={"approximate_r2": {}})
+    (_, fake), (_, moved) = [call for call in calls if call[0] == "discriminator"][1:]
+    assert (moved - fake).abs().max() < 0.01
+    assert noted["penalty_approximate_r2"].max() < 1000
 
 
 def test_a_term_of_weight_0_costs_nothing():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ganlib.augment import AUGMENTATIONS, ada, build
+from ganlib.augment import AUGMENTATIONS, ada, build, parse
 from ganlib.augment.ada import Ada
 from ganlib.augment.diffaugment import DiffAugment
 from ganlib.augment.flip import HorizontalFlip
@@ -19,7 +19,7 @@ from ganlib.steering import Steered
 CASES = {
     "hflip": (HorizontalFlip(p=0.5), HorizontalFlip(p=0.0)),
     "diffaugment": (DiffAugment(), DiffAugment(policy=())),
-    "ada": (Ada(p=0.7), Ada(p=0.0)),
+    "ada": (Ada(p=0.7, transforms=("blit", "geometry", "color", "filter", "noise", "cutout")), Ada(p=0.0)),
     "instance_noise": (InstanceNoise(std=0.3), InstanceNoise(anneal_images=100, images_seen=100.0)),
 }
 
@@ -69,15 +69,18 @@ def test_two_derivatives(name):
     assert torch.autograd.gradgradcheck(augmented, (images,))
 
 
-@pytest.mark.parametrize("transforms", [("blit",), ("geometry",), ("color",)], ids=str)
+@pytest.mark.parametrize("transforms", [("blit",), ("geometry",), ("color",), ("filter",), ("noise",), ("cutout",)], ids=str)
 def test_p_is_the_share_of_images_a_transformation_is_applied_to(transforms):
     images = pictures(2000, 1, (8, 8))
     changed = (Ada(p=0.3, transforms=transforms)(images, draw()) != images).flatten(1).any(1).float().mean().item()
     # of 2 flips, 4 turns and moves by -1, 0, 1 pixels down and right (weights 1/4, 1/2, 1/4), these leave the image as it is
     still = {
-        "blit": (1 - 0.3 / 2) * (1 - 0.3 * 3 / 4) * (1 - 0.3 / 2) ** 2,
-        "geometry": (1 - 0.3) ** 2 * (1 - 0.3) * (1 - 0.3) ** 2,  # scale, stretch; both turns together; right, down
+        "blit": (1 - 0.3 / 2) * (1 - 0.3 * 3 / 4) * (1 - 0.3 * 3 / 4),
+        "geometry": (1 - 0.3) ** 2 * (1 - 0.3) * (1 - 0.3),  # scale, stretch; both turns together; right and down together
         "color": (1 - 0.3) ** 2 * (1 - 0.3 / 2) * 1,  # brightness, contrast, luma; one channel: hue and saturation are drawn but do nothing
+        "filter": (1 - 0.3) ** 4,  # four bands
+        "noise": 1 - 0.3,
+        "cutout": 1 - 0.3,
     }[transforms[0]]
     assert changed == pytest.approx(1 - still, abs=0.04)
 
@@ -136,21 +139,42 @@ def test_ada_blit_keeps_every_pixel_value():
     assert torch.equal(rows, rows[:, :, :1].expand_as(rows))
 
 
+@pytest.mark.parametrize("transforms", [("blit",), ("geometry",)], ids=str)
+def test_ada_moves_both_ways_or_neither(transforms):
+    """One decision an image for a translation. Kills: one for each axis, by which 0.09 of the images move both ways and 0.42 one way alone."""
+    images = torch.zeros(4000, 2, 16, 64)
+    images[:, 0] = torch.arange(16.0)[:, None]  # changes when it is moved down, not when it is mirrored
+    images[:, 1] = (torch.arange(64.0) - 31.5).abs()  # when it is moved to the right
+    moving = Alone(p=0.3, transforms=transforms)
+    down, right = (moving(images, draw()) != images).flatten(2).any(2).T
+    # a shift of up to 2 rows is 0 after rounding in a quarter of the cases, one of up to 8 columns in a sixteenth
+    both = 0.3 * (45 / 64 if transforms == ("blit",) else 1)
+    assert (down & right).float().mean().item() == pytest.approx(both, abs=0.03)
+    assert (down ^ right).float().mean().item() == pytest.approx(0.3 * 18 / 64 if transforms == ("blit",) else 0.0, abs=0.03)
+
+
+class Alone(Ada):
+    """Ada of which nothing but the moves [N, 2] is applied."""
+
+    def _applied(self, values, neutral, rng, p=None):
+        return super()._applied(values, neutral, rng, p if values.ndim == 2 else 0.0)
+
+
 class Turned(Ada):
     """Ada whose draws are given instead of drawn, in the order of `_geometry`."""
 
     def _applied(self, values, neutral, rng, p=None):
-        return self.draws.pop(0).expand(len(values))
+        return torch.tensor(self.draws.pop(0), dtype=torch.float32).expand(values.shape)
 
 
 @pytest.mark.parametrize(
     ("draws", "expected"),
     [
-        ([1, 0, 1, 0, 0, 0], lambda x: x),
-        ([1, math.pi / 2, 1, 0, 0, 0], lambda x: x.rot90(-1, (2, 3))),  # rows run downwards: a positive angle turns clockwise
-        ([1, 0, 1, math.pi, 0, 0], lambda x: x.rot90(2, (2, 3))),
-        ([1, 0, 1, 0, 0.25, 0], lambda x: x.roll(2, 3)),  # to the right by a quarter of 8 pixels
-        ([1, 0, 1, 0, 0, -0.125], lambda x: x.roll(-1, 2)),
+        ([1, 0, 1, 0, (0, 0)], lambda x: x),
+        ([1, math.pi / 2, 1, 0, (0, 0)], lambda x: x.rot90(-1, (2, 3))),  # rows run downwards: a positive angle turns clockwise
+        ([1, 0, 1, math.pi, (0, 0)], lambda x: x.rot90(2, (2, 3))),
+        ([1, 0, 1, 0, (0.25, 0)], lambda x: x.roll(2, 3)),  # to the right by a quarter of 8 pixels
+        ([1, 0, 1, 0, (0, -0.125)], lambda x: x.roll(-1, 2)),
     ],
     ids=str,
 )
@@ -158,18 +182,66 @@ def test_ada_geometry_by_hand(draws, expected):
     images = torch.zeros(2, 1, 8, 8)
     images[:, :, 2:4, 3:6] = pictures(2, 1, (2, 3)) + 2
     turned = Turned(p=0.5)
-    object.__setattr__(turned, "draws", [torch.tensor(float(value)) for value in draws])
+    object.__setattr__(turned, "draws", list(draws))
     torch.testing.assert_close(turned._geometry(images, draw()), expected(images), atol=1e-5, rtol=0)
 
 
 def test_ada_geometry_scales_about_the_centre_and_knows_the_aspect():
     column = torch.arange(16.0).expand(1, 1, 8, 16)
     turned = Turned(p=0.5)
-    object.__setattr__(turned, "draws", [torch.tensor(value) for value in (2.0, 0.0, 1.0, 0.0, 0.0, 0.0)])
+    object.__setattr__(turned, "draws", [2.0, 0.0, 1.0, 0.0, (0.0, 0.0)])
     torch.testing.assert_close(turned._geometry(column, draw())[0, 0, 0], 7.5 + (torch.arange(16.0) - 7.5) / 2, atol=1e-4, rtol=0)
-    object.__setattr__(turned, "draws", [torch.tensor(value) for value in (1.0, math.pi / 2, 1.0, 0.0, 0.0, 0.0)])
+    object.__setattr__(turned, "draws", [1.0, math.pi / 2, 1.0, 0.0, (0.0, 0.0)])
     upright = turned._geometry(column, draw())[0, 0]  # columns became rows, one pixel apart still
     torch.testing.assert_close(upright[:, 5], 7.5 + torch.arange(8.0) - 3.5, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [8, 64])
+def test_ada_bands_add_up_to_the_image_and_are_bands(side):
+    """On a cosine, which its reflection continues, a band is the wavelet's response at that frequency: |H|^2 / 2 of arXiv:2006.06676, appendix B."""
+    bands = ada.band_matrices(side).double()
+    torch.testing.assert_close(bands.sum(0), torch.eye(side, dtype=torch.float64), atol=1e-6, rtol=0)
+
+    def low(w):  # |H(w)|^2 / 2 of a wavelet with two vanishing moments: cos^4(w / 2) (1 + 2 sin^2(w / 2)) (Daubechies, 1988)
+        return math.cos(w / 2) ** 4 * (1 + 2 * math.sin(w / 2) ** 2)
+
+    for k in range(side):
+        w = math.pi * k / (side - 1)  # half a period from pixel 0 to the last, or k of them
+        wave = torch.tensor([math.cos(w * x) for x in range(side)], dtype=torch.float64)
+        first, second, third = low(w), low(2 * w), low(4 * w)
+        expected = [first * second * third, first * second * (1 - third), first * (1 - second), 1 - first]
+        for band, response in zip(bands, expected, strict=True):
+            torch.testing.assert_close(band @ wave, response * wave, atol=1e-5, rtol=0)
+
+
+def test_ada_filters_amplify_at_the_power_of_natural_images():
+    """One image of each band alone: all are amplified by gains whose mean square, weighted by 10, 1, 1, 1, is 13, band after band."""
+    draws = [4.0, 1.0, 0.25, 1.0]
+    turned = Turned(p=0.5)
+    object.__setattr__(turned, "draws", list(draws))
+    x = pictures(1, 2, (8, 12))
+    gains = torch.ones(4)
+    for band, draw_of_band in enumerate(draws):
+        gain = torch.ones(4)
+        gain[band] = draw_of_band
+        gains = gains * gain / ((10 * gain[0] ** 2 + gain[1] ** 2 + gain[2] ** 2 + gain[3] ** 2) / 13).sqrt()
+    down, across = (sum(g * band for g, band in zip(gains, ada.band_matrices(side), strict=True)) for side in (8, 12))
+    torch.testing.assert_close(turned._filter(x, draw()), torch.einsum("ij,ncjk,lk->ncil", down, x, across))
+
+
+def test_ada_cutout_is_a_square_of_half_the_side():
+    cut = Ada(p=1.0, transforms=("cutout",))(torch.ones(300, 1, 8, 16), draw())[:, 0]
+    sides = [(int((c == 0).any(1).sum()), int((c == 0).any(0).sum())) for c in cut]
+    assert max(height for height, _ in sides) == 4
+    assert max(width for _, width in sides) == 8
+    assert min(height for height, _ in sides) == 2  # its centre at the edge: half of it is outside
+    assert all((c == 0).sum() == (c == 0).any(1).sum() * (c == 0).any(0).sum() for c in cut)
+
+
+def test_ada_noise_has_a_size_of_its_own_for_each_image():
+    sizes = Ada(p=1.0, transforms=("noise",))(torch.zeros(2000, 1, 16, 16), draw()).flatten(1).std(1)
+    assert sizes.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)  # |N(0, 0.1)|
+    assert sizes.mean().item() == pytest.approx(0.1 * math.sqrt(2 / math.pi), rel=0.05)
 
 
 def follow(augmentation, signs, images=64):
@@ -208,6 +280,6 @@ def test_what_follows_the_discriminator_stands_with_it():
     with pytest.raises(ValueError, match=r"train.augment.ada follows .* task.augment only"):
         build({"ada": {}})
     with pytest.raises(ValueError, match=r"task.augment.diffaugment.policy.0='colour'"):
-        build({"diffaugment": {"policy": ["colour"]}}, key="task.augment")
-    built = build({"diffaugment": {"policy": ["cutout"]}, "ada": {"p": 0.5}, "instance_noise": {}}, key="task.augment")
-    assert built == [DiffAugment(policy=("cutout",)), Ada(p=0.5), InstanceNoise()]
+        parse({"diffaugment": {"policy": ["colour"]}}, key="task.augment")
+    built = parse({"diffaugment": {"policy": ["cutout"]}, "ada": {"p": 0.5}, "instance_noise": {}}, key="task.augment")
+    assert [part.start for part in built.values()] == [DiffAugment(policy=("cutout",)), Ada(p=0.5), InstanceNoise()]

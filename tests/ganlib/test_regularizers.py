@@ -14,10 +14,13 @@ from ganlib.regularizers import (
     R1,
     R2,
     REGULARIZERS,
+    ApproximateR1,
+    ApproximateR2,
     AuxiliaryClassifier,
     BalancedConsistency,
     Consistency,
     Dragan,
+    Drift,
     FeatureMatching,
     GradientPenalty,
     LeCam,
@@ -29,8 +32,10 @@ from ganlib.regularizers import (
 )
 from ganlib.rng import keyed_rng
 from ganlib.steering import Steered
+from ganlib.tasks import TASKS
 from ganlib.tasks.adversarial import check_parts
 from ganlib.tasks.settings import TaskConfig
+from ganlib.train_settings import TrainConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)  # |w| = 5
 
@@ -62,6 +67,10 @@ class Still:
 
     def critic(self, labels):
         return self._critic
+
+    def change(self, of, step):
+        images = self.real if of == "real" else self.fake
+        return self._critic(images + step) - self._critic(images)
 
     def judge(self, images, labels):
         features = images.flatten(1)
@@ -104,7 +113,22 @@ CASES = [
     (Dragan(weight=10.0), "discriminator", 10 * (5 - 1) ** 2),
     (R1(gamma=2.0), "discriminator", 25.0),
     (R2(gamma=0.5), "discriminator", 0.25 * 25),
-    (LeCam(weight=0.5, mean_real=1.0, mean_fake=-2.0), "discriminator", 0.5 * ((AT_REAL + 2).square() + (AT_FAKE - 1).square())),
+    # D is 5 e along w, e the noise along it: gamma / 2 * 25 e^2 whatever the std
+    (
+        ApproximateR1(gamma=2.0, std=0.1),
+        "discriminator",
+        linear(torch.randn(6, 1, 1, 2, generator=keyed_rng(0, "approximate_r1"))).square(),
+    ),
+    (ApproximateR2(gamma=0.5), "discriminator", 0.25 * linear(torch.randn(6, 1, 1, 2, generator=keyed_rng(0, "approximate_r2"))).square()),
+    (Drift(weight=0.5), "discriminator", 0.5 * AT_REAL.square()),
+    # what is on the right side of the other kind's average is left alone
+    (
+        LeCam(weight=0.5, mean_real=1.0, mean_fake=-2.0, steps=1.0),
+        "discriminator",
+        0.5 * ((AT_REAL + 2).clamp(min=0).square() + (1 - AT_FAKE).clamp(min=0).square()),
+    ),
+    (LeCam(weight=0.5, mean_real=1.0, mean_fake=-2.0), "discriminator", 0.0),  # no average yet
+    (LeCam(weight=0.5, mean_real=1.0, mean_fake=-2.0, steps=7.0, warmup_steps=7), "discriminator", 0.0),
     # a picture that does not move changes no logit; moves and mirror images are below
     (Consistency(weight=10.0, shift=0.0), "discriminator", 0.0),
     (BalancedConsistency(shift=0.0), "discriminator", 0.0),
@@ -181,12 +205,17 @@ def test_gradient_penalty_interpolates_with_one_weight_a_sample():
 
 
 def test_dragan_looks_near_real_images():
-    real = 2.0 * torch.randn(64, 3, 4, 4, generator=keyed_rng(0, "real"))
-    away = seen_by(Dragan(spread=0.5), real, torch.full_like(real, 100.0)) - real  # 0.5 * 2 * U(0, 1)
+    """Kills: no alpha, which is twice as far; one alpha a pixel, or one for the whole shard."""
+    real = 2.0 * torch.randn(256, 3, 4, 4, generator=keyed_rng(0, "real"))
+    away = seen_by(Dragan(spread=0.5), real, torch.full_like(real, 100.0)) - real  # alpha * 0.5 * 2 * U(0, 1)
     assert 0 <= away.min() < 0.01
     assert 0.95 < away.max() < 1.05
-    assert away.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert len(away.flatten().unique()) > 3000  # another for each pixel
+    assert away.mean().item() == pytest.approx(0.25, abs=0.02)
+    assert len(away.flatten().unique()) > 12000  # another for each pixel
+    lengths = away.flatten(1).mean(1)  # alpha / 2, all but
+    assert lengths.min() < 0.03
+    assert lengths.max() > 0.45
+    assert lengths.std().item() == pytest.approx(0.5 / 12**0.5, abs=0.02)
 
 
 def test_penalty_reaches_every_parameter():
@@ -231,8 +260,34 @@ def test_path_length_by_hand():
 
 
 def test_lecam_averages_follow_the_logits():
-    term = LeCam(decay=0.9, mean_real=1.0, mean_fake=-1.0).adapt({"logit_real": 3.0, "logit_fake": 0.0}, 64)
-    assert (term.mean_real, term.mean_fake) == pytest.approx((0.9 + 0.3, -0.9))
+    """An average of the first t steps with weights in the ratio of the decay that add up to 1: the plain sum. Kills: averages that start at 0."""
+    term, seen = LeCam(decay=0.9), {"logit_real": [3.0, -1.0, 5.0, 2.0], "logit_fake": [0.5, 0.5, 0.5, 0.5]}
+    for t in range(4):
+        term = term.adapt({name: values[t] for name, values in seen.items()}, 64)
+        weights = [0.9**age for age in range(t, -1, -1)]
+        expected = sum(w * x for w, x in zip(weights, seen["logit_real"], strict=False)) / sum(weights)
+        assert (term.mean_real, term.mean_fake, term.steps) == pytest.approx((expected, 0.5, t + 1))
+
+
+def curved(images: torch.Tensor) -> torch.Tensor:
+    """D(x) = <w, x> + x0^2 - 2 x1^2: the gradient (3 + 2 x0, 4 - 4 x1), the Hessian diag(2, -4)."""
+    x0, x1 = images[:, 0, 0, 0], images[:, 0, 0, 1]
+    return linear(images) + x0.square() - 2 * x1.square()
+
+
+@pytest.mark.parametrize(("approximate", "exact"), [(ApproximateR1, R1), (ApproximateR2, R2)])
+def test_a_finite_difference_becomes_the_exact_penalty_as_its_noise_becomes_small(approximate, exact):
+    """With g the gradient and H the Hessian, E((D(x + s e) - D(x)) / s)^2 = |g|^2 + s^2 / 4 (tr(H)^2 + 2 tr(H^2)); here 4 + 40 = 44.
+
+    Kills: a wrong power of std, the factor gamma / 2 left out, the other kind of images.
+    """
+    draws = 200_000
+    still = Still(curved, REAL[:1].expand(draws, 1, 1, 2), FAKE[:1].expand(draws, 1, 1, 2))
+    penalty = exact(gamma=3.0).discriminator(still)[0].item()
+    for std in (0.01, 0.1, 1.0):
+        values = approximate(gamma=3.0, std=std).discriminator(still).double()
+        error = 4 * values.std().item() / draws**0.5
+        assert values.mean().item() == pytest.approx(penalty + 1.5 * std**2 * 44 / 4, abs=error)
 
 
 def test_orthogonal_by_hand():
@@ -284,6 +339,13 @@ IMAGE = ImageSpec(channels=1, size=(8, 8), class_counts=(5, 5))
         ("auxiliary_classifier", {"name": "dcgan"}, r"auxiliary_classifier needs .* set model.conditional: true"),
         ("auxiliary_classifier", {"name": "dcgan", "conditional": True}, r"set .* model.discriminator.condition: auxiliary"),
         ("auxiliary_classifier", {"name": "dcgan", "conditional": True, "discriminator": {"condition": "auxiliary"}}, None),
+        ("approximate_r1", {"name": "dcgan"}, r"approximate_r1 penalises .* set model.discriminator.normalization: none"),
+        (
+            "approximate_r2",
+            {"name": "dcgan", "discriminator": {"normalization": "none", "dropout": 0.1}},
+            r"approximate_r2 compares two calls .* set model.discriminator.dropout: 0, or take r2",
+        ),
+        ("approximate_r1", {"name": "r3gan"}, None),
         ("dragan", {"name": "dcgan"}, r"dragan penalises .* set model.discriminator.normalization: none"),
         ("dragan", {"name": "dcgan", "discriminator": {"normalization": "none"}}, None),
     ],
@@ -296,6 +358,29 @@ def test_a_term_without_what_it_needs_is_refused_before_work(name, model, messag
         return
     with pytest.raises(ValueError, match=message):
         check_parts(chosen, task, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("approximate_r1", {"std": 0.0}, r"approximate_r1.std=0.0: expected a number above 0"),
+        ("lecam", {"decay": 1.0}, r"lecam.decay=1.0: expected at least 0 and below 1"),
+    ],
+)
+def test_a_number_that_would_divide_by_zero_is_refused_before_work(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_parts(ModelConfig(name="r3gan"), TaskConfig(regularizers={name: options}), IMAGE)
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "progressive"])
+def test_groups_that_do_not_divide_a_shard_are_refused_before_work(name):
+    model = ModelConfig(name=name, discriminator={"minibatch_stddev_group": 3})
+    task = TaskConfig(name="progressive" if name == "progressive" else "adversarial", regularizers={})
+    check = TASKS.get(task.name)().check
+    with pytest.raises(ValueError, match=r"minibatch_stddev_group=3 does not divide the 8 images of a logical worker .* a divisor of 8"):
+        check(model, task, TrainConfig(total_images=1000, batch_images=32, logical_workers=4), IMAGE)
+    check(model, task, TrainConfig(total_images=1000, batch_images=24, logical_workers=4), IMAGE)
+    check(model, task, TrainConfig(total_images=1000, batch_images=8, logical_workers=4), IMAGE)  # two images: fewer than a group
 
 
 def test_a_generator_without_anything_to_learn_from_is_refused():

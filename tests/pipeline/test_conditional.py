@@ -19,13 +19,13 @@ from ganlib.data.arrow import ArrowImages, ArrowWriter, write_manifest
 from ganlib.models import MODELS, ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
+from ganlib.samples import Samples
 from ganlib.sampling import Prior
 from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec, train
 from ganlib.training.state import BundleStore
 from pipeline import artifacts, generator, preflight
 from pipeline.schema import Params
-from pipeline.stages.evaluate import read_samples
 from pipeline.stages.register import register
 from pipeline.stages.sample import sample
 from pipeline.stages.train import train as train_stage
@@ -85,10 +85,18 @@ def trained(config: Params, root: Path) -> None:
     sample(config.sample, root)
 
 
+def read_samples(root: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """[N, C, H, W] uint8 and [N] int64."""
+    stored = Samples(root / "samples")
+    return stored.gather(np.arange(len(stored))), stored.labels
+
+
 def tiles(path: Path, *, columns: int) -> np.ndarray:
-    """[rows, columns, 8, 8] of a grid of 8x8 images, which are shown 8 times larger and 4 apart."""
+    """[rows, columns, 8, 8] of a grid of 8x8 images, which are shown 8 times larger and 4 apart; a line of headings and a margin are cut off."""
     pixels = np.asarray(Image.open(path))
     rows = (pixels.shape[0] - 4) // 68
+    top = pixels.shape[0] - 4 - 68 * rows
+    pixels = pixels[top - 2 :, 2:-2][: 68 * rows + 4] if top else pixels
     return np.stack([[pixels[4 + 68 * r :, 4 + 68 * c :][:64:8, :64:8] for c in range(columns)] for r in range(rows)])
 
 
@@ -126,7 +134,7 @@ def test_generator_json_and_the_weights_are_enough(conditional, tmp_path):
     network.eval()
     inputs = Prior.of(model, image).seeded(config.sample.seed, range(60))
     drawn = sampling.generate(network, inputs, batch_images=20)
-    images, labels = read_samples(tmp_path / "samples" / "samples.parquet")
+    images, labels = read_samples(tmp_path)
     assert np.array_equal(drawn, images)
     # and what it says in words is what these did
     z, output = facts["input"]["z"], facts["output"]
@@ -159,7 +167,7 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     made = generator.load(tmp_path / "models")
     assert made.class_names == NAMES
     # samples
-    images, labels = read_samples(tmp_path / "samples" / "samples.parquet")
+    images, labels = read_samples(tmp_path)
     inputs = made.inputs(config.sample.seed, range(60))
     assert labels.tolist() == inputs.labels.tolist()
     assert set(labels.tolist()) == {0, 1, 2}
@@ -225,14 +233,17 @@ def test_every_family_can_be_exported_with_a_batch_of_any_size(name):
 
 
 def test_an_unconditional_generator_has_no_labels_and_no_truncation(tmp_path):
-    config = settings()
+    config = settings(train__ema_halflife_images={"schedule": "linear", "from": 0, "to": 5000})
     trained(config, tmp_path)
+    assert (
+        "half-life 0 to 5,000 images" in json.loads((tmp_path / "models" / "generator.json").read_text())["weights"]
+    )  # a schedule is told
     made = generator.load(tmp_path / "models")
     assert made.class_names == []
     assert pq.read_table(tmp_path / "samples" / "samples.parquet")["label"].null_count == 60
     picture = (tmp_path / "samples" / "grid.png").read_bytes()
     assert "Classes" not in Image.open(io.BytesIO(picture)).info
-    images, _ = read_samples(tmp_path / "samples" / "samples.parquet")
+    images, _ = read_samples(tmp_path)
     assert np.array_equal(tiles(tmp_path / "samples" / "grid.png", columns=5).reshape(10, 1, 8, 8), images[:10])
     with pytest.raises(ValueError, match=r"model.name='dcgan' has no styles to truncate; .*: .*stylegan2"):
         sample(SampleConfig(**SAMPLE, truncation=0.7), tmp_path)

@@ -70,6 +70,8 @@ AFTER = {
 }
 TABLE = {
     "data.source": "fetch",
+    "data.classes": "fetch",
+    "data.splits": "prepare",
     "data.image_size": "prepare",
     "data.on_error": "prepare",
     "data.test_fraction": "prepare",

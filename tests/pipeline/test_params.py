@@ -1,13 +1,18 @@
 """A mistake in params.yaml is named before any work."""
 
 import copy
+import runpy
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from ganlib.data.arrow import ArrowWriter, write_manifest
 from pipeline import params, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,10 +60,40 @@ def test_the_shipped_file_is_good():
         ({"task__regularizers": {"gradient_penalty": {}}}, r"gradient_penalty penalises.*set model.discriminator.normalization: none"),
         ({"task__regularizers": {"r1": {"gama": 1}}}, r"task.regularizers.r1.gama=1 is not a known key \(did you mean 'gamma'\?\)"),
         ({"optim__generator__name": "adamw2"}, r"optim.generator.name='adamw2' is not a known optimizer"),
+        (
+            {"optim__generator__lr": {"schedule": "linear", "from": 1e-3, "to": 0.0, "begin_images": 400_000}, "optim__decay": "none"},
+            r"optim.generator.lr: begins to move at 400,000 images and is at `to` at 380,000",
+        ),
+        (
+            {"task__regularizers": {"r1": {"gamma": {"schedule": "linear", "from": 1.0, "to": 0.0, "begin_share": 0.5, "end_images": 9}}}},
+            r"task.regularizers.r1.gamma: begins to move at 190,000 images",
+        ),
+        (
+            {"optim__generator__lr": {"schedule": "linear", "from": 1e-3, "to": 0.0}},
+            r"optim.decay=linear would lower optim.generator.lr.*set optim.decay: none",
+        ),
+        (
+            {"task__regularizers": {"r1": {"interval_steps": {"schedule": "linear", "from": 1, "to": 16}}}},
+            r"task.regularizers.r1.interval_steps=.* is a schedule, and this setting cannot follow one; those that can: gamma",
+        ),
         ({"reference__extractor": "rotation"}, r"take class_coverage out of evaluate.metrics"),
         (
             {"reference__extractor": "inception"},
-            r"reference.extractor='inception' is not a known feature extractor; legal: classifier, rotation",
+            r"reference.extractor='inception' is not a known feature extractor; legal: auto, classifier, rotation",
+        ),
+        (
+            {"sample__num_images": 5},
+            r"sample.num_images=5, but prdc with evaluate.neighbours=5 needs at least 6; set sample.num_images: 6 or more or lower",
+        ),
+        ({"sample__num_images": 9, "evaluate__neighbours": 2}, r"sample.num_images=9, but kid needs at least 10"),
+        ({"evaluate__prdc_images": 10, "evaluate__neighbours": 10}, r"evaluate.neighbours=10 is not below evaluate.prdc_images=10"),
+        ({"register__metric": "fdi"}, r"register.metric='fdi' is given by none of evaluate.metrics.*legal: fid, kid, precision"),
+        ({"register__metric": "label_agreement"}, r"register.metric='label_agreement' is given by none"),
+        ({"evaluate__metrics": ["kid"]}, r"register.metric='fid' is given by none of evaluate.metrics=\['kid'\]; legal: kid"),
+        ({"sample__classes": ["cat"]}, r"sample.classes names classes, but the generator is told none"),
+        (
+            {"train__batch_images": 2},
+            r"batch_images=2 over train.logical_workers=2 is one image a shard, and the generator of model.name='dcgan' has batch norm",
         ),
         ({"evaluate__metrics": ["fidd"]}, r"evaluate.metrics='fidd' is not a known metric"),
         ({"train__augment": {"flip": {}}}, r"train.augment='flip' is not a known augmentation \(did you mean 'hflip'\?\)"),
@@ -91,8 +126,17 @@ def test_a_condition_on_files_without_classes(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(params.ParamsError, match="has no class folders"):
         preflight.parse(changed(**files, data__source="image_folder"))
+    (tmp_path / "@eaDir").mkdir()
+    with pytest.raises(params.ParamsError, match="has no class folders and no file of labels"):
+        preflight.parse(changed(**files, data__source="image_folder"))
+    for name in ("labels.csv", "dump.zip"):
+        (tmp_path / name).touch()
+        assert preflight.parse(changed(**files, data__source="image_folder")).model.conditional
+        (tmp_path / name).unlink()
     (tmp_path / "cats").mkdir()
     assert preflight.parse(changed(**files, data__source="image_folder")).model.conditional
+    with pytest.raises(params.ParamsError, match=r"but data\.classes is none"):
+        preflight.parse(changed(**files, data__source="image_folder", data__classes="none"))
     (tmp_path / "train-images-idx3-ubyte").touch()
     with pytest.raises(params.ParamsError, match=r"holds no \*labels-idx1-ubyte"):
         preflight.parse(changed(**files, data__source="idx"))
@@ -151,3 +195,78 @@ def test_a_stage_prints_one_message_and_no_traceback(tmp_path):
     assert "did you mean 'non_saturating'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def prepared(root: Path, *, test: int, val: int = 0, classes: tuple[int, ...] | None = (60, 60, 0)) -> Path:
+    """data/prepared as far as a check of its counts looks: the manifest of real, black images."""
+    folder = root / "data" / "prepared"
+    folder.mkdir(parents=True)
+    names = None if classes is None else ["cat", "dog", "never"]
+    counts: dict[str, list[int] | None] = {}
+    for split, n in (("train", 120), ("val", val), ("test", test)):
+        labels = np.arange(n) % 2
+        with ArrowWriter(folder / f"{split}.arrow", shape=(1, 2, 2), class_names=names) as writer:
+            writer.append(np.zeros((n, 1, 2, 2), np.uint8), None if names is None else labels)
+        counts[split] = None if classes is None else np.bincount(labels, minlength=3).tolist()
+    counts["train"] = None if classes is None else list(classes)
+    write_manifest(folder, class_names=names, class_counts=counts)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "message"),
+    [
+        (
+            {"test": 0},
+            {},
+            r"the test split has 0 images to compare with, but fid needs at least 2; raise data.test_fraction, choose another",
+        ),
+        (
+            {"test": 5},
+            {},
+            r"5 images to compare with, but prdc with evaluate.neighbours=5 needs at least 6; .*or lower evaluate.neighbours",
+        ),
+        ({"test": 200}, {"evaluate__split": "val"}, r"the val split has 0 images"),
+        (
+            {"test": 200, "classes": None},
+            {"reference__extractor": "classifier"},
+            r"has no labelled classes; set reference.extractor: auto, rotation and leave .*: class_coverage",
+        ),
+        ({"test": 200, "classes": (120, 0, 0)}, {"reference__extractor": "classifier"}, r"has 1 labelled classes"),
+        ({"test": 10}, {"model__conditional": True, "sample__classes": ["cat"]}, r"the test split has 5 images"),
+        ({"test": 200}, {"model__conditional": True, "sample__classes": ["cats"]}, r"did you mean 'cat'"),
+        ({"test": 200}, {"model__conditional": True, "sample__classes": ["never"]}, r"a class without training images"),
+    ],
+)
+def test_data_that_are_not_enough_for_a_later_stage_are_refused_before_any_training(data, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        preflight.check_data(preflight.parse(changed(**changes)), prepared(tmp_path, **data))
+
+
+def test_data_that_are_few_are_warned_of(tmp_path):
+    settings = preflight.parse(changed())
+    few = preflight.check_data(settings, prepared(tmp_path / "few", test=7))
+    assert len(few) == 2
+    assert "fid of 7 held-out and 10,000 generated images in 128 features: a covariance of 7 images has rank 6 of 128" in few[0]
+    assert "about 1.7 times the variance" in few[0]
+    assert "memorization looks at the tail of 7 held-out images; below 100" in few[1]
+    assert preflight.check_data(settings, prepared(tmp_path / "enough", test=129)) == []
+    assert len(preflight.check_data(preflight.parse(changed(sample__num_images=128)), tmp_path / "enough")) == 1
+
+
+@pytest.mark.parametrize("name", ["reference", "train", "evaluate"])
+def test_a_stage_after_prepare_asks_whether_the_data_are_enough(name, tmp_path, monkeypatch, capsys):
+    """Kills the mutant that checks the data in one stage alone: dvc may begin with any of them."""
+    root = prepared(tmp_path, test=1)
+    shutil.copy(ROOT / "params.yaml", root)
+    monkeypatch.setattr(params, "project", lambda: root)
+    monkeypatch.setattr(params, "clone", lambda: ROOT)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "pipeline" / "stages" / f"{name}.py"), run_name="__main__")
+    assert "the test split has 1 images to compare with" in capsys.readouterr().err
+
+
+def test_one_image_a_shard_is_enough_without_batch_norm():
+    networks = {"model__name": "mlp", "model__generator": {}, "model__discriminator": {}}
+    assert preflight.parse(changed(train__batch_images=2, **networks)).train.shard_images == 1

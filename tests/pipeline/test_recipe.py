@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from ganlib.models import ImageSpec
+from ganlib.schedule import Schedule, written_in
 from ganlib.tasks import TASKS
-from pipeline import preflight, recipe
+from pipeline import edit, preflight, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -44,3 +45,55 @@ def test_a_bad_recipe_leaves_params_untouched(tmp_path):
         recipe.apply(tmp_path / "nothing.yaml", target)
     assert target.read_text() == (ROOT / "params.yaml").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "params.yaml"]
+
+
+def ends(number):
+    return number.ends if isinstance(number, Schedule) else (number,)
+
+
+# Half-lives of the generator's average in generator updates, and where each is from. A decay d an update has half-life ln 2 / -ln d.
+HALF_LIVES = {
+    "gngan": (6931, "decay 0.9999 (released code of arXiv:2109.02235)"),
+    "biggan": (6931, "decay 0.9999 (arXiv:1809.11096, section 3)"),
+    "progressive": (693, "decay 0.999 (arXiv:1710.10196, appendix A.1)"),
+    "stylegan2": (312, "10,000 images in batches of 32 (released code of arXiv:1912.04958)"),
+    "stylegan2_ada": (7813, "500,000 images in batches of 64 (released code of arXiv:2006.06676, cifar)"),
+    "r3gan": (9766, "5,000,000 images in batches of 512 (released code of arXiv:2501.05441, CIFAR10)"),
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_has_the_average_of_its_paper_whatever_was_laid_before(path, tmp_path):
+    """Mutants: a half-life in images of another batch (repeats forgotten); one recipe's average left behind in the next."""
+    target = tmp_path / "params.yaml"
+    target.write_text((ROOT / "params.yaml").read_text())
+    shipped = preflight.load(target).train.ema_halflife_images
+    if "optim" in edit.plain(path):  # else networks, optimizers and the average are those of whatever is there
+        recipe.apply(ROOT / "recipes" / "stylegan2_ada.yaml", target)
+    recipe.apply(path, target)
+    chosen = preflight.load(target)
+    if path.stem not in HALF_LIVES:
+        assert chosen.train.ema_halflife_images == shipped
+        return
+    updates, source = HALF_LIVES[path.stem]
+    images_per_update = chosen.train.batch_images * chosen.task.discriminator_repeats
+    assert max(ends(chosen.train.ema_halflife_images)) == updates * images_per_update, source
+
+
+def test_r3gan_is_the_released_schedule(tmp_path):
+    """By hand, from the released CIFAR-10 settings: half way through a burn-in of 20 million of 250 million images half of every change is done."""
+    target = tmp_path / "params.yaml"
+    target.write_text((ROOT / "params.yaml").read_text())
+    recipe.apply(ROOT / "recipes" / "r3gan.yaml", target)
+    values = preflight.load(target)
+    schedules = {key: one for section in ("task", "optim", "train") for key, one in written_in(getattr(values, section), section)}
+    halves = {"lr": (2e-4, 1.25e-4, 5e-5), "options.betas.1": (0.9, 0.945, 0.99)}
+    expected = {f"optim.{network}.{name}": numbers for network in ("generator", "discriminator") for name, numbers in halves.items()}
+    expected |= {f"task.regularizers.{name}.gamma": (0.05, 0.0275, 0.005) for name in ("r1", "r2")}
+    expected["train.ema_halflife_images"] = (0.0, 9766 * 64 / 2, 9766 * 64)
+    found = {
+        key: tuple(one.value(images_seen=images, total_images=250_000_000) for images in (0, 10_000_000, 20_000_000))
+        for key, one in schedules.items()
+    }
+    assert found == {key: pytest.approx(numbers) for key, numbers in expected.items()}
+    assert {one.schedule for one in schedules.values()} == {"cosine"}

@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 from ganlib import files
+from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.data.settings import DataConfig
+from ganlib.metrics.settings import ReferenceConfig
 from pipeline import cli
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
+from pipeline.stages.reference import reference
 
 
 def png(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -81,6 +84,19 @@ def test_a_truncated_png_leaves_nothing_behind(tmp_path: Path) -> None:
     assert prepare(config.model_copy(update={"on_error": "skip"}), tmp_path)["broken"]["count"] == 1
 
 
+def test_what_dvcignore_hides_is_not_read(tmp_path: Path) -> None:
+    """DVC would not notice a change of it. Kills a fetch that reads on, and one that minds lines about other files."""
+    config = fill(tmp_path, 4)
+    ignore = tmp_path / ".dvcignore"
+    ignore.write_text("# nothing of ours\n*.pyc\n*.tmp\n")
+    assert fetch(config, tmp_path).num_files == 1
+    ignore.write_text("*.tmp\nclass1\n")
+    with pytest.raises(
+        ValueError, match=r"\.dvcignore hides 2 files of .*incoming from DVC, the first class1/0001\.png: it would not notice"
+    ):
+        fetch(config, tmp_path)
+
+
 def test_an_empty_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "data" / "incoming").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds no images"):
@@ -95,6 +111,23 @@ def test_one_class_of_one_image(tmp_path: Path) -> None:
         prepare(config, tmp_path)
     assert not (tmp_path / "data" / "prepared").exists()
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("off", ["val", "test"])
+def test_a_split_that_is_switched_off_is_empty_and_the_others_are_whole(tmp_path: Path, off: str) -> None:
+    """Few images, and none of them for a second held-out split. Kills the contract that asks every split for two images."""
+    config = fill(tmp_path, 40).model_copy(update={f"{off}_fraction": 0.0})
+    fetch(config, tmp_path)
+    report = prepare(config, tmp_path)
+    assert report["images"][off] == 0
+    assert sum(report["images"][split] for split in ("train", "val", "test")) == 40
+    assert not [warning for warning in report["warnings"] if f"in the {off} split" in warning]
+    folder = tmp_path / "data" / "prepared"
+    assert read_manifest(folder).splits[off].images == 0
+    assert ArrowImages(folder / f"{off}.arrow").gather(np.empty(0, np.int64)).shape == (0, 1, 8, 8)
+    found = reference(ReferenceConfig(extractor="rotation", epochs=0.01), root=tmp_path)
+    assert found["images"][off] == 0
+    assert off not in found["accuracy"]
 
 
 def test_prepare_before_fetch(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Registration and the champion's decision, in a real MLflow store."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from ganlib.files import sha256_file
 from ganlib.storage import open_storage
 from pipeline import preflight
-from pipeline.tracking import outbox, registration, training_run
+from pipeline.tracking import outbox, registration, training_run, versions
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +24,7 @@ def config(monkeypatch):
     return preflight.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
 
 
-def register(config, root, *, content, score, protocol="p"):
+def register(config, root, *, content, score, protocol="p", files=()):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
     return registration.register_generator(
         config.register_,
@@ -34,10 +36,49 @@ def register(config, root, *, content, score, protocol="p"):
         content=content,
         score=score,
         protocol={"extractor": protocol},
-        tags={"git.commit": "c"},
-        files=[],
+        tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
+        files=list(files),
         root=root,
     )
+
+
+def test_a_version_lies_in_the_project_and_not_where_the_command_ran(config, tmp_path, monkeypatch):
+    """Kills: the model among those of MLflow's default experiment, whose folder is below the current one: a temporary experiment's is deleted."""
+    here, root = tmp_path / "here", tmp_path / "root"
+    here.mkdir()
+    root.mkdir()
+    monkeypatch.chdir(here)
+    register(config, root, content="a", score=5.0)
+    assert not [path for path in here.rglob("*") if path.is_file()]
+    assert list((root / "mlartifacts").rglob("MLmodel"))
+
+
+@pytest.mark.parametrize("loss", ["all artifacts", "the weights", "other weights"])
+def test_a_version_whose_artifacts_are_lost_is_made_again(config, tmp_path, loss):
+    """Kills: a version known by its tag alone, which serves nothing, or other weights than models/."""
+    weights = tmp_path / "models" / "generator.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    assert register(config, tmp_path, content="a", score=5.0, files=[weights]).version == 1
+    if loss == "all artifacts":
+        shutil.rmtree(tmp_path / "mlartifacts")
+    else:
+        (stored,) = (tmp_path / "mlartifacts").rglob(f"generator/{weights.name}")
+        stored.unlink() if loss == "the weights" else stored.write_bytes(b"others")
+    again = register(config, tmp_path, content="a", score=5.0, files=[weights])
+    assert (again.version, again.is_new) == (2, True)
+    assert register(config, tmp_path, content="a", score=5.0, files=[weights]).version == 2
+
+
+def test_a_store_that_loses_what_it_is_given_is_said(config, tmp_path, monkeypatch):
+    """Kills: an alias moved to a version that cannot be loaded."""
+    weights = tmp_path / "generator.safetensors"
+    weights.write_bytes(b"weights")
+    store = stores.open_store(config.tracking, tmp_path)
+    monkeypatch.setattr(type(store.client), "log_artifact", lambda *_: None)
+    with pytest.raises(ValueError, match=r"version 1 was registered, but .* does not give back generator\.safetensors as it was stored"):
+        register(config, tmp_path, content="a", score=5.0, files=[weights])
+    assert not store.client.get_registered_model("gan-generator").aliases
 
 
 def test_versions_and_champions(config, tmp_path):

@@ -1,13 +1,16 @@
 """Your own folder of image files."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ganlib.data import suffixes
+from ganlib.data.arrange import Arranging
 from ganlib.data.pack import PackWriter
-from ganlib.data.raw import MAX_CLASSES, Fetched
+from ganlib.data.raw import Fetched
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
+from ganlib.data.tree import Tree, open_zip, printable, read_folder
 from ganlib.files import require_space
 
 SUFFIXES = (*suffixes.READ, *suffixes.NOT_READ)  # an image that cannot be read is a broken one, never just another file
@@ -15,65 +18,60 @@ SUFFIXES = (*suffixes.READ, *suffixes.NOT_READ)  # an image that cannot be read 
 
 @SOURCES.register("image_folder")
 class ImageFolder:
-    """A folder of images, searched recursively; subfolders of the first level are the classes, files without one have no label."""
+    """A folder or a zip of images: class folders, splits above them, a file of labels, StyleGAN's dump, or plain files (docs/data.md)."""
 
     def fetch(self, config: DataConfig, raw: Path) -> Fetched:
-        folder = Path(config.path)
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder (params.yaml: data.path)")
-        images, ignored = find_images(folder)
-        if not images:
-            found = f"{len(ignored):,} other files, the first {ignored[0]}" if ignored else "no files at all"
-            raise ValueError(
-                f"{folder} holds no images, but {found}; expected files ending in {' '.join(suffixes.READ)} (params.yaml: data.path)"
+        with _opened(Path(config.path)) as (tree, beside):
+            images, others = split_images(tree.files)
+            ignored = [*others, *tree.left_out, *beside]
+            if not images:
+                found = f"{len(ignored):,} other files, the first {printable(min(ignored))}" if ignored else "no files at all"
+                raise ValueError(
+                    f"{tree.where} holds no images, but {found}; expected files ending in {' '.join(suffixes.READ)} (params.yaml: data.path)"
+                )
+            arranged = Arranging(
+                tree=tree, others=others, classes=config.classes, image_column=config.image_column, label_column=config.label_column
+            ).arrange(images)
+            ignored = sorted(set(ignored) - set(arranged.label_files))
+            require_space(raw, needed_bytes=sum(tree.size_bytes(image.path) for image in arranged.images))
+            number = {name: index for index, name in enumerate(arranged.class_names or ())}
+            with PackWriter(raw) as pack:
+                for image in arranged.images:
+                    label = None if image.label is None else number[image.label]
+                    pack.append(printable(image.path), label, tree.read(image.path), image.split)
+            inside = [f"all images are from the archive {printable(Path(tree.where).name)}"] if Path(tree.where).is_file() else []
+            return Fetched(
+                layout="pack",
+                class_names=arranged.class_names,
+                ignored_files=tuple(map(printable, ignored)),
+                notes=(*inside, *arranged.notes),
             )
-        class_names = _class_names(images, folder)
-        require_space(raw, needed_bytes=sum((folder / path).stat().st_size for path in images))
-        number = {name: index for index, name in enumerate(class_names or ())}
-        with PackWriter(raw) as pack:
-            for path in images:
-                label = number[path.split("/")[0]] if class_names else None
-                pack.append(printable(path), label, (folder / path).read_bytes())
-        names = None if class_names is None else tuple(map(printable, class_names))
-        return Fetched(layout="pack", class_names=names, ignored_files=tuple(map(printable, ignored)))
 
 
-def printable(path: str) -> str:
-    """A file name as UTF-8, whatever its bytes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def find_images(folder: Path) -> tuple[list[str], list[str]]:
-    """Images and other files below `folder` as sorted relative POSIX paths; hidden ones count as others, links are followed once."""
-    images: list[str] = []
-    others: list[str] = []
-    seen = {folder.resolve()}
-    pending = [folder]
-    while pending:
-        for entry in sorted(os.scandir(pending.pop()), key=lambda entry: entry.name):
-            path = Path(entry.path)
-            name = path.relative_to(folder).as_posix()
-            if entry.is_dir() and not entry.name.startswith("."):
-                if path.resolve() not in seen:
-                    seen.add(path.resolve())
-                    pending.append(path)
-            elif entry.is_file() and not entry.name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                images.append(name)
-            else:
-                others.append(name)
-    return sorted(images), sorted(others)
-
-
-def _class_names(images: list[str], folder: Path) -> tuple[str, ...] | None:
-    loose = [path for path in images if "/" not in path]
-    if len(loose) == len(images):
-        return None
-    if loose:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Tree, list[str]]]:
+    """The files at `path`, a folder or a zip archive, or in the one archive of a folder without images; and what lies beside the archive."""
+    if path.is_file():
+        with open_zip(path) as archive:
+            yield archive, []
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder, nor a zip archive (params.yaml: data.path)")
+    tree = read_folder(path)
+    images, others = split_images(tree.files)
+    zips = [name for name in others if name.lower().endswith(".zip")]
+    if images or not zips:
+        yield tree, []
+        return
+    if len(zips) > 1:
         raise ValueError(
-            f"{folder} holds {len(loose):,} images beside its class folders, the first {loose[0]}; "
-            "move every image into a class folder, or none"
+            f"{path} holds {len(zips):,} zip archives, {', '.join(map(printable, zips[:5]))}; set data.path to one, or unpack them"
         )
-    names = tuple(sorted({path.split("/")[0] for path in images}))
-    if len(names) > MAX_CLASSES:
-        raise ValueError(f"{folder} holds {len(names):,} class folders, expected at most {MAX_CLASSES:,}")
-    return names
+    with open_zip(path / zips[0]) as archive:
+        yield archive, [name for name in (*others, *tree.left_out) if name != zips[0]]
+
+
+def split_images(files: list[str]) -> tuple[list[str], list[str]]:
+    """Images, by the ending of their name, and the other files; both in order."""
+    images = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
+    return images, sorted(set(files) - set(images))

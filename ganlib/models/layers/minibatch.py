@@ -24,13 +24,29 @@ class MinibatchDiscrimination(nn.Module):
 
 
 class MinibatchStddev(nn.Module):
-    """Append one channel: the standard deviation over the shard, averaged over features (arXiv:1710.10196, section 3).
+    """Append one channel: the standard deviation over a group of samples, averaged over features (arXiv:1710.10196, section 3).
 
-    [N, C, ...] -> [N, C + 1, ...]; computed in float32. The group is the shard of one logical worker, and a discriminator is called on real
-    and on generated images separately, so a group never mixes them.
+    [N, C, ...] -> [N, C + 1, ...]; computed in float32. A discriminator is called on real and on generated images separately, so a group never
+    mixes them.
+
+    Args:
+        group: samples in a group, 4 in the papers' released code; 0: the shard of one logical worker is one. Sample i is in group i mod N / group.
     """
 
+    def __init__(self, group: int = 0) -> None:
+        super().__init__()
+        self.group = group
+
     def forward(self, x: Tensor) -> Tensor:
+        groups = len(x) // self.group if self.group else 1
+        if groups <= 1:
+            return torch.cat([x, self._deviation(x).expand(x.shape[0], 1, *x.shape[2:])], 1)
+        assert len(x) % self.group == 0  # `ganlib.tasks.adversarial.check_shards`
+        deviations = torch.stack([self._deviation(x[index::groups]) for index in range(groups)]).repeat(self.group)
+        return torch.cat([x, deviations.reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])], 1)
+
+    @staticmethod
+    def _deviation(x: Tensor) -> Tensor:
+        """A scalar."""
         centred = x.float() - x.float().mean(0)
-        deviation = (centred.square().mean(0) + 1e-8).sqrt().mean().to(x.dtype)
-        return torch.cat([x, deviation.expand(x.shape[0], 1, *x.shape[2:])], 1)
+        return (centred.square().mean(0) + 1e-8).sqrt().mean().to(x.dtype)

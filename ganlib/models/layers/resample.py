@@ -1,4 +1,7 @@
-"""Resampling by two with a small low-pass filter (arXiv:1904.11486; arXiv:1912.04958, released code)."""
+"""Resampling by two with a small low-pass filter (arXiv:1904.11486; arXiv:1912.04958, released code).
+
+Filters have an even number of taps: one of an odd number is centred on a pixel, and moves the image by half a pixel each time.
+"""
 
 from collections.abc import Sequence
 
@@ -6,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BINOMIAL = (1, 3, 3, 1)  # StyleGAN2
-BILINEAR = (1, 2, 1)
+BINOMIAL = (1, 3, 3, 1)  # StyleGAN2, R3GAN
 BOX = (1, 1)  # repeats pixels, averages 2 x 2
 
 
@@ -28,7 +30,7 @@ def downsample(x: Tensor, taps: Sequence[float] = BINOMIAL) -> Tensor:
 
 
 def _kernel(x: Tensor, taps: Sequence[float], *, gain: float) -> Tensor:
-    assert 2 <= len(taps) <= 4
+    assert len(taps) in (2, 4)
     line = torch.tensor(taps, dtype=torch.float32, device=x.device)
     line = line / line.sum()
     return (gain * torch.outer(line, line)).expand(x.shape[1], 1, -1, -1).contiguous()

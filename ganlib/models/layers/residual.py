@@ -187,7 +187,7 @@ class ResidualDiscriminator(nn.Module):
 
     Args:
         width: channels after the first block; doubles with each level, up to 16 times.
-        is_wide: a block widens in its first convolution, not its second (BigGAN).
+        is_wide: a block widens in its first convolution, not its second (SAGAN, BigGAN).
         attention_size: shorter side of the feature map with self-attention, None for the default, 0 for none.
         initialise: writes every parameter and buffer.
     """

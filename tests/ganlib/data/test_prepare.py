@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from ganlib.data.arrow import SPLITS, ArrowImages, read_manifest
+from ganlib.data.decode import Conversion
 from ganlib.data.idx import write_idx
 from ganlib.data.pack import PackWriter
-from ganlib.data.prepare import prepare_images, split_work
+from ganlib.data.prepare import convert_rows, prepare_images, split_work
 from ganlib.data.raw import Fetched, write_source
+from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.splits import assign, content_digest
 from ganlib.files import sha256_file
@@ -89,6 +91,23 @@ def test_what_is_prepared_is_what_came_in_source_order(tmp_path: Path) -> None:
         assert info.sha256 == sha256_file(tmp_path / "out" / f"{split}.arrow")
 
 
+def test_a_row_keeps_the_split_it_was_given(tmp_path: Path) -> None:
+    """Through the pack and the conversion, a null and a broken row between; kills a reader that drops the column or shifts it by the broken row."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    given = ["train", None, "test", "val", None, "test"]
+    with PackWriter(raw, batch_bytes=150) as writer:  # several record batches
+        for number, split in enumerate(given):
+            writer.append(str(number), 0, b"?" if number == 2 else encode(picture(number)), split)
+    write_source(raw, "image_folder", Fetched(layout="pack", class_names=("a",)))
+    assert [record.split for record in open_raw(raw).read(0, 6)] == given
+    part = convert_rows(open_raw(raw), 1, 6, Conversion(channels=1, height=8, width=8, resize="lanczos", crop="center"))
+    assert part.given.dtype == np.int8
+    assert part.given.tolist() == [-1, 1, -1, 2]
+    assert part.rows.tolist() == [1, 3, 4, 5]
+    assert part.sizes.tolist() == [[8, 8]] * 4
+
+
 def test_duplicates_never_straddle_splits(tmp_path: Path) -> None:
     """40 pictures four times each, under other names, in other formats, with other labels."""
     files: list[tuple[str, int | None, bytes | None]] = [
@@ -152,13 +171,15 @@ def test_broken_images_fail_with_the_first_twenty(tmp_path: Path, monkeypatch: p
 
 def test_rows_without_image_or_with_an_impossible_label_are_broken(tmp_path: Path) -> None:
     files: list[tuple[str, int | None, bytes | None]] = [(str(number), 0, encode(picture(number))) for number in range(30)]
-    files += [("null", 0, None), ("unlabelled", None, encode(picture(1))), ("high", 2, encode(picture(1))), ("low", -1, encode(picture(1)))]
+    files += [("null", 0, None), ("unlabelled", None, encode(picture(1))), ("high", 2, encode(picture(1)))]
+    files += [("withheld", -1, encode(picture(1))), ("low", -2, encode(picture(1)))]
     report = prepared(pack(tmp_path / "raw", files, ("a", "b")), tmp_path / "out", on_error="skip")
     assert {entry["name"]: entry["reason"] for entry in report["broken"]["first"]} == {
         "null": "no image bytes (null)",
         "unlabelled": "no label (null)",
         "high": "label 2, expected 0..1",
-        "low": "label -1, expected 0..1",
+        "withheld": "no label (-1)",
+        "low": "label -2, expected 0..1",
     }
 
 

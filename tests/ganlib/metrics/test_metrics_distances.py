@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlib.metrics import METRICS
+from ganlib.metrics import METRICS, interface
 from ganlib.metrics.fid import fid, frechet_distance, moments
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.kid import kid, weighted_mmd
@@ -238,6 +238,22 @@ def test_class_coverage_sees_a_missing_class() -> None:
     assert result["label_agreement"] == 0.5
     with pytest.raises(ValueError, match=r"reference\.extractor=classifier"):
         measure(compare(x, x), CONFIG)
+
+
+def test_a_class_without_training_images_does_not_count() -> None:
+    """An extractor's output for a class that it never saw is no class. Kills the mutant that adds half an image to it, or lets it win."""
+    features = normal(40, 2, "x")
+
+    class Certain:
+        def class_logits(self, features: Tensor) -> Tensor:
+            return torch.tensor([9.0, 1.0, 0.0]).repeat(len(features), 1) + torch.eye(3)[torch.arange(len(features)) % 2 + 1] * 5
+
+    classes = interface.predicted_classes(Certain(), features, features[:20], (0, 3, 3))  # type: ignore[arg-type]
+    assert set(classes["fake_classes"]) == {1, 2}
+    fake = np.array([1] * 15 + [2] * 5)
+    data = Comparison(real=features, fake=features[:20], train=features, **classes | {"fake_classes": fake})
+    p, q = np.array([15.5, 5.5]) / 21, np.full(2, 0.5)
+    assert METRICS.get("class_coverage")(data, CONFIG)["class_kl"] == pytest.approx(float((p * np.log(p / q)).sum()))
 
 
 @pytest.mark.parametrize("entry", list(METRICS), ids=lambda entry: entry.name)

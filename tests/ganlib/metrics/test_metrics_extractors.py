@@ -44,6 +44,17 @@ def extractor_class(request: pytest.FixtureRequest):
     return EXTRACTORS.get(request.param)
 
 
+@pytest.mark.parametrize(("labels", "name"), [(None, "rotation"), ([4] * 30, "rotation"), ([0, 1] * 15, "classifier")])
+def test_auto_takes_what_the_data_allow(labels: list[int] | None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is that extractor, to the last weight. Kills a single class as classes, which the classifier refuses."""
+    monkeypatch.setattr(trunk, "MIN_STEPS", 2)
+    images = stripes((1, 8, 8), n=30)
+    known = None if labels is None else np.array(labels)
+    chosen, same = (EXTRACTORS.get(which).fit(images, known, seed=0, epochs=0.1) for which in ("auto", name))
+    assert chosen.name == name
+    assert interface.sha256(chosen) == interface.sha256(same)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 24, 40), (4, 5, 3), (1, 90, 100)], ids=str)
 def test_features_of_any_shape(extractor_class, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trunk, "MIN_STEPS", 2)

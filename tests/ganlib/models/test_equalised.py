@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ganlib.models.layers.equalised import EqualConv2d, EqualEmbedding, EqualLinear, pixel_norm
-from ganlib.models.layers.resample import BILINEAR, BINOMIAL, BOX, downsample, downsampling_convolution, upsample, upsampling_convolution
+from ganlib.models.layers.resample import BINOMIAL, BOX, downsample, downsampling_convolution, upsample, upsampling_convolution
 from ganlib.rng import keyed_rng
 
 
@@ -59,7 +59,7 @@ def correlate(image, taps, *, pad):
     )
 
 
-TAPS = pytest.mark.parametrize("taps", [BINOMIAL, BILINEAR, BOX], ids=str)
+TAPS = pytest.mark.parametrize("taps", [BINOMIAL, BOX], ids=str)
 
 
 @TAPS

@@ -183,6 +183,27 @@ def test_minibatch_stddev_by_hand():
     torch.testing.assert_close(MinibatchStddev()(x)[:, 2], torch.tensor([0.5, 0.5]), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("group", [1, 2, 3, 6])
+def test_minibatch_stddev_of_groups_by_hand(group):
+    """Sample i is with i + N / group, ...: each group alone is a shard. Kills: neighbours in one group, one deviation for all."""
+    x = torch.randn(6, 3, 2, 2, generator=keyed_rng(0, "x"))
+    appended = MinibatchStddev(group)(x)
+    groups = 6 // group
+    for first in range(groups):
+        torch.testing.assert_close(appended[first::groups], MinibatchStddev()(x[first::groups]))
+    assert torch.equal(MinibatchStddev(8)(x), MinibatchStddev()(x))  # fewer than a group: the shard
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "progressive"])
+def test_the_group_of_the_minibatch_stddev_is_an_option(name):
+    config = ModelConfig(name=name, latent_dim=12, discriminator={"width": 8, "minibatch_stddev_group": 2})
+    discriminator = models.build_discriminator(config, ImageSpec(channels=1, size=(8, 8)), seed=0)
+    images = torch.randn(4, 1, 8, 8, generator=keyed_rng(0, "x"))
+    before, after = discriminator(images), discriminator(torch.cat([images[:1], images[:2], images[3:]]))
+    torch.testing.assert_close(before[1::2], torch.stack([discriminator(images[1::2])[0], discriminator(images[1::2])[1]]))
+    assert before[0] != after[0]  # its partner is another image now
+
+
 def test_dropout_is_keyed_scaled_and_off_in_evaluation():
     layer, x = Dropout(0.25), torch.ones(10_000)
 
@@ -195,3 +216,49 @@ def test_dropout_is_keyed_scaled_and_off_in_evaluation():
     assert draw(1).mean().item() == pytest.approx(1.0, abs=0.03)
     assert draw(1).unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert torch.equal(layer.eval()(x), x)
+
+
+CORE = (5, 7)  # of 40 x 56 pixels: no width here is a multiple of 35, so a linear layer with such a side makes or reads a map
+LEARNED = {"began"}  # its encoder halves by learned 3x3 convolutions of stride 2, as in the paper, and no filter
+
+
+def symmetric(network):
+    """The network with every kernel, map and noise its own mirror image, both ways; what then is not symmetric is the resampling."""
+
+    def mirrored(values, *dims):
+        return (values + values.flip(dims[0]) + values.flip(dims[1]) + values.flip(dims)) / 4
+
+    cores = CORE[0] * CORE[1]
+    with torch.no_grad():
+        for values in [*network.parameters(), *network.buffers()]:
+            if values.ndim == 4:
+                values.copy_(mirrored(values, 2, 3))
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.out_features % cores == 0:
+                layer.weight.copy_(mirrored(layer.weight.unflatten(0, (-1, *CORE)), 1, 2).flatten(0, 2))
+                if layer.bias is not None:
+                    layer.bias.copy_(mirrored(layer.bias.unflatten(0, (-1, *CORE)), 1, 2).flatten())
+            elif isinstance(layer, torch.nn.Linear) and layer.in_features % cores == 0:
+                layer.weight.copy_(mirrored(layer.weight.unflatten(1, (-1, *CORE)), 2, 3).flatten(1, 3))
+    return network
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "mlp"])  # which knows no neighbours
+def test_resampling_commutes_with_a_flip(name):
+    """Kills: a filter of an odd number of taps, (1, 2, 1), in either direction: it moves the image by half a pixel a level."""
+    options = {"dcgan": {"extra_levels": 0}}.get(name, {})  # the level below the core is a learned 3x3 convolution of stride 2
+    config = ModelConfig(name=name, latent_dim=12, generator={"width": 4}, discriminator={"width": 4} | options)
+    generator, discriminator = models.build(config, ImageSpec(channels=2, size=(40, 56)), seed=0)
+    moved = keyed_rng(0, "moved")
+    for parameter in [*generator.parameters(), *discriminator.parameters()]:  # some layers are zero at the start
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=moved))
+    z = torch.randn(4, 12, generator=keyed_rng(0, "z"))
+    calibrate(symmetric(generator), [(z, None)])
+    images = generator(z)
+    assert images.std(dim=(2, 3)).min() > 1e-3
+    x = torch.randn(4, 2, 40, 56, generator=keyed_rng(0, "x"))
+    logits = symmetric(discriminator)(x)
+    for axis in (2, 3):
+        torch.testing.assert_close(images, images.flip(axis), rtol=1e-4, atol=1e-4)
+        if name not in LEARNED:
+            torch.testing.assert_close(discriminator(x.flip(axis)), logits, rtol=1e-3, atol=1e-3 * logits.std().item())

@@ -94,7 +94,7 @@ def test_evaluation_clamps_and_training_does_not():
     assert generator.eval()(noise(64, DIM)).abs().max() == 1
 
 
-@pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat"])
+@pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat", "inner_product"])
 def test_conditions(condition):
     generator, discriminator = pair(size=(24, 40), classes=3, condition=condition)
     same, labels = noise(1, DIM).expand(2, -1), torch.tensor([0, 1])
@@ -104,3 +104,37 @@ def test_conditions(condition):
     assert torch.allclose(*judgement.logits, rtol=1e-4) == (condition == "auxiliary")
     discriminator(images, labels).sum().backward()
     assert all(p.grad is not None for network in (generator, discriminator) for p in network.parameters())
+
+
+def test_every_row_of_the_image_has_its_part_in_the_logit():
+    """At the start D is linear. The expected square of its gradient, each entry of the basis with the same variance, is the same from the top as
+    from the bottom. Kills: (1, 2, 1), which gave the last rows 0.3 and the first ones 1.4 of the mean.
+    """
+    _, discriminator = pair(size=(32, 32), width=4)
+    squares = torch.zeros(32, 32)
+    with torch.no_grad():
+        discriminator.head.logit.weight.fill_(1.0)
+    for place in range(16):
+        with torch.no_grad():
+            discriminator.basis.zero_()
+            discriminator.basis.flatten(2)[:, :, place] = 1.0
+        images = noise(1, 3, 32, 32).requires_grad_()
+        squares += torch.autograd.grad(discriminator(images).sum(), images)[0][0].square().sum(0)
+    for profile in (squares.mean(1).sqrt(), squares.mean(0).sqrt()):
+        torch.testing.assert_close(profile, profile.flip(0), rtol=1e-4, atol=0)
+        assert 0.5 * profile.mean() < profile.min()  # zeros beyond the border have no gradient
+        assert profile.max() < 1.2 * profile.mean()
+
+
+def test_an_inner_product_is_all_of_the_logit():
+    """The released conditional discriminator. Kills: a logit beside it, an embedding of another size at the start."""
+    _, discriminator = pair(classes=3, condition="inner_product", embedding_dim=64)
+    images, labels = noise(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    judgement = discriminator(images, labels, full=True)
+    head = discriminator.head
+    expected = [(head.linear.weight @ f) @ head.embedding.weight[label] for f, label in zip(judgement.features, labels, strict=True)]
+    torch.testing.assert_close(judgement.logits, torch.stack(expected))
+    assert head.embedding.weight.std().item() == pytest.approx((3 * 64) ** -0.5, rel=0.15)
+    assert set(dict(head.named_parameters())) == {"linear.weight", "embedding.weight"}
+    plain = pair(condition="inner_product")[1]  # no classes: the plain logit
+    assert plain(images).shape == (4,)

@@ -97,14 +97,17 @@ def test_down_block_step_by_step():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_widths_at_64_pixels(name):
-    """SNGAN's table for 64 pixels (arXiv:1802.05957, table 4) in units of the width: 8, 8, 4, 2, 1 up and 1, 2, 4, 8, 8 down."""
+    """SNGAN's table for 64 pixels (arXiv:1802.05957, table 4) in units of the width: 8, 8, 4, 2, 1 up and 1, 2, 4, 8, 8 down.
+
+    Kills: SAGAN's D widened in the second convolution of a block.
+    """
     generator, discriminator = build(name, size=(64, 64), generator={"width": 2}, discriminator={"width": 2})
     up = [block for block in generator.modules() if isinstance(block, UpBlock)]
     down = [block for block in discriminator.modules() if isinstance(block, DownBlock)]
     assert [block.shortcut.in_channels // 2 for block in up] == [8, 8, 4, 2]
     assert [block.shortcut.out_channels // 2 for block in up] == [8, 4, 2, 1]
     assert [block.convolution2.out_channels // 2 for block in down] == [1, 2, 4, 8, 8]
-    widened = [1, 2, 4, 8, 8] if name == "biggan" else [1, 1, 2, 4, 8]
+    widened = [1, 1, 2, 4, 8] if name == "resnet" else [1, 2, 4, 8, 8]  # in the first convolution: released code of sagan and biggan
     assert [block.convolution1.out_channels // 2 for block in down] == widened
 
 

@@ -135,7 +135,7 @@ def test_path_lengths_reach_every_weight_that_makes_the_image():
             assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("architecture", ["residual", "skip"])
+@pytest.mark.parametrize("architecture", ["residual", "skip", "orig"])
 @pytest.mark.parametrize("condition", ["projection", "auxiliary", "concat"])
 def test_conditions_and_architectures(architecture, condition):
     generator, discriminator = pair(size=(24, 40), classes=3, discriminator={"architecture": architecture, "condition": condition})
@@ -148,6 +148,33 @@ def test_conditions_and_architectures(architecture, condition):
     same = noise(1, DIM).expand(2, -1)
     assert not torch.allclose(*generator(same, torch.tensor([0, 1])))
     assert (judgement.class_logits is not None) == (condition == "auxiliary")
+
+
+def test_orig_is_convolutions_one_after_the_other():
+    """StyleGAN2-ADA's discriminator for CIFAR-10, step by step. Kills: a linear path beside them, and sqrt(1/2) of one that is not there."""
+    _, discriminator = pair(discriminator={"architecture": "orig", "minibatch_stddev": False})
+    assert not [name for name, _ in discriminator.named_parameters() if "shortcut" in name]
+    assert len(discriminator.from_image) == 1
+
+    def rectified(
+        x,
+    ):  # sqrt(2) after the rectifier, and weights N(0, 1) / sqrt(fan in), equal folding it into the weights where biases are 0
+        return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+    def convolved(x, layer, **options):
+        return F.conv2d(x, layer.weight / math.sqrt(layer.weight[0].numel()), **options)
+
+    x = images = noise(2, 3, 16, 16)
+    kernel = torch.outer(*[torch.tensor([1.0, 3, 3, 1]) / 8] * 2)
+    x = rectified(convolved(x, discriminator.from_image[0]))
+    for level in discriminator.levels:
+        x = rectified(convolved(x, level.first, padding=1))
+        blurred = F.conv2d(x, kernel.expand(x.shape[1], 1, 4, 4), padding=2, groups=x.shape[1])
+        x = rectified(convolved(blurred, level.second, stride=2))
+    x = rectified(convolved(x, discriminator.core, padding=1)).flatten(1)
+    hidden, logit = discriminator.hidden.weight, discriminator.head.logit.weight
+    x = rectified(x @ hidden.T / math.sqrt(hidden.shape[1])) @ logit.T / math.sqrt(logit.shape[1])
+    torch.testing.assert_close(discriminator(images), x[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_layers_keep_their_variance_at_the_start():

@@ -10,10 +10,12 @@ Longer than other files because nothing that a step needs may come from elsewher
 import copy
 import hashlib
 import math
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 
 from ganlib import models, rng
 from ganlib.augment import AUGMENTATIONS
@@ -48,9 +50,9 @@ class ReferenceTraining:
         self.model, self.task, self.optim, self.train = model, task, optim, train
         self.step_number, self.images_seen = step, images_seen
         self.told = []
-        self.loss = LOSSES.get(task.loss)(**task.loss_options)
-        self.terms = {name: REGULARIZERS.get(name)(**options) for name, options in task.regularizers.items()}
-        self.augmentations = {name: AUGMENTATIONS.get(name)(**options) for name, options in task.augment.items()}
+        self.loss = LOSSES.get(task.loss)(**self.now(task.loss_options))
+        self.terms = {name: REGULARIZERS.get(name)(**self.now(options)) for name, options in task.regularizers.items()}
+        self.augmentations = {name: AUGMENTATIONS.get(name)(**self.now(options)) for name, options in task.augment.items()}
         self.levels = int(math.log2(min(images.shape[2:]) / 4))  # doublings of a core of 4 to 7 pixels
         self.level = 0 if task.name == "progressive" else None  # None: no growth
         self.build()
@@ -61,6 +63,8 @@ class ReferenceTraining:
         """D's updates, its lazy terms, G's update, its lazy terms; what follows the training; the moving average."""
         self.noted = {}
         self.grow()  # where the task does
+        self.follow_schedules()
+        halflife = self.now(self.train.ema_halflife_images)
         batch, num_shards = self.train.batch_images, self.train.logical_workers
         for phase, trained, repeat in self.updates():
             network, optimizer = self.networks[trained], self.optimizers[trained]
@@ -87,7 +91,7 @@ class ReferenceTraining:
         images = self.task.discriminator_repeats * batch
         self.step_number, self.images_seen = self.step_number + 1, self.images_seen + images
         self.follow(images)
-        halflife = min(self.train.ema_halflife_images, 0.05 * self.images_seen)
+        halflife = min(halflife, 0.05 * self.images_seen)
         beta = 0.5 ** (images / halflife)  # of the images of the whole step
         for average, weight in zip(self.networks["ema"].parameters(), self.networks["generator"].parameters(), strict=True):
             average.data = beta * average.data + (1 - beta) * weight.data
@@ -152,12 +156,12 @@ class ReferenceTraining:
 
     def optimizer(self, network: str) -> torch.optim.Optimizer:
         chosen, share = getattr(self.optim, network), self.lazy_share(network)
-        options = {key: value for key, value in chosen.options.items() if key != "betas"}
+        options = {key: self.now(value) for key, value in chosen.options.items() if key != "betas"}
         if "momentum" in options:
             options["momentum"] **= share
         parameters = self.networks[network].parameters()
         if chosen.name == "adam":
-            return torch.optim.Adam(parameters, betas=[beta**share for beta in chosen.options["betas"]], fused=True, **options)
+            return torch.optim.Adam(parameters, betas=[self.now(beta) ** share for beta in chosen.options["betas"]], fused=True, **options)
         if chosen.name == "rmsprop":
             return torch.optim.RMSprop(parameters, alpha=0.99**share, **options)
         assert chosen.name == "sgd"
@@ -173,12 +177,43 @@ class ReferenceTraining:
         return 1.0 if k is None else k / (k + 1)
 
     def learning_rate(self, network: str) -> float:
-        rate = getattr(self.optim, network).lr * self.lazy_share(network)
+        rate = self.now(getattr(self.optim, network).lr) * self.lazy_share(network)
         if self.optim.warmup_images:
             rate *= min(1.0, (self.images_seen + 1) / self.optim.warmup_images)
         begin = self.optim.decay_from * self.train.total_images
         done = max(0.0, (self.images_seen - begin) / (self.train.total_images - begin))
         return rate * {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.optim.decay]
+
+    def now(self, value):
+        """A number of the settings at the images seen before the step; a schedule is a mapping. Of a mapping of options each of them."""
+        value = value.model_dump() if isinstance(value, BaseModel) else value
+        if not isinstance(value, dict):
+            return value
+        if "schedule" not in value:
+            return {name: self.now(part) for name, part in value.items()}
+        total = self.train.total_images
+        begin = value.get("begin_images", value.get("begin_share", 0) * total)
+        end = value.get("end_images", value.get("end_share", 1) * total)
+        done = min(max((self.images_seen - begin) / (end - begin), 0), 1)
+        way = {"constant": 0, "linear": done, "cosine": math.sin(math.pi / 2 * done) ** 2}[value["schedule"]]
+        return value["from"] + way * (value.get("to", 0) - value["from"])
+
+    def follow_schedules(self) -> None:
+        """What is written as a schedule has the number of this step; what follows the training stays as it is."""
+
+        def at(part, options):
+            return replace(part, **{name: self.now(value) for name, value in options.items() if isinstance(value, dict)})
+
+        self.loss = at(self.loss, self.task.loss_options)
+        self.terms = {name: at(term, self.task.regularizers[name]) for name, term in self.terms.items()}
+        self.augmentations = {name: at(augmentation, self.task.augment[name]) for name, augmentation in self.augmentations.items()}
+        for network in NETWORKS:
+            options, share = getattr(self.optim, network).options, self.lazy_share(network)
+            for group in self.optimizers[network].param_groups:
+                if "betas" in options:
+                    group["betas"] = tuple(self.now(beta) ** share for beta in options["betas"])
+                if "momentum" in options:
+                    group["momentum"] = self.now(options["momentum"]) ** share
 
     @torch.no_grad()
     def power_iterations(self) -> None:
@@ -298,12 +333,23 @@ class Shard:
 
     @cached_property
     def real_judgement(self) -> Judgement:
+        self.real_call = self.num_judged
         with torch.set_grad_enabled(self.trained == "discriminator"):
             return self.judge(self.real, self.labels)
 
     @cached_property
     def fake_judgement(self) -> Judgement:
+        self.fake_call = self.num_judged
         return self.judge(self.fake, self.fake_labels)
+
+    def change(self, of: str, step: torch.Tensor) -> torch.Tensor:
+        """D at moved images, augmented as the ones in place were, against D there."""
+        images, labels = (self.real, self.labels) if of == "real" else (self.fake, self.fake_labels)
+        before = getattr(self, f"{of}_judgement").logits
+        later, self.num_judged = self.num_judged, getattr(self, f"{of}_call")
+        after = self.judge(images + step, labels).logits
+        self.num_judged = later
+        return after - before
 
     def judge(self, images: torch.Tensor, labels) -> Judgement:
         """D at images, augmented by draws of this call alone; divided by |gradient| + |logit| where that is asked for (arXiv:2109.02235)."""

@@ -31,13 +31,22 @@ RELATIVISTIC = {
     "model__discriminator": {"width": 8, "normalization": "none"},
     "task__regularizers": {"gradient_penalty": {}, "r1": {}, "r2": {}},
 }
-STEERED = {  # numbers that follow the training, and the gradient's norm, which is of the whole batch
+STEERED = {  # numbers that follow the training or images seen, and the gradient's norm, which is of the whole batch
     "task__loss": "non_saturating",
     "task__augment": {"ada": {"p": 0.5, "speed_images": 2000}},
-    "task__regularizers": {"lecam": {}, "r1": {"interval_steps": 4}},
+    "task__regularizers": {
+        "lecam": {},
+        "r1": {"interval_steps": 4, "gamma": {"schedule": "cosine", "from": 1.0, "to": 0.1, "end_images": 900}},
+    },
     "task__label_noise": 0.1,
     "model__discriminator": {"width": 8, "normalization": "none"},
     "optim__discriminator": {"name": "adam", "lr": 1e-3, "options": {"betas": [0.5, 0.99]}, "max_gradient_norm": 1.0},
+    "optim__generator": {
+        "name": "adam",
+        "lr": {"schedule": "cosine", "from": 1e-3, "to": 1e-4, "end_images": 900},
+        "options": {"betas": [0.5, {"schedule": "linear", "from": 0.9, "to": 0.99, "end_images": 900}]},
+    },
+    "train__ema_halflife_images": {"schedule": "linear", "from": 2, "to": 20, "end_images": 900},
 }
 CLASSES = {
     "model__conditional": True,

@@ -1,0 +1,399 @@
+"""Generated images on disk as people open them: written batch by batch, read image by image, never all in memory.
+
+Three formats hold the same PNG bytes, and `samples.json` beside them says which it is and what the images are of:
+
+    parquet     samples.parquet, the layout of Hugging Face: a struct column of encoded images, `datasets.load_dataset("parquet")` shows pictures
+    png         images/CLASS/000000.png (images/000000.png without classes) and images/metadata.csv, an `imagefolder` with metadata
+    webdataset  shards/00000.tar, ... with 000000.png, 000000.cls (with classes) and 000000.json
+
+The one file for all of them: a format is forty lines, and a writer and its reader are read together.
+"""
+
+import csv
+import difflib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, PngImagePlugin
+
+from ganlib.files import write_json
+from ganlib.pictures import NOTICE
+
+Format = Literal["parquet", "png", "webdataset"]
+FACTS_FILE, PARQUET_FILE = "samples.json", "samples.parquet"
+IMAGES, SHARDS, METADATA_FILE = "images", "shards", "metadata.csv"
+VERSION = 1  # of samples.json
+GROUP_IMAGES, GROUP_BYTES = 2_000, 32 << 20  # of a row group of Parquet, the bytes of its pixels: what a reader holds at once
+SHARD_IMAGES = 10_000
+TAR_END = bytes(2 * tarfile.BLOCKSIZE)
+COMPRESS_LEVEL = 1  # part of the bytes; 512x512 RGB: half the time of zlib's own 6 for 15 % more bytes
+RERUN = "run `dvc repro sample`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What `samples.json` says of all images together.
+
+    Attributes:
+        shape: (C, H, W).
+        class_names: of every class of the generator, () where it is told none.
+        drawn_classes: numbers of the classes that were asked for (`sample.classes`); None: all of them, as often as the data have them.
+    """
+
+    shape: tuple[int, int, int]
+    seed: int
+    generator_sha256: str
+    class_names: tuple[str, ...] = ()
+    drawn_classes: tuple[int, ...] | None = None
+    truncation: float = 1.0
+
+
+def asked_classes(
+    wanted: Sequence[str | int] | Mapping[str | int, int] | None, names: Sequence[str], counts: Sequence[int]
+) -> dict[int, int | None]:
+    """`sample.classes` as class number -> images to draw of it, None for as often as the data have it; {} where all are drawn.
+
+    A word is a class name, a number a class's number: 0 is the first of `names`.
+
+    Args:
+        names: of every class; empty for an unconditional generator.
+        counts: training images of each class.
+
+    Raises:
+        ValueError: no such class, one that is named twice, one without training images, or no classes at all.
+    """
+    if wanted is None:
+        return {}
+    if not names:
+        raise ValueError(
+            "sample.classes names classes, but the generator is told none; set sample.classes: null, or model.conditional: true"
+        )
+    asked: dict[int, int | None] = {}
+    for item in wanted:
+        number = item if isinstance(item, int) else names.index(item) if item in names else -1
+        if not 0 <= number < len(names):
+            shown = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+            near = difflib.get_close_matches(str(item), names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"sample.classes has {item!r}, which is no class of the data{hint}; legal: {shown}")
+        if isinstance(item, int) and str(item) in names and names[item] != str(item):
+            raise ValueError(
+                f"sample.classes has {item}: class number {item} is {names[item]!r}, but another class is called {str(item)!r}; "
+                f"write {names[item]!r} or {str(item)!r}, in quotation marks"
+            )
+        if number in asked:
+            raise ValueError(f"sample.classes names the class {names[number]!r} twice")
+        if not counts[number]:
+            raise ValueError(f"sample.classes has {item!r}, a class without training images, which the generator never saw; leave it out")
+        asked[number] = wanted[item] if isinstance(wanted, Mapping) else None
+    return asked
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """[C, H, W] uint8 of 1, 3 or 4 channels -> PNG that says that it is synthetic; equal pixels give equal bytes."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Notice", NOTICE)
+    stream = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(
+        stream, "png", compress_level=COMPRESS_LEVEL, pnginfo=text
+    )
+    return stream.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """The inverse: [C, H, W] uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+class Store(Protocol):
+    """The images of one format."""
+
+    labels: np.ndarray | None  # [N] int64
+
+    def __len__(self) -> int: ...
+
+    def png(self, index: int) -> bytes:
+        """One image, encoded."""
+
+
+class Writer:
+    """Takes batches in order; holds one row group at most."""
+
+    def __init__(self, facts: Facts, put: Callable[[int, bytes, int | None], None]) -> None:
+        self.facts = facts
+        self.num_images = 0
+        self._put = put
+
+    def add(self, images: np.ndarray, labels: np.ndarray | None) -> None:
+        """`images` [n, C, H, W] uint8, `labels` [n] int64 of a conditional generator, else None."""
+        assert images.dtype == np.uint8, images.dtype
+        assert images.shape[1:] == self.facts.shape, images.shape
+        assert (labels is not None) == bool(self.facts.class_names)
+        for image, label in zip(images, [None] * len(images) if labels is None else labels.tolist(), strict=True):
+            self._put(self.num_images, encode_png(image), label)
+            self.num_images += 1
+
+
+@contextmanager
+def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
+    """A writer into the existing, empty `folder`; what it was given is whole when the block has ended without an error."""
+    with FORMATS[format].writing(folder, facts) as put:
+        writer = Writer(facts, put)
+        yield writer
+    said = {"version": VERSION, "format": format, "notice": NOTICE, "images": writer.num_images}
+    write_json(
+        folder / FACTS_FILE, said | {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items()}
+    )
+
+
+class Samples:
+    """Written samples: `ganlib.metrics.interface.Images`, decoded when they are asked for.
+
+    Raises:
+        ValueError: no samples, or not what `samples.json` says; names the stage to rerun.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            said = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+            if said.pop("version") != VERSION:
+                raise ValueError("unknown version")
+            format, count = said.pop("format"), said.pop("images")
+            said.pop("notice")
+            tuples = {key: tuple(value) for key, value in said.items() if isinstance(value, list)}
+            self.facts = Facts(**said | tuples)
+            self._store: Store = FORMATS[format].reader(folder, self.facts)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, tarfile.TarError) as error:
+            raise ValueError(f"the samples in {folder} cannot be read ({error}); {RERUN}") from None
+        if len(self._store) != count:
+            raise ValueError(f"{folder} holds {len(self._store):,} images, its {FACTS_FILE} says {count:,}; {RERUN}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.facts.shape
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """[N] int64: the classes that were asked for."""
+        return self._store.labels
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """[n] int64 -> [n, C, H, W] uint8, in that order.
+
+        Raises:
+            ValueError: an image of another shape than the others.
+        """
+        images = np.empty((len(indices), *self.shape), np.uint8)
+        last = -1
+        for position, index in enumerate(indices.tolist()):
+            if index == last:  # a batch is filled up with its last image
+                images[position] = images[position - 1]
+                continue
+            image, last = decode_png(self._store.png(index)), index
+            if image.shape != self.shape:
+                raise ValueError(f"sample {index} is {image.shape}, the others are {self.shape}; {RERUN}")
+            images[position] = image
+        return images
+
+
+# ---- parquet ----
+
+
+@contextmanager
+def _writing_parquet(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+    schema = _parquet_schema(facts)
+    rows_per_group = min(GROUP_IMAGES, max(1, GROUP_BYTES // int(np.prod(facts.shape))))
+    rows: list[dict[str, Any]] = []
+    with pq.ParquetWriter(folder / PARQUET_FILE, schema, compression="zstd", use_dictionary=["seed", "label"]) as file:
+
+        def put(index: int, png: bytes, label: int | None) -> None:
+            rows.append({"image": {"bytes": png, "path": f"{_name(index)}.png"}, "seed": facts.seed, "index": index, "label": label})
+            if len(rows) == rows_per_group:
+                file.write_table(pa.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+
+        yield put
+        if rows:
+            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _parquet_schema(facts: Facts) -> pa.Schema:
+    """Columns image, seed, index, label (null: unconditional); `huggingface` says what they are, as the library `datasets` writes it."""
+    integer = {"dtype": "int64", "_type": "Value"}
+    features = {
+        "image": {"_type": "Image"},
+        "seed": integer,
+        "index": integer,
+        "label": {"names": list(facts.class_names), "_type": "ClassLabel"} if facts.class_names else integer,
+    }
+    metadata = {
+        "huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False),
+        "shape": json.dumps(list(facts.shape)),
+        "notice": NOTICE,
+        "generator_sha256": facts.generator_sha256,
+        **({"truncation": repr(facts.truncation)} if facts.truncation != 1.0 else {}),
+    }
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.schema([("image", image), ("seed", pa.int64()), ("index", pa.int64()), ("label", pa.int64())], metadata=metadata)
+
+
+class _Parquet:
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self._file = pq.ParquetFile(folder / PARQUET_FILE)
+        groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *groups])
+        self._group = lru_cache(maxsize=1)(self._read)
+        self.labels = self._file.read(columns=["label"])["label"].to_numpy() if facts.class_names else None
+
+    def _read(self, group: int) -> pa.Array:
+        return self._file.read_row_group(group, columns=["image.bytes"])["image"].combine_chunks().field("bytes")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def png(self, index: int) -> bytes:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        data: bytes = self._group(group)[index - int(self._starts[group])].as_py()
+        return data
+
+
+# ---- png ----
+
+COLUMNS = ("file_name", "seed", "index", "label", "class")
+
+
+@contextmanager
+def _writing_png(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+    images = folder / IMAGES
+    images.mkdir()
+    names = folder_names(facts.class_names)
+    for name in names:
+        (images / name).mkdir()
+    with (images / METADATA_FILE).open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS if names else COLUMNS[:3])
+
+        def put(index: int, png: bytes, label: int | None) -> None:
+            place = f"{_name(index)}.png" if label is None else f"{names[label]}/{_name(index)}.png"
+            (images / place).write_bytes(png)
+            table.writerow([place, facts.seed, index, *([] if label is None else [label, facts.class_names[label]])])
+
+        yield put
+    for name in names:  # a class of which nothing was drawn is no class of these images
+        if not any((images / name).iterdir()):
+            (images / name).rmdir()
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """A folder for each class, named as it is; what a file system cannot hold stands as %XX."""
+    names = ["".join(f"%{ord(c):02X}" if c in '/\\:*?"<>|%' or ord(c) < 32 else c for c in name) for name in class_names]
+    names = [f"%2E{name[1:]}" if name.startswith(".") else name or "%" for name in names]
+    folded = [name.casefold() for name in names]  # two such folders are one on some file systems
+    return [f"{name} %{i}" if folded.count(name.casefold()) > 1 else name for i, name in enumerate(names)]
+
+
+class _Png:
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self._images = folder / IMAGES
+        with (self._images / METADATA_FILE).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        self._places = [row["file_name"] for row in rows]
+        self.labels = np.array([row["label"] for row in rows], np.int64) if facts.class_names else None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def png(self, index: int) -> bytes:
+        return (self._images / self._places[index]).read_bytes()
+
+
+# ---- webdataset ----
+
+
+@contextmanager
+def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+    shards = folder / SHARDS
+    shards.mkdir()
+    with ExitStack() as stack:
+        shard: BinaryIO | None = None
+
+        def member(name: str, data: bytes) -> None:  # tarfile's own writer keeps a record of every member
+            assert shard is not None
+            info = tarfile.TarInfo(name)  # owner 0, time 0: equal images give equal shards
+            info.size = len(data)
+            shard.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+
+        def put(index: int, png: bytes, label: int | None) -> None:
+            nonlocal shard
+            if index % SHARD_IMAGES == 0:
+                if shard is not None:
+                    shard.write(TAR_END)
+                    shard.close()
+                shard = stack.enter_context((shards / f"{index // SHARD_IMAGES:05d}.tar").open("wb"))
+            said: dict[str, Any] = {"seed": facts.seed, "index": index, "notice": NOTICE}
+            if label is not None:
+                said |= {"label": label, "class": facts.class_names[label]}
+                member(f"{_name(index)}.cls", str(label).encode())
+            member(f"{_name(index)}.json", json.dumps(said, ensure_ascii=False).encode())
+            member(f"{_name(index)}.png", png)
+
+        yield put
+        if shard is not None:
+            shard.write(TAR_END)
+
+
+class _WebDataset:
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self._places: list[tuple[Path, int, int]] = []  # shard, offset, size
+        labels = []
+        for path in sorted((folder / SHARDS).glob("*.tar")):
+            with tarfile.open(path) as shard:
+                for info in shard:
+                    if info.name.endswith(".png"):
+                        self._places.append((path, info.offset_data, info.size))
+                    elif info.name.endswith(".cls"):
+                        file = shard.extractfile(info)
+                        assert file is not None
+                        labels.append(int(file.read()))
+        self.labels = np.array(labels, np.int64) if facts.class_names else None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def png(self, index: int) -> bytes:
+        path, offset, size = self._places[index]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}"
+
+
+@dataclass(frozen=True)
+class _Format:
+    writing: Callable[[Path, Facts], Any]  # a context manager that gives the function `put`
+    reader: Callable[[Path, Facts], Store]
+
+
+FORMATS: dict[str, _Format] = {
+    "parquet": _Format(_writing_parquet, _Parquet),
+    "png": _Format(_writing_png, _Png),
+    "webdataset": _Format(_writing_webdataset, _WebDataset),
+}
