@@ -1,4 +1,5 @@
-"""Images a second through the prepare stage: many tiny PNGs, fewer large JPEGs, on one process and on two. Prints one JSON object.
+"""Images a second through the prepare stage: many tiny PNGs, fewer large JPEGs (decoded in full, and shrunk by the decoder), on one
+process and on two. Prints one JSON object.
 
     python benchmarks/prepare_throughput.py [--png 60000] [--jpeg 2000] [--seed 0]
 
@@ -53,13 +54,7 @@ def write_jpegs(folder: Path, count: int, rng: np.random.Generator) -> None:
 
 
 def measure(config: DataConfig, root: Path, count: int) -> dict[str, Any]:
-    start = time.perf_counter()
-    info = fetch(config, root)
-    result: dict[str, Any] = {
-        "images": count,
-        "raw_bytes": info.size_bytes,
-        "fetch_images_per_second": count / (time.perf_counter() - start),
-    }
+    result: dict[str, Any] = {"images": count}
     digests = []
     for processes in (1, 2):
         start = time.perf_counter()
@@ -80,10 +75,10 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 2)}
     kinds = (
-        ("png_28", write_pngs, arguments.png, {"image_size": (28, 28), "channels": 1}),
-        ("jpeg_1024", write_jpegs, arguments.jpeg, {"image_size": (256, 256), "channels": 3}),
+        ("png_28", write_pngs, arguments.png, {"image_size": (28, 28), "channels": 1}, ("full",)),
+        ("jpeg_1024", write_jpegs, arguments.jpeg, {"image_size": (256, 256), "channels": 3}, ("full", "shrink")),
     )
-    for name, write, count, options in kinds:
+    for name, write, count, options, decodes in kinds:
         if count == 0:
             continue
         with tempfile.TemporaryDirectory() as temporary:
@@ -92,7 +87,12 @@ def main() -> None:
                 (folder / str(label)).mkdir(parents=True)
             write(folder, count, rng)
             config = DataConfig.model_validate({"source": "image_folder", "path": str(folder), **options})
-            results[name] = measure(config, Path(temporary), count)
+            start = time.perf_counter()
+            info = fetch(config, Path(temporary))
+            results[name] = {"raw_bytes": info.size_bytes, "fetch_images_per_second": round(count / (time.perf_counter() - start), 2)}
+            for decode in decodes:
+                chosen = config.model_copy(update={"jpeg_decode": decode})
+                results[name][decode] = measure(chosen, Path(temporary), count)
     print(json.dumps(results, indent=2))
 
 

@@ -133,22 +133,24 @@ class ArrowWriter:
         self._sink = pa.OSFile(str(path), "wb")
         self._file = pa.ipc.new_file(self._sink, self._schema)
 
-    def append(self, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Add `images` [n, C, H, W] uint8 with `labels` [n] int64, None for unlabelled data."""
+    def append(self, images: np.ndarray, labels: np.ndarray | None, chosen: np.ndarray | None = None) -> None:
+        """Add `images` [n, C, H, W] uint8 with `labels` [n] int64, None for unlabelled data; only those at `chosen` ([k] integers), if given."""
         assert images.dtype == np.uint8, images.dtype
         assert (labels is not None) == self._is_labelled
         rows = images.reshape(len(images), self._size)
+        indices = np.arange(len(rows)) if chosen is None else chosen
         done = 0
-        while done < len(rows):
-            count = min(len(rows) - done, len(self._images) - self._filled)
-            self._images[self._filled : self._filled + count] = rows[done : done + count]
+        while done < len(indices):
+            part = indices[done : done + len(self._images) - self._filled]
+            place = slice(self._filled, self._filled + len(part))
+            np.take(rows, part, axis=0, out=self._images[place], mode="clip")  # which indices are not: np.take buffers in its other modes
             if labels is not None:
-                self._labels[self._filled : self._filled + count] = labels[done : done + count]
-            self._filled += count
-            done += count
+                self._labels[place] = labels[part]
+            self._filled += len(part)
+            done += len(part)
             if self._filled == len(self._images):
                 self._flush()
-        self.num_images += len(rows)
+        self.num_images += len(indices)
 
     def _flush(self) -> None:
         n = self._filled

@@ -223,7 +223,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _low_bytes(picture: Image.Image, page: int, image: bytes) -> Image.Image | None:
     """The low bytes of 16-bit colours, as a picture like the one that Pillow makes of the high bytes; None for any other picture."""
-    tiles = getattr(picture, "tile", [])
+    tiles = picture.tile  # type: ignore[attr-defined]
     if not tiles or tiles[0].codec_name not in ("zip", "raw", "libtiff"):
         return None
     is_tuple = isinstance(tiles[0].args, tuple)
@@ -337,4 +337,4 @@ def _fit(picture: Image.Image, conversion: Conversion) -> Image.Image:
 
 def _to_array(picture: Image.Image) -> np.ndarray:
     values = np.asarray(picture)  # [H, W] or [H, W, C]
-    return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)  # a view: who gathers images copies them anyway

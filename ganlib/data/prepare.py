@@ -28,10 +28,11 @@ from ganlib.data.suffixes import not_read
 from ganlib.data.values import Survey
 from ganlib.files import require_space
 
-TASK_BYTES = 2 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
+TASK_BYTES = 1 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
 TASK_OUTPUT_BYTES = 8 << 20  # converted bytes of one task: they travel through a pipe
 ROW_OVERHEAD_BYTES = 1024  # what opening an image costs, in the bytes one decodes meanwhile
-TASKS_PER_PROCESS = 3  # in flight
+TASKS_PER_HELPER = 2  # one being done, one in its hands: what is queued when the work ends is waited for
+TASKS_KEPT = 4  # per process, converted before their turn to be written
 PARALLEL_SECONDS = 1.0  # work below this is done here: starting processes costs about as much
 
 
@@ -80,8 +81,8 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
             splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
-                chosen = splits == index
-                writer.append(part.images[chosen], None if reader.class_names is None else part.labels[chosen])
+                chosen = np.flatnonzero(splits == index)
+                writer.append(part.images, None if reader.class_names is None else part.labels, chosen)
         contract.check(switched_off=[split for split in ("val", "test") if getattr(config, f"{split}_fraction") == 0])
     write_manifest(
         folder,
@@ -114,7 +115,6 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
     """Convert rows start..stop-1 of the source; runs in any process."""
     images: list[np.ndarray] = []
     kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
-    digests: list[bytes] = []
     broken: list[tuple[str, str]] = []
     broken_labels: list[int] = []
     survey = Survey()
@@ -136,16 +136,17 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
             given = -1 if record.split is None else SPLITS.index(record.split)
             for page, (image, (height, width)) in enumerate(pages):
                 images.append(image)
-                digests.append(content_digest(image))
                 kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
+    stacked = np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8)
+    digests = b"".join(content_digest(image)[:16] for image in stacked)
     table = np.array(kept, np.int64).reshape(-1, 6)
     return Converted(
-        images=np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8),
+        images=stacked,
         labels=table[:, 0],
         given=table[:, 1].astype(np.int8),
         rows=table[:, 2],
         pages=table[:, 3],
-        digests=np.frombuffer(b"".join(digest[:16] for digest in digests), ">u8").reshape(-1, 2).astype(np.uint64),
+        digests=np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64),
         sizes=table[:, 4:],
         broken=tuple(broken),
         broken_labels=np.array(broken_labels, np.int64),
@@ -180,15 +181,21 @@ def _convert_in_order(
         for start, stop in tasks:
             yield convert_rows(reader, start, stop, conversion)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    pending: deque[Future[Converted]] = deque()
+    helpers = processes - 1  # this process converts too: it would only wait, and beside as many helpers as cores it would compete
+    pool = ProcessPoolExecutor(helpers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    waiting, pending = deque(tasks), deque[Future[Converted]]()
     try:
-        for start, stop in tasks:
-            pending.append(pool.submit(convert_rows, reader, start, stop, conversion))
-            if len(pending) >= TASKS_PER_PROCESS * processes:
+        while waiting or pending:
+            unfinished = sum(not future.done() for future in pending)
+            while waiting and unfinished < TASKS_PER_HELPER * helpers:
+                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), conversion))
+                unfinished += 1
+            if waiting and not pending[0].done() and len(pending) < TASKS_KEPT * processes:
+                own: Future[Converted] = Future()
+                pending.append(own)
+                own.set_result(convert_rows(reader, *waiting.popleft(), conversion))
+            else:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
     except BrokenProcessPool:
         raise OSError(
             f"one of {processes} converting processes died, most likely for lack of memory; free some memory, "

@@ -9,10 +9,12 @@ import io
 import zlib
 from dataclasses import dataclass
 from math import ceil
+from struct import Struct
 
 import numpy as np
 from PIL import Image
 
+PNG_CHUNK, PNG_CHECKSUM = Struct(">I4s"), Struct(">I")
 TEXT_CHUNKS = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
 TURNING_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # where an orientation may stand
 FETCHED_AHEAD = 8 * b"\xff\x00"  # libjpeg-turbo fills a register of 64 bits first: ones, which are no Huffman code, stuffed
@@ -41,19 +43,20 @@ class _Scans:
 
 def check_png(data: bytes) -> int:
     """Walk the chunks and their checksums, those of the pixels too, which Pillow skips; where the PNG ends."""
-    view = memoryview(data)
-    position = 8  # after the signature
-    while True:
-        if position + 12 > len(data):
-            raise BrokenImage("truncated: the end of the PNG is missing")
-        end = position + 8 + int.from_bytes(view[position : position + 4])
-        if end + 4 > len(data):
-            raise BrokenImage("truncated: the end of the PNG is missing")
-        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4]):
+    view, total = memoryview(data), len(data)
+    position: int = 8  # after the signature
+    while position + 12 <= total:
+        length: int
+        length, kind = PNG_CHUNK.unpack_from(data, position)
+        end = position + 8 + length
+        if end + 4 > total:
+            break
+        if zlib.crc32(view[position + 4 : end]) != PNG_CHECKSUM.unpack_from(data, end)[0]:
             raise BrokenImage("damaged: wrong checksum in the PNG")
-        if data[position + 4 : position + 8] == b"IEND":
-            return end + 4
         position = end + 4
+        if kind == b"IEND":
+            return position
+    raise BrokenImage("truncated: the end of the PNG is missing")
 
 
 def without_texts(data: bytes) -> bytes:
@@ -93,7 +96,7 @@ def check_end(data: bytes, end: int, *, has_more_pictures: bool = False) -> bool
     Raises:
         BrokenImage: a page of markup or an HTTP answer follows.
     """
-    rest = data[end:].strip(b"\0\xff \r\n\t")
+    rest = data[end:].strip(b"\0\xff \r\n\t") if end < len(data) else b""
     if not rest:
         return False
     if rest[:1] == b"<" or rest.startswith(b"HTTP/"):

@@ -3,8 +3,6 @@
 A file of the second sort is a broken image, not one of the files that lie there besides: a class of camera raw files must not vanish.
 """
 
-from pathlib import PurePosixPath
-
 READ = (
     *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif"),
     *(".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx"),
@@ -53,4 +51,4 @@ NOT_READ = dict.fromkeys(CAMERA_RAW, "camera raw") | {
 
 def not_read(name: str) -> str | None:
     """The kind of image that a file of this name is and that is not read here; None for any other."""
-    return NOT_READ.get(PurePosixPath(name.removesuffix(")")).suffix.lower())  # a Parquet row's is in brackets
+    return NOT_READ.get("." + name.removesuffix(")").rpartition(".")[2].lower())  # a Parquet row's is in brackets
