@@ -176,7 +176,7 @@ class Turned(Ada):
         ([1, 0, 1, 0, (0.25, 0)], lambda x: x.roll(2, 3)),  # to the right by a quarter of 8 pixels
         ([1, 0, 1, 0, (0, -0.125)], lambda x: x.roll(-1, 2)),
     ],
-    ids=str,
+    ids=lambda value: "expected" if callable(value) else str(value),
 )
 def test_ada_geometry_by_hand(draws, expected):
     images = torch.zeros(2, 1, 8, 8)
