@@ -60,7 +60,7 @@ class Contract:
         self._on_error = on_error
         self._splitting = splitting
         self._value_range = value_range
-        self._survey = Survey()
+        self.survey = Survey()
         self._broken_by_class: dict[int, tuple[int, str, str]] = {}  # count, and name and reason of the first
         self._pages: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
@@ -77,7 +77,7 @@ class Contract:
         for label, (name, reason) in zip(part.broken_labels.tolist(), part.broken, strict=True):
             count, first, why = self._broken_by_class.get(label, (0, name, reason))
             self._broken_by_class[label] = (count + 1, first, why)
-        self._survey.merge(part.survey)
+        self.survey.merge(part.survey)
         self._labels.append(part.labels)
         self._pages.append(part.pages)
         self._splits.append(splits)
@@ -119,7 +119,7 @@ class Contract:
             )
 
     def _unmapped(self) -> list[str]:
-        return self._survey.unmapped() if self._value_range is None else []
+        return self.survey.unmapped() if self._value_range is None else []
 
     def _check_vanished_classes(self) -> None:
         """Raise ValueError where every image of a class is broken: leaving out all of it is another data set, not a few files less."""
@@ -177,14 +177,14 @@ class Contract:
                 "smallest_height_width": self._smallest.tolist(),
                 "largest_height_width": self._largest.tolist(),
             },
-            "values": self._survey.report(),
+            "values": self.survey.report(),
             "value_range": None if self._value_range is None else list(self._value_range),
             "pages": {
-                "files_with_several": self._survey.several_pages,
-                "most_in_a_file": self._survey.most_pages,
-                "left_out": self._survey.pages_left_out,
+                "files_with_several": self.survey.several_pages,
+                "most_in_a_file": self.survey.most_pages,
+                "left_out": self.survey.pages_left_out,
             },
-            "followed_by_unknown_bytes": {"count": len(self._survey.followed), "first": self._survey.followed[:SHOWN]},
+            "followed_by_unknown_bytes": {"count": len(self.survey.followed), "first": self.survey.followed[:SHOWN]},
             "duplicates": duplicates,
             "ignored_files": {"count": source.ignored_count, "first": list(source.ignored_examples)},
             "notes": list(source.notes),
@@ -243,7 +243,7 @@ class Contract:
         found = []
         if self.num_broken:
             found.append(f"{self.num_broken:,} broken images were left out (data.on_error=skip)")
-        survey = self._survey
+        survey = self.survey
         found += survey.warnings(self._value_range)
         if survey.pages_left_out:
             found.append(

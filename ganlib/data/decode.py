@@ -300,12 +300,13 @@ def _draft(picture: JpegImageFile, conversion: Conversion) -> int:
 
 def _to_mode(picture: Image.Image, channels: int) -> Image.Image:
     """L, RGB or RGBA."""
-    if channels == 4:
-        return picture.convert("RGBA")
-    if picture.has_transparency_data:
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    if picture.mode == mode and "transparency" not in picture.info:  # `convert` would copy it
+        return picture
+    if channels != 4 and picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return picture.convert("L" if channels == 1 else "RGB")
+    return picture.convert(mode)
 
 
 def _fitted(picture: Image.Image, conversion: Conversion) -> np.ndarray:

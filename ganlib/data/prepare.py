@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
@@ -76,7 +76,9 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
             stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
             for split in SPLITS
         ]
-        converted = stack.enter_context(closing(_convert_in_order(reader, tasks, conversion, min(processes, max(len(tasks), 1)))))
+        converted = stack.enter_context(
+            closing(_convert_in_order(reader, tasks, conversion, contract.survey, min(processes, max(len(tasks), 1))))
+        )
         for part in converted:
             splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
@@ -111,13 +113,17 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
     return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion) -> Converted:
-    """Convert rows start..stop-1 of the source; runs in any process."""
+def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion, full: Collection[str] = ()) -> Converted:
+    """Convert rows start..stop-1 of the source; runs in any process.
+
+    Args:
+        full: kinds of values of which nothing new can be seen.
+    """
     images: list[np.ndarray] = []
     kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
     broken: list[tuple[str, str]] = []
     broken_labels: list[int] = []
-    survey = Survey()
+    survey = Survey.after(full)
     num_classes = None if reader.class_names is None else len(reader.class_names)
     with strict_decoder(conversion.max_pixels):
         for row, record in enumerate(reader.read(start, stop), start=start):
@@ -137,7 +143,9 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
             for page, (image, (height, width)) in enumerate(pages):
                 images.append(image)
                 kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
-    stacked = np.stack(images) if images else np.empty((0, *conversion.shape), np.uint8)
+    stacked = np.empty((len(images), *conversion.shape), np.uint8)
+    for place, image in zip(stacked, images, strict=True):  # np.stack would keep the order of their bytes in memory
+        place[...] = image
     digests = b"".join(content_digest(image)[:16] for image in stacked)
     table = np.array(kept, np.int64).reshape(-1, 6)
     return Converted(
@@ -175,11 +183,11 @@ def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes:
 
 
 def _convert_in_order(
-    reader: RawImages, tasks: list[tuple[int, int]], conversion: Conversion, processes: int
+    reader: RawImages, tasks: list[tuple[int, int]], conversion: Conversion, survey: Survey, processes: int
 ) -> Generator[Converted, None, None]:
     if processes <= 1:
         for start, stop in tasks:
-            yield convert_rows(reader, start, stop, conversion)
+            yield convert_rows(reader, start, stop, conversion, survey.full())
         return
     helpers = processes - 1  # this process converts too: it would only wait, and beside as many helpers as cores it would compete
     pool = ProcessPoolExecutor(helpers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
@@ -188,12 +196,12 @@ def _convert_in_order(
         while waiting or pending:
             unfinished = sum(not future.done() for future in pending)
             while waiting and unfinished < TASKS_PER_HELPER * helpers:
-                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), conversion))
+                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), conversion, survey.full()))
                 unfinished += 1
             if waiting and not pending[0].done() and len(pending) < TASKS_KEPT * processes:
                 own: Future[Converted] = Future()
                 pending.append(own)
-                own.set_result(convert_rows(reader, *waiting.popleft(), conversion))
+                own.set_result(convert_rows(reader, *waiting.popleft(), conversion, survey.full()))
             else:
                 yield pending.popleft().result()
     except BrokenProcessPool:

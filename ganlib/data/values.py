@@ -4,6 +4,7 @@ Colours alone are counted: no alpha, and nothing that alpha 0 hides. The numbers
 order of the images or on who counted which.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,18 @@ class Survey:
     most_pages: int = 0
     followed: list[str] = field(default_factory=list)  # files with bytes of an unknown kind after the picture
 
+    @classmethod
+    def after(cls, full: Collection[str]) -> "Survey":
+        """An empty one that need not look at kinds of which every value has occurred in rows that are counted elsewhere."""
+        survey = cls()
+        for name in full:
+            survey._kind(name).is_full = True
+        return survey
+
+    def full(self) -> list[str]:
+        """Kinds of which every value occurs."""
+        return [name for name, kind in self.kinds.items() if kind.used is not None and kind.used.all()]
+
     def count(self, name: str, values: np.ndarray, value_range: tuple[float, float] | None) -> None:
         """Count an image's values, of any shape, finite."""
         kind = self._kind(name)
@@ -84,6 +97,8 @@ class Survey:
     def merge(self, other: "Survey") -> None:
         """Add what another process saw in the rows after these."""
         for name, theirs in other.kinds.items():
+            if not theirs.images:
+                continue
             ours = self._kind(name)
             ours.images += theirs.images
             ours.outside += theirs.outside
