@@ -169,7 +169,7 @@ def replaced(part: D, numbers: Mapping[str, float]) -> D:
             changes[field] = tuple(values)
         else:
             changes[field] = number
-    return dataclasses.replace(part, **changes) if changes else part  # type: ignore[type-var]
+    return dataclasses.replace(part, **changes) if changes else part  # type: ignore[type-var]  # D is a dataclass
 
 
 def spoken(name: str) -> str:

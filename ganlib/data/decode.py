@@ -129,7 +129,7 @@ def _convert_file(image: bytes, conversion: Conversion, survey: Survey, name: st
         scale = _draft(picture, conversion) if isinstance(picture, JpegImageFile) else 1
         if jpeg is not None:
             jpeg.watch(picture)
-        if picture.format == "TIFF" and DNG_VERSION in picture.tag_v2:  # type: ignore[attr-defined]
+        if picture.format == "TIFF" and DNG_VERSION in picture.tag_v2:  # type: ignore[attr-defined]  # a TIFF has it
             raise BrokenImage("a camera raw file (DNG), which is not read")
         pages = _pages(picture)
         taken = pages if conversion.pages == "all" else pages[:1]
@@ -188,7 +188,7 @@ def _pages(picture: Image.Image) -> list[int]:
     own = []
     for page in range(number):
         picture.seek(page)
-        if not int(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & REDUCED:  # type: ignore[attr-defined]
+        if not int(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & REDUCED:  # type: ignore[attr-defined]  # a TIFF has it
             own.append(page)
     if not own or own[0] != 0:
         raise BrokenImage("its first page is a preview of another one, as in camera raw files, which are not read")
@@ -223,7 +223,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _low_bytes(picture: Image.Image, page: int, image: bytes) -> Image.Image | None:
     """The low bytes of 16-bit colours, as a picture like the one that Pillow makes of the high bytes; None for any other picture."""
-    tiles = picture.tile  # type: ignore[attr-defined]
+    tiles = picture.tile  # type: ignore[attr-defined]  # of every opened file
     if not tiles or tiles[0].codec_name not in ("zip", "raw", "libtiff"):
         return None
     is_tuple = isinstance(tiles[0].args, tuple)

@@ -96,7 +96,7 @@ def batches(prior: Prior, config: SampleConfig, counts: dict[int, int]) -> Itera
 
 def shown_classes(prior: Prior, *, rows: int, columns: int) -> list[int]:
     """Classes with training images, all of them where a grid has place for one image of each, else evenly chosen; [] without classes."""
-    known = [number for number, count in enumerate(prior.class_counts) if count]
+    known = list(prior.classes)
     place = rows * columns
     return known if len(known) <= place else [known[i * len(known) // place] for i in range(place)]
 

@@ -1,6 +1,7 @@
 """Folders and archives as people have them: the split, the class and the order that each image gets, and what is refused.
 
-Every arrangement is written to disk, fetched by the source and read back; the expected rows are written out by hand.
+Every arrangement is written to disk, fetched by the source and read back; the expected rows are written out by hand. Long because each
+of some fifty arrangements has its own tree.
 """
 
 import csv

@@ -1,4 +1,7 @@
-"""What values mean: ranges that are reported and mapped, pages, hidden colours, kinds of files, and classes that vanish."""
+"""What values mean: ranges that are reported and mapped, pages, hidden colours, kinds of files, and classes that vanish.
+
+Long because every kind of file is made here byte by byte.
+"""
 
 import io
 import struct
