@@ -1,50 +1,21 @@
 """reports/report.html: one page a person reads to judge a generator. Self-contained: pictures inside, no script, nothing fetched.
 
-Longer than other files because the page's style sheet and the sentences that explain each metric live here.
+Longer than other files because the page's style sheet lives here.
 """
 
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ganlib.metrics import needs
+
 MAX_GRIDS = 8  # sample grids over time
 
-
-@dataclass(frozen=True)
-class Headline:
-    """How one number is shown."""
-
-    key: str
-    title: str
-    ideal: str
-    meaning: str
-    is_share: bool = False
-
-
-HEADLINES = (
-    Headline("fid", "FID", "Lower is better, 0 is ideal", "Distance of all generated from all real images: quality and variety in one."),
-    Headline("kid", "KID", "Lower is better, 0 is ideal", "The same by another yardstick, which the number of images does not move."),
-    Headline("precision", "Precision", "Higher is better", "Generated images that look like real ones.", True),
-    Headline("recall", "Recall", "Higher is better", "Real images the generator could have made: variety.", True),
-    Headline("density", "Density", "Around 1 or above is good", "How deep inside the real images the generated ones lie; may exceed 1."),
-    Headline("coverage", "Coverage", "Higher is better", "Real images with a generated one in their neighbourhood.", True),
-    Headline(
-        "memorized_share",
-        "Near copies",
-        "1 % is chance",
-        "Generated images closer to a training image than 99 % of unseen real images are.",
-        True,
-    ),
-    Headline("class_coverage", "Classes covered", "100 % is ideal", "Classes with at least a tenth of their real share.", True),
-    Headline("label_agreement", "Label agreement", "Higher is better", "Images recognised as the class that was asked for.", True),
-)
-NAMES = {headline.key: headline.title for headline in HEADLINES}
 
 CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--soft:#5d6773;--line:#e2e6ea;--accent:#2f7fd1;--bar:#dfe5eb}
@@ -95,7 +66,7 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
         f"<h1>{escape(title)}</h1>",
         f"<p class=soft>{what}, in the features of <b>{escape(protocol['extractor'])}</b>. These numbers compare only with numbers of the "
         "same protocol, listed below: not with published Inception scores.</p>",
-        f"<div class=cards>{''.join(_card(h, evaluation, baseline) for h in HEADLINES if h.key in evaluation)}</div>",
+        f"<div class=cards>{''.join(_card(value, evaluation, baseline) for value in _headlines(evaluation))}</div>",
         _baseline_note(baseline),
         _section("Generated images", "As sampled from the averaged (EMA) generator; seeds are in the Parquet file."),
         _figure(root / "samples" / "grid.png", f"Sample grid, not selected{_classes_told(root / 'samples' / 'grid.png')}."),
@@ -132,7 +103,13 @@ def render(root: Path, evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _card(headline: Headline, values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+def _headlines(evaluation: Mapping[str, Any]) -> list[needs.Value]:
+    """What is shown on cards, in the order of the evaluation."""
+    known = needs.values()
+    return [known[key] for key in evaluation if key in known and known[key].is_headline]
+
+
+def _card(headline: needs.Value, values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     value, low, high = float(values[headline.key]), values.get(f"{headline.key}_low"), values.get(f"{headline.key}_high")
     show = _percent if headline.is_share else _number
     interval = ""
@@ -145,7 +122,7 @@ def _card(headline: Headline, values: Mapping[str, Any], baseline: Mapping[str, 
     perfect = f"<div class=interval>real images score {show(baseline[headline.key])}</div>" if headline.key in baseline else ""
     return (
         f"<div class=card><h3>{escape(headline.title)}</h3><div class=value>{show(value)}</div>{interval}{perfect}"
-        f"<p>{escape(headline.meaning)} <span class=soft>{escape(headline.ideal)}.</span></p></div>"
+        f"<p>{escape(headline.meaning)} <span class=soft>{escape(headline.hint)}.</span></p></div>"
     )
 
 
