@@ -1,19 +1,19 @@
 """What the ladder of known faults says about a ruler: which faults each value sees, whether it is to be trusted, and where a generator stands.
 
-A value is beyond the null where real images against real images would hardly ever be: outside the 99 % prediction interval of several draws of halves.
+A value is beyond the null where real images against real images hardly ever are: outside the 99 % prediction interval of several draws of halves.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
-from ganlib.files import write_json
+from ganlib.files import atomic_write
 from ganlib.metrics.faults import FAULTS, Fault
 from ganlib.metrics.needs import Value
 
@@ -130,7 +130,8 @@ class Calibration:
         return phrases
 
     def write(self, folder: Path) -> None:
-        write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False, ensure_ascii=False)  # in reading order, not sorted
+        atomic_write(folder / FILE, (text + "\n").encode())
 
 
 def _crossing(height: float, points: np.ndarray, strengths: Sequence[float]) -> float:
@@ -140,7 +141,7 @@ def _crossing(height: float, points: np.ndarray, strengths: Sequence[float]) -> 
     return float(strengths[i - 1] + share * (strengths[i] - strengths[i - 1]))
 
 
-def badness(better: str, ideal: float | None) -> Any:
+def badness(better: str, ideal: float | None) -> Callable[[float], float]:
     """value -> a number that is larger the worse it is."""
     if better == "target":
         assert ideal is not None
@@ -148,7 +149,7 @@ def badness(better: str, ideal: float | None) -> Any:
     return (lambda value: -value) if better == "higher" else (lambda value: value)
 
 
-def _is_beyond(value: float, null: Null, distance: Any) -> bool:
+def _is_beyond(value: float, null: Null, distance: Callable[[float], float]) -> bool:
     """Outside the null's interval, and on the side that is worse."""
     slack = 1e-9 * max(1.0, abs(null.mean))  # of a null without width
     return not null.low - slack <= value <= null.high + slack and distance(value) > distance(null.mean)
@@ -173,7 +174,7 @@ def judge(value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) 
             first -= 1
         sees[name] = rungs.strengths[first] if first < len(beyond) else None
         heights = [distance(x) for x in (null.mean, *values)]
-        rises[name] = first < len(beyond) and all(after >= before - width / 2 for before, after in zip(heights, heights[1:], strict=False))
+        rises[name] = first < len(beyond) and all(after >= before - width / 2 for before, after in pairwise(heights))
     blind = [name for name in value.must_see if name in sees and sees[name] is None]
     what = " and ".join(
         f"{FAULTS.get(name)().words(faults[name].strengths[-1])} ({faults[name].values[value.key][-1]:.3g})" for name in blind

@@ -126,6 +126,7 @@ class Fault(Protocol):
     title: ClassVar[str]
     unit: ClassVar[str]  # of a strength
     none: ClassVar[float]  # the strength that changes nothing
+    picks: ClassVar[bool]  # it is in which images there are, not in any one of them
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         """From mild to strong; lengths in pixels grow with the images."""
@@ -138,3 +139,8 @@ class Fault(Protocol):
 
     def words(self, strength: float) -> str:
         """The fault in this strength, as in "as far from real as ..."."""
+
+
+def in_order() -> list[str]:
+    """The names of all faults: those in the pixels first."""
+    return sorted(FAULTS.names(), key=lambda name: FAULTS.get(name).picks)

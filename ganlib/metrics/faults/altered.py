@@ -41,6 +41,7 @@ class Blur:
     title: ClassVar[str] = "blur"
     unit: ClassVar[str] = "pixels"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
     shares: ClassVar[tuple[float, ...]] = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the shorter side
     least_pixels: ClassVar[float] = 0.4  # of less hardly a pixel changes
 
@@ -72,6 +73,7 @@ class Noise:
     title: ClassVar[str] = "noise"
     unit: ClassVar[str] = "share of noise"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 0.1, 0.25, 0.5, 1.0
@@ -97,6 +99,7 @@ class Jpeg:
     title: ClassVar[str] = "JPEG"
     unit: ClassVar[str] = "quality"
     none: ClassVar[float] = 100.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 60.0, 30.0, 10.0, 3.0
@@ -132,6 +135,7 @@ class ColourShift:
     title: ClassVar[str] = "colour shift"
     unit: ClassVar[str] = "grey levels"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 8.0, 24.0, 72.0
@@ -155,6 +159,7 @@ class Checkerboard:
     title: ClassVar[str] = "checkerboard"
     unit: ClassVar[str] = "grey levels"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 8.0, 24.0, 72.0
@@ -181,6 +186,7 @@ class PhaseScrambling:
     title: ClassVar[str] = "phases scrambled"
     unit: ClassVar[str] = "share of phases"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 0.25, 0.5, 1.0
@@ -224,6 +230,7 @@ class ShuffledPatches:
     title: ClassVar[str] = "patches shuffled"
     unit: ClassVar[str] = "share of patches"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = False
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 0.25, 0.5, 1.0

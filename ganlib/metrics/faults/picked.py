@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ganlib.metrics.faults import FAULTS, CHUNK_VALUES, Altered, Held, Picked
+from ganlib.metrics.faults import CHUNK_VALUES, FAULTS, Altered, Held, Picked
 from ganlib.metrics.interface import Images
 from ganlib.rng import keyed_rng
 
@@ -31,6 +31,7 @@ class DroppedClass:
     title: ClassVar[str] = "classes dropped"
     unit: ClassVar[str] = "classes"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = True
     shares: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.5)  # of the classes; one at least
 
     def strengths(self, held: Held) -> tuple[float, ...]:
@@ -67,6 +68,7 @@ class OneMode:
     title: ClassVar[str] = "one mode"
     unit: ClassVar[str] = "share of images"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = True
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 0.25, 0.5, 1.0
@@ -113,6 +115,7 @@ class TrainDuplicates:
     title: ClassVar[str] = "training images copied"
     unit: ClassVar[str] = "share of images"
     none: ClassVar[float] = 0.0
+    picks: ClassVar[bool] = True
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         return 0.1, 0.5, 1.0
