@@ -24,9 +24,9 @@ def real_vs_fake(path: Path, real: np.ndarray, fake: np.ndarray) -> None:
     figure = Figure(figsize=(10, 5.3 * min(2.0, max(0.5, real.shape[2] / real.shape[3]))))
     for i, (title, images) in enumerate((("real, held out", real), ("generated", fake))):
         axes = figure.add_subplot(1, 2, i + 1)
-        _show(axes, images, columns=8)
+        show(axes, images, columns=8)
         axes.set_title(f"{title} (not selected)", color=(REAL, FAKE)[i], fontsize=12, fontweight="bold")
-    _save(figure, path)
+    save(figure, path)
 
 
 def nearest_train(path: Path, fake: np.ndarray, train: np.ndarray, distances: np.ndarray) -> None:
@@ -37,12 +37,12 @@ def nearest_train(path: Path, fake: np.ndarray, train: np.ndarray, distances: np
     for i in range(len(fake)):
         for j, (name, images, color) in enumerate((("generated", fake, FAKE), ("nearest train", train, REAL))):
             axes = figure.add_subplot(2 * rows, columns, (i // columns * 2 + j) * columns + i % columns + 1)
-            _show(axes, images[i : i + 1], columns=1)
+            show(axes, images[i : i + 1], columns=1)
             if j == 1:
                 axes.set_xlabel(f"{distances[i]:.3g}", color=GREY, fontsize=9)
             if i % columns == 0:
                 axes.set_ylabel(name, color=color, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 @as_written()
@@ -69,7 +69,7 @@ def classes(path: Path, real: np.ndarray, fake: np.ndarray, names: Sequence[str]
         axes.set_title(f"{len(shown)} of {len(known)} classes, those that differ most", color=GREY, fontsize=9, loc="left")
     axes.set_ylabel("share of images, %", color=GREY)
     _plain(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def feature_map(path: Path, real: Tensor, fake: Tensor) -> None:
@@ -88,10 +88,11 @@ def feature_map(path: Path, real: Tensor, fake: Tensor) -> None:
     axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)", color=GREY)
     axes.set_ylabel(f"component 2 ({explained[1]:.0%})", color=GREY)
     _plain(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _show(axes: Axes, images: np.ndarray, *, columns: int) -> None:
+def show(axes: Axes, images: np.ndarray, *, columns: int) -> None:
+    """A grid of images [n, C, H, W] uint8 in axes without a frame."""
     pixels = grid(images, columns=columns, gap=1 if columns > 1 else 0)
     axes.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_xticks([])
@@ -111,6 +112,7 @@ def _plain(axes: Axes) -> None:
     axes.legend(frameon=False, labelcolor=GREY, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), markerscale=2)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.tight_layout()
+def save(figure: Figure, path: Path, *, bottom_inches: float = 0.0) -> None:
+    """Write a transparent PNG; `bottom_inches` are left free for what stands below all axes."""
+    figure.tight_layout(rect=(0, bottom_inches / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=130, transparent=True, metadata={"Software": ""})  # no version in the file: same data, same bytes
