@@ -1,6 +1,7 @@
 """What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
 
-A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`; an extractor is a class with the methods of `Extractor`.
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` where it declares `pixels`; an extractor is a
+class with the methods of `Extractor`.
 Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.neighbours import nearest
 from ganlib.metrics.settings import EvaluateConfig
+from ganlib.rng import keyed_rng
 
 EXTRACT_BATCH_IMAGES = 500  # fixed: which kernel multiplies a matrix depends on its height, so a batch size is part of the numerics
 WEIGHTS_FILE = "extractor.safetensors"
@@ -143,7 +145,41 @@ class Comparison:
         return nearest(self.real, self.train)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelComparison:
+    """What a metric without features looks at: the images themselves."""
+
+    real: Images  # held out
+    fake: Images
+    real_indices: np.ndarray | None = None  # [n] int64: those of `real` that are compared; None: all
+    fake_indices: np.ndarray | None = None  # [m] int64, of `fake`
+    SIDES: ClassVar[tuple[Literal["real", "fake"], ...]] = ("real", "fake")
+
+    def __post_init__(self) -> None:
+        if self.real.shape != self.fake.shape:
+            raise ValueError(f"generated images are {self.fake.shape}, the real ones {self.real.shape}; expected (C, H, W) of both alike")
+        if min(self.num_real, self.num_fake) < 2:
+            raise ValueError(f"got {self.num_real} real and {self.num_fake} generated images, expected 2 or more of both")
+
+    @property
+    def num_real(self) -> int:
+        return len(self.real) if self.real_indices is None else len(self.real_indices)
+
+    @property
+    def num_fake(self) -> int:
+        return len(self.fake) if self.fake_indices is None else len(self.fake_indices)
+
+    def drawn(self, side: Literal["real", "fake"], count: int, *, seed: int) -> np.ndarray:
+        """`count` images of a side without replacement, in their order in the file: [count, C, H, W] uint8."""
+        images, indices = (self.real, self.real_indices) if side == "real" else (self.fake, self.fake_indices)
+        indices = np.arange(len(images)) if indices is None else indices
+        chosen = np.sort(torch.randperm(len(indices), generator=keyed_rng(seed, f"pixels {side}"))[:count].numpy())
+        parts = [images.gather(indices[chosen[start : start + EXTRACT_BATCH_IMAGES]]) for start in range(0, count, EXTRACT_BATCH_IMAGES)]
+        return np.concatenate(parts)
+
+
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
+PixelMetric = Callable[[PixelComparison, EvaluateConfig], dict[str, float]]
 
 
 def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> Tensor:

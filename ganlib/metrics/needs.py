@@ -67,6 +67,8 @@ class Needs:
         real, fake: held-out and generated images at least.
         above_neighbours: more of both than `evaluate.neighbours`.
         classes: an extractor that knows the classes.
+        pixels: the images themselves and no features: the metric is given a `PixelComparison`.
+        is_costly: takes many seconds, so that its null is of one draw.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
         gives: the numbers that it returns, without their intervals; what `register.metric` can name.
@@ -77,6 +79,8 @@ class Needs:
     fake: int = 2
     above_neighbours: bool = False
     classes: bool = False
+    pixels: bool = False
+    is_costly: bool = False
     reliable_real: int = 2
     above_features: bool = False
     gives: tuple[Value, ...] = ()
@@ -145,7 +149,7 @@ def doubtful(metrics: Mapping[str, Callable[..., Any]], *, num_real: int, num_fa
                 f"features, not 0 (were all directions alike); compare with nothing but the same images; have well above {feature_dim}"
             )
         if num_real < needs.reliable_real:
-            yield f"{name} looks at the tail of {num_real:,} held-out images; below {needs.reliable_real} one image decides it"
+            yield f"{name} looks at {num_real:,} held-out images; below {needs.reliable_real} a single one may decide it"
 
 
 def frechet_bias(n: int, d: int) -> float:
