@@ -77,9 +77,7 @@ def test_the_file_is_kept_with_the_features(tmp_path: Path) -> None:
     (tmp_path / "stored").mkdir()
     interface.save(extractor, tmp_path / "stored")
     path.unlink()
-    assert torch.equal(
-        interface.extract(interface.load(tmp_path / "stored"), images)["last"], interface.extract(extractor, images)["last"]
-    )
+    assert torch.equal(interface.extract(interface.load(tmp_path / "stored"), images)["last"], interface.extract(extractor, images)["last"])
 
 
 def test_another_file_is_another_extractor(tmp_path: Path) -> None:
@@ -120,5 +118,5 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine.pt is no TorchScript file.*torch.jit.trace"):
         fitted(tmp_path, pictures(2))
     path.unlink()
-    with pytest.raises(ValueError, match="there is no file .*dvc pull"):
+    with pytest.raises(ValueError, match=r"there is no file .*dvc pull"):
         fitted(tmp_path, pictures(2))
