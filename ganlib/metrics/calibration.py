@@ -155,7 +155,7 @@ def _is_beyond(value: float, null: Null, distance: Callable[[float], float]) -> 
     return not null.low - slack <= value <= null.high + slack and distance(value) > distance(null.mean)
 
 
-def judge(value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) -> Verdict:
+def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) -> Verdict:
     """What a value is good for.
 
     Args:
@@ -167,7 +167,7 @@ def judge(value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) 
     for name, rungs in faults.items():
         if not rungs.applies:
             continue
-        values = rungs.values[value.key]
+        values = rungs.values[key]
         beyond = [_is_beyond(x, null, distance) for x in values]
         first = len(beyond)
         while first and beyond[first - 1]:
@@ -176,9 +176,7 @@ def judge(value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) 
         heights = [distance(x) for x in (null.mean, *values)]
         rises[name] = first < len(beyond) and all(after >= before - width / 2 for before, after in pairwise(heights))
     blind = [name for name in value.must_see if name in sees and sees[name] is None]
-    what = " and ".join(
-        f"{FAULTS.get(name)().words(faults[name].strengths[-1])} ({faults[name].values[value.key][-1]:.3g})" for name in blind
-    )
+    what = " and ".join(f"{FAULTS.get(name)().words(faults[name].strengths[-1])} ({faults[name].values[key][-1]:.3g})" for name in blind)
     why = doubt
     if blind and not doubt:
         why = f"cannot tell real images ({null.low:.3g} to {null.high:.3g}) from {what}"

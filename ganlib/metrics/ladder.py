@@ -6,16 +6,18 @@ Half of the held-out images (at most `MAX_SIDE` a side) are the real side; the o
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ganlib.checks import require_finite
-from ganlib.metrics import interface, needs
+from ganlib.metrics import interface, measure, needs
 from ganlib.metrics.calibration import Calibration, Null, Rungs, judge
 from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, in_order
 from ganlib.metrics.intervals import wilson
+from ganlib.metrics.needs import Value
+from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.rotation import NUM_TURNS, Rotation
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
@@ -25,36 +27,8 @@ MIN_SIDE = 50  # of fewer a calibration says nothing
 ENOUGH = 2_000  # images of the validation split, which no evaluation of the test split has looked at
 MAX_VALUES = 1 << 28  # numbers in the images of a side: large images are fewer
 NULL_DRAWS = 10
-MAX_TRAIN = 10_000  # training images that distances are measured to
+MAX_TRAIN = 5_000  # training images that distances are measured to
 BOOTSTRAP = 2  # resamples: no interval of a value is looked at here
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """What one extractor made of the real images.
-
-    Attributes:
-        held_out: [N, d] float32, of the rows `rows` [N] int64, sorted, of the split.
-        train: [T, d] float32, of the rows `train_rows` [T] int64, sorted.
-        class_counts: training images of each class; None where there are none.
-        accuracy: on that split; None where it learnt nothing from these data.
-    """
-
-    extractor: interface.Extractor
-    sha256: str
-    held_out: Tensor
-    rows: np.ndarray
-    train: Tensor
-    train_rows: np.ndarray
-    class_counts: Sequence[int] | None
-    accuracy: float | None
-
-    def of(self, images: Altered | Picked) -> Tensor:
-        """[n, d] float32; of images as they are without looking at them again."""
-        if isinstance(images, Altered):
-            return interface.extract(self.extractor, images)
-        held_out = self.held_out[torch.from_numpy(np.searchsorted(self.rows, images.rows))]
-        return torch.cat([held_out, self.train[torch.from_numpy(np.searchsorted(self.train_rows, images.train_rows))]])
 
 
 def choose_split(sizes: Mapping[str, int]) -> str:
@@ -74,62 +48,129 @@ def halves(rows: np.ndarray, n: int, *, seed: int, draw: int) -> tuple[np.ndarra
     return order[:n], order[n : 2 * n], order[2 * n :]
 
 
-def chance_share(view: View, images: interface.Images) -> float | None:
-    """How often whoever always gives the commonest answer is right at what the extractor learnt; None where it learnt nothing."""
-    if isinstance(view.extractor, Rotation):
+def chance_share(extractor: interface.Extractor, labels: np.ndarray | None) -> float | None:
+    """How often whoever always gives the commonest answer is right at what the extractor learnt here; None where it learnt nothing here."""
+    if isinstance(extractor, Rotation):
         return 1 / NUM_TURNS
-    if images.labels is None or view.extractor.class_logits(view.train[:1]) is None:
+    if labels is None or not extractor.knows_classes or not len(labels):
         return None
-    return float(np.unique(images.labels, return_counts=True)[1].max() / len(images))
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ruler:
-    """What measures: the metrics of a protocol in the features of one extractor.
+    """What measures: the metrics of a protocol in the features of its extractors.
 
     Attributes:
-        images, train: the held-out split, and the training images.
-        metrics: those that need classes only where the extractor knows some.
+        images, train: the held-out split `split`, and the training images.
+        rows: [N] int64, sorted: of which images of the split there are features.
+        train_rows: [t] int64, sorted: to which training images distances are measured.
+        metrics: what is neither costly nor in need of what no extractor has.
     """
 
-    view: View
+    reference: Reference
+    split: str
     images: interface.Images
     train: interface.Images
-    metrics: Mapping[str, interface.Metric]
+    rows: np.ndarray
+    train_rows: np.ndarray
+    held_features: measure.Features
+    train_features: measure.Features
+    class_counts: Sequence[int] | None
+    metrics: Mapping[str, Any]
     config: EvaluateConfig
 
     @classmethod
     def of(
         cls,
-        view: View,
+        reference: Reference,
+        splits: Mapping[str, interface.Images],
         *,
-        images: interface.Images,
-        train: interface.Images,
-        metrics: Mapping[str, interface.Metric],
+        metrics: Mapping[str, Any],
         config: EvaluateConfig,
+        class_counts: Sequence[int] | None,
     ) -> "Ruler":
-        """Without what the extractor cannot serve, and without the work for intervals, which nobody reads here."""
-        knows_classes = view.extractor.class_logits(view.train[:1]) is not None
-        fitting = {name: metric for name, metric in metrics.items() if knows_classes or not needs.of(metric).classes}
-        return cls(view=view, images=images, train=train, metrics=fitting, config=config.model_copy(update={"bootstrap": BOOTSTRAP}))
+        """On the split that is large enough, and without the work for intervals, which nobody reads here."""
+        split = choose_split({name: len(images) for name, images in splits.items()})
+        known = reference.indices["train"].numpy()
+        drawn = torch.randperm(len(known), generator=keyed_rng(config.seed, "calibration train"))[:MAX_TRAIN].sort().values
+        declared = {name: needs.of(metric) for name, metric in metrics.items()}
+        fitting = {
+            name: metric
+            for name, metric in metrics.items()
+            if not declared[name].is_costly and (reference.knows_classes is not None or not declared[name].classes)
+        }
+        return cls(
+            reference=reference,
+            split=split,
+            images=splits[split],
+            train=splits["train"],
+            rows=reference.indices[split].numpy() if split in reference.indices else np.empty(0, np.int64),
+            train_rows=known[drawn.numpy()],
+            held_features=measure.stored(reference, split) if split in reference.indices else {},
+            train_features=measure.stored(reference, "train", drawn),
+            class_counts=class_counts,
+            metrics=fitting,
+            config=config.model_copy(update={"bootstrap": BOOTSTRAP}),
+        )
 
     @property
-    def seed(self) -> int:
-        return self.config.seed
+    def values(self) -> dict[str, tuple[Value, Described | None]]:
+        """Key -> what the number is, and which extractor it is of; None where it needs none."""
+        found: dict[str, tuple[Value, Described | None]] = {}
+        for i, described in enumerate(self.reference.described):
+            for metric in self.metrics.values():
+                need = needs.of(metric)
+                if i and (need.classes or need.pixels):
+                    continue
+                seen_by = None if need.pixels else self.reference.knows_classes if need.classes else described
+                found |= {value.key + (f"@{described.label}" if i else ""): (value, seen_by) for value in need.gives}
+        return found
 
-    def measure(self, real: np.ndarray, made: Altered | Picked) -> dict[str, float]:
+    def numbers(self, real: np.ndarray, made: Altered | Picked) -> dict[str, float]:
         """Every number of the metrics, of images `made` against the real ones at `real`."""
-        view, labels = self.view, made.labels
-        held_out, fake = view.held_out[torch.from_numpy(np.searchsorted(view.rows, real))], view.of(made)
-        classes = interface.predicted_classes(view.extractor, held_out, fake, view.class_counts)
-        data = interface.Comparison(real=held_out, fake=fake, train=view.train, fake_labels=labels if classes else None, **classes)
-        values = {key: value for metric in self.metrics.values() for key, value in metric(data, self.config).items()}
+        if isinstance(made, Altered):
+            images: interface.Images = interface.ArrayImages(made.gather(np.arange(len(made))), made.labels)  # faults are made once
+            fake: measure.Features = measure.extract(self.reference, images)
+        else:
+            images, fake = made, self._known(made.rows, made.train_rows)
+        compared = measure.Comparisons(
+            reference=self.reference,
+            real=self._known(real),
+            fake=fake,
+            train=self.train_features,
+            fake_labels=made.labels,
+            class_counts=self.class_counts,
+        )
+        pixels = interface.PixelComparison(real=self.images, fake=images, real_indices=real)
+        values = compared.measure(self.metrics, self.config, pixels=pixels)
         require_finite(values, where="calibration")
         return values
 
+    def _known(self, rows: np.ndarray, train_rows: np.ndarray | None = None) -> measure.Features:
+        """Features of images that the reference has seen already."""
+        held_out = torch.from_numpy(np.searchsorted(self.rows, rows))
+        train = torch.from_numpy(np.searchsorted(self.train_rows, np.empty(0, np.int64) if train_rows is None else train_rows))
+        return {
+            label: {depth: torch.cat([tensor[held_out], self.train_features[label][depth][train]]) for depth, tensor in depths.items()}
+            for label, depths in self.held_features.items()
+        }
+
+    def doubts(self) -> dict[str, str]:
+        """Label of an extractor -> why nothing that it shows is to be trusted; only those of which that is so."""
+        found = {}
+        for described in self.reference.described:
+            accuracy, chance = described.facts["accuracy"].get(self.split), chance_share(described.extractor, self.images.labels)
+            if accuracy is not None and chance is not None and wilson(accuracy, len(self.images))[0] <= chance:
+                found[described.label] = (
+                    f"the extractor {described.label} has learnt nothing: it is right on {accuracy:.3f} of the {self.split} split, "
+                    f"and whoever always says the commonest answer on {chance:.3f}"
+                )
+        return found
+
     def null_draw(self, n: int, draw: int) -> dict[str, float]:
-        real, fake, _ = halves(self.view.rows, n, seed=self.seed, draw=draw)
-        return self.measure(real, Picked(images=self.images, rows=fake, train=self.train, train_rows=np.empty(0, np.int64)))
+        real, fake, _ = halves(self.rows, n, seed=self.config.seed, draw=draw)
+        return self.numbers(real, Picked(images=self.images, rows=fake, train=self.train, train_rows=np.empty(0, np.int64)))
 
     def rungs(self, fault: Fault, held: Held, *, real: np.ndarray, keys: list[str]) -> Rungs:
         """A fault in all its strengths, and what the values `keys` come to."""
@@ -137,7 +178,7 @@ class Ruler:
         strengths = list(fault.strengths(held)) if why_not is None else []
         if strengths and not fault.picks and changes_nothing(fault, held, strengths[-1]):
             why_not, strengths = "it leaves these images unchanged", []
-        found = [self.measure(real, fault.make(held, strength)) for strength in strengths]
+        found = [self.numbers(real, fault.make(held, strength)) for strength in strengths]
         values = {key: [each[key] for each in found] for key in keys} if found else {}
         return Rungs(title=fault.title, unit=fault.unit, applies=bool(strengths), why_not=why_not, strengths=strengths, values=values)
 
@@ -148,48 +189,48 @@ def changes_nothing(fault: Fault, held: Held, strength: float) -> bool:
     return all(np.array_equal(made.gather(batch), held.images.gather(held.fake[batch])) for batch in batches)
 
 
-def climb(ruler: Ruler, *, split: str, data_digest: str) -> tuple[Calibration, Held | None]:
+def climb(ruler: Ruler, *, data_digest: str) -> tuple[Calibration, Held | None]:
     """Measure the ladder.
 
     Returns:
         what calibration.json holds, and what the faults were made from: None where there are too few held-out images.
     """
-    view, images = ruler.view, ruler.images
-    n, chance = side_images(len(view.rows), images.shape), chance_share(view, images)
-    doubt, warnings = "", []
-    if view.accuracy is not None and chance is not None and wilson(view.accuracy, len(images))[0] <= chance:
-        doubt = (
-            f"the extractor {view.extractor.name} has learnt nothing: it is right on {view.accuracy:.3f} of the {split} split, "
-            f"and whoever always says the commonest answer on {chance:.3f}"
-        )
-        warnings.append(f"{doubt}; do the labels mean anything? Another extractor: params.yaml, reference.extractor")
+    main, images, doubts, seed = ruler.reference.main, ruler.images, ruler.doubts(), ruler.config.seed
+    n = side_images(len(ruler.rows), images.shape)
+    warnings = [f"{doubt}; do the labels mean anything? Another extractor: params.yaml, reference.extractor" for doubt in doubts.values()]
     result = Calibration(
         data_digest=data_digest,
-        extractor_sha256=view.sha256,
-        split=split,
+        extractor_sha256=main.facts["sha256"],
+        split=ruler.split,
         n=n,
         null={},
         faults={},
         metrics={},
-        extractor_accuracy=view.accuracy,
-        majority_share=chance,
+        extractor_accuracy=main.facts["accuracy"].get(ruler.split),
+        majority_share=chance_share(main.extractor, images.labels),
         warnings=warnings,
     )
     if not n:
         warnings.append(
-            f"not calibrated: {len(view.rows)} held-out images, and at least {2 * MIN_SIDE} are needed; nothing says what these metrics can see. "
+            f"not calibrated: {len(ruler.rows)} held-out images, and at least {2 * MIN_SIDE} are needed; nothing says what these metrics can see. "
             "Raise data.val_fraction or data.test_fraction"
         )
         return result, None
     drawn = [ruler.null_draw(n, draw) for draw in range(NULL_DRAWS)]
-    values = {key: value for key, value in needs.values(ruler.metrics).items() if key in drawn[0]}
+    values = {key: value for key, value in ruler.values.items() if key in drawn[0]}
     null = {key: Null.of([each[key] for each in drawn]) for key in values}
-    real, fake, spare = halves(view.rows, n, seed=ruler.seed, draw=0)
-    held = Held(images=images, fake=fake, spare=spare, train=ruler.train, train_rows=view.train_rows, seed=ruler.seed)
+    real, fake, spare = halves(ruler.rows, n, seed=seed, draw=0)
+    held = Held(images=images, fake=fake, spare=spare, train=ruler.train, train_rows=ruler.train_rows, seed=seed)
     faults = {name: ruler.rungs(FAULTS.get(name)(), held, real=real, keys=list(values)) for name in in_order()}
-    verdicts = {key: judge(value, null[key], faults, doubt=doubt) for key, value in values.items()}
-    if not doubt:
-        warnings += [f"{key} is not to be trusted on these data: it {each.why}" for key, each in verdicts.items() if not each.is_trusted]
+    verdicts = {
+        key: judge(key, value, null[key], faults, doubt=doubts.get(described.label, "") if described else "")
+        for key, (value, described) in values.items()
+    }
+    warnings += [
+        f"{key} is not to be trusted on these data: it {verdict.why}"
+        for key, verdict in verdicts.items()
+        if not verdict.is_trusted and verdict.why not in doubts.values()
+    ]
     unseen = [rungs.title for name, rungs in faults.items() if rungs.applies and all(each.sees[name] is None for each in verdicts.values())]
     warnings += [f"no metric of evaluate.metrics sees this fault: {title}" for title in unseen]
     return replace(result, null=null, faults=faults, metrics=verdicts), held

@@ -71,6 +71,7 @@ class Needs:
         is_costly: takes many seconds, so that its null is of one draw.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
+        depth: of the extractor's layers whose features it compares; "last" where the extractor has no other.
         gives: the numbers that it returns, without their intervals; what `register.metric` can name.
         also_gives: keys of those that stand beside them and have no direction.
     """
@@ -83,6 +84,7 @@ class Needs:
     is_costly: bool = False
     reliable_real: int = 2
     above_features: bool = False
+    depth: Literal["middle", "last"] = "last"
     gives: tuple[Value, ...] = ()
     also_gives: tuple[str, ...] = ()
 

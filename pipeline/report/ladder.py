@@ -72,8 +72,8 @@ def curves(path: Path, calibration: Calibration) -> None:
         axes.axhspan(null.low, null.high, color=REAL, alpha=0.25, linewidth=0)
         for number, (name, rungs) in enumerate(applying.items()):
             x = np.linspace(0, 1, len(rungs.strengths) + 1)  # strengths in order: their units differ
-            style = {"color": _color(number, len(applying)), "linestyle": "-" if verdict.sees[name] is not None else ":"}
-            axes.plot(x, [null.mean, *rungs.values[key]], marker="o", markersize=3, linewidth=1.4, **style)
+            color, dash = _color(number, len(applying)), "-" if verdict.sees[name] is not None else ":"
+            axes.plot(x, [null.mean, *rungs.values[key]], marker="o", markersize=3, linewidth=1.4, color=color, linestyle=dash)
         declared = values.get(key.partition("@")[0])
         title = (declared.title if declared else key) + ("" if verdict.is_trusted else "  (not trusted)")
         axes.set_title(title, color=GREY if verdict.is_trusted else SEEN, fontsize=10, fontweight="bold", loc="left")

@@ -15,8 +15,10 @@ from PIL import Image
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, trunk
+from ganlib.metrics import METRICS, interface, needs, trunk
+from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
+from ganlib.registry import Entry
 from pipeline.report import page as report
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.reference import reference
@@ -170,6 +172,54 @@ def test_unlabelled_data_with_no_val_split(tmp_path: Path) -> None:
         evaluate(CONFIG.model_copy(update={"split": "val"}), root=tmp_path)
 
 
+def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
+    """Each gives the numbers that it gives alone: the first under their own names, the second as name@extractor; classes are asked of who knows them.
+
+    Kills: the second's features compared by the first's metrics, a key that two of them write, class_coverage of an extractor without classes.
+    """
+    alone = {"classifier": evaluate(CONFIG, root=root)}
+    config = CONFIG.model_copy(update={"metrics": [name for name in ALL_METRICS if name != "class_coverage"]})
+    reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=root)
+    alone["rotation"] = evaluate(config, root=root)
+    reference(ReferenceConfig(extractor=["rotation", "classifier"], epochs=0.1), root=root)
+    both = evaluate(CONFIG, root=root)
+    assert both["protocol"]["extractor"] == "rotation"
+    assert [entry["label"] for entry in both["protocol"]["extractors"]] == ["rotation", "classifier"]
+    assert both["protocol"]["extractors"][1]["sha256"] == alone["classifier"]["protocol"]["extractor_sha256"]
+    numbers = {key: value for key, value in both.items() if isinstance(value, float)}
+    of_classes = {"class_coverage", "class_kl", "smallest_class_share", "label_agreement", "label_agreement_low", "label_agreement_high"}
+    expected = {key: value for key, value in alone["rotation"].items() if isinstance(value, float)}
+    for key, value in alone["classifier"].items():
+        end = next((end for end in ("_low", "_high") if key.endswith(end)), "")
+        if isinstance(value, float):
+            expected[key if key in of_classes else f"{key.removesuffix(end)}@classifier{end}"] = value
+    assert numbers == expected
+    assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
+    assert (root / "reports" / "plots" / "classes.png").exists()
+
+
+def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every set: the images compared, the fakes and the baseline. Kills a depth that is looked up for one side only."""
+    seen = []
+
+    @needs.declares(needs.Needs(depth="middle"))
+    def look(data: interface.Comparison, config: EvaluateConfig) -> dict[str, float]:
+        seen.append({name: getattr(data, name).shape[1] for name in ("real", "fake", "train")})
+        return {"dimension": float(data.real.shape[1])}
+
+    monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
+    result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
+    assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * 2
+    assert result["protocol"]["depths"]["look"] == "middle"
+
+
+def test_a_reference_of_an_older_version_is_refused(root: Path) -> None:
+    path = root / "data" / "reference" / SUMMARY_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    with pytest.raises(ValueError, match=r"has format 1, expected 2; run `dvc repro reference`"):
+        evaluate(CONFIG, root=root)
+
+
 def test_inputs_that_do_not_belong_together(root: Path) -> None:
     facts = root / "models" / "generator.json"
     before = json.loads(facts.read_text())
@@ -197,8 +247,9 @@ def test_numbers_are_the_same_from_every_format_and_from_memory(root: Path, form
     stored = samples.Samples(root / "samples")
     assert stored.labels is not None
     assert np.array_equal(stored.labels, labels)
-    extractor = interface.load(root / "data" / "reference")
-    assert torch.equal(interface.extract(extractor, stored), interface.extract(extractor, interface.ArrayImages(images)))
+    extractor = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest).extractor
+    found, expected = (interface.extract(extractor, pictures) for pictures in (stored, interface.ArrayImages(images)))
+    assert all(torch.equal(found[depth], expected[depth]) for depth in extractor.depths)
     backwards = np.arange(len(images))[::-37]
     assert np.array_equal(stored.gather(backwards), images[backwards])
 
