@@ -8,7 +8,7 @@ Images are uint8 here, as they are on disk: what is measured is what a reader of
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -155,6 +155,27 @@ class Comparison:
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} features hold NaN or infinity; check the images, then the extractor (params.yaml: reference)")
 
+    @property
+    def num_real(self) -> int:
+        return len(self.real)
+
+    def parts(self, first: np.ndarray, second: np.ndarray) -> "Comparison":
+        """Some of the real images, and others of them in the place of the fakes; which class was asked for is not known of these."""
+        classes = self.real_classes
+        chosen = replace(
+            self,
+            real=self.real[torch.from_numpy(first)],
+            fake=self.real[torch.from_numpy(second)],
+            real_classes=None if classes is None else classes[first],
+            fake_classes=None if classes is None else classes[second],
+            fake_labels=None,
+        )
+        if "real_to_train" in self.__dict__:  # searched already, and the search is the costliest part
+            for name, indices in (("real_to_train", first), ("fake_to_train", second)):
+                distance, index = self.real_to_train
+                chosen.__dict__[name] = distance[torch.from_numpy(indices)], index[torch.from_numpy(indices)]
+        return chosen
+
     @cached_property
     def fake_to_train(self) -> tuple[Tensor, Tensor]:
         """Distance [m] float64 to, and index [m] int64 of, the training image nearest to each fake."""
@@ -189,6 +210,11 @@ class PixelComparison:
     @property
     def num_fake(self) -> int:
         return len(self.fake) if self.fake_indices is None else len(self.fake_indices)
+
+    def parts(self, first: np.ndarray, second: np.ndarray) -> "PixelComparison":
+        """Some of the real images, and others of them in the place of the fakes."""
+        indices = np.arange(len(self.real)) if self.real_indices is None else self.real_indices
+        return replace(self, fake=self.real, real_indices=indices[first], fake_indices=indices[second])
 
     def drawn(self, side: Literal["real", "fake"], count: int, *, seed: int) -> np.ndarray:
         """`count` images of a side without replacement, in their order in the file: [count, C, H, W] uint8."""

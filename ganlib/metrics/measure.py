@@ -1,17 +1,19 @@
 """A set of fakes against real images in every extractor of a protocol: which comparison each metric is shown, and what its numbers are called."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from ganlib.metrics import interface, needs
 from ganlib.metrics.interface import Comparison, Images, PixelComparison
+from ganlib.metrics.null import null
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import Depth, EvaluateConfig
 
+V = TypeVar("V")
 ENDS = ("_low", "_high")  # of a number's interval
 Features = Mapping[str, Mapping[str, Tensor]]  # an extractor's label -> depth -> [n, d] float32
 
@@ -69,30 +71,44 @@ class Comparisons:
             )
         return self._made[label, depth]
 
-    def measure(self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None) -> dict[str, float]:
-        """The numbers of every metric: of the main extractor under their own names, of the others as `name@label`.
+    def shown(self, metrics: Mapping[str, Any], pixels: PixelComparison | None) -> Iterator[tuple[Any, Comparison | PixelComparison, str]]:
+        """Every metric, what it is shown, and what is put behind the names of its numbers: `@label` of all extractors but the main one.
 
-        What needs classes is measured once, in the first extractor that knows them, under its own name; what needs no features once, in `pixels`,
-        and not at all without these.
-
-        Raises:
-            ValueError: a metric needs classes and no extractor knows them.
+        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels`, and not at all without.
         """
-        values: dict[str, float] = {}
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
                 need = needs.of(metric)
                 if need.pixels:
                     if i == 0 and pixels is not None:
-                        values |= metric(pixels, config)
+                        yield metric, pixels, ""
                 elif not need.classes:
-                    values |= renamed(metric(self.of(described, need.depth), config), "" if i == 0 else f"@{described.label}")
+                    yield metric, self.of(described, need.depth), "" if i == 0 else f"@{described.label}"
                 elif i == 0:
-                    values |= metric(self.of(self.reference.knows_classes or described, need.depth), config)
+                    yield metric, self.of(self.reference.knows_classes or described, need.depth), ""
+
+    def measure(self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None) -> dict[str, float]:
+        """The numbers of every metric.
+
+        Raises:
+            ValueError: a metric needs classes and no extractor knows them.
+        """
+        values: dict[str, float] = {}
+        for metric, data, suffix in self.shown(metrics, pixels):
+            values |= renamed(metric(data, config), suffix)
         return values
 
+    def nulls(
+        self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """What each number is for real images against real ones (`ganlib.metrics.null`)."""
+        found: dict[str, dict[str, Any]] = {}
+        for metric, data, suffix in self.shown(metrics, pixels):
+            found |= renamed(null(metric, data, config), suffix)
+        return found
 
-def renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
+
+def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:
     """`fid` -> `fid@label`, and `fid_low` -> `fid@label_low`: intervals are found by a number's name with an ending."""
     return {_with(key, suffix): value for key, value in values.items()}
 

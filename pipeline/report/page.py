@@ -119,6 +119,9 @@ def _card(headline: needs.Value, values: Mapping[str, Any], baseline: Mapping[st
         a, b, x = (100 * min(1.0, max(0.0, v / top)) for v in (low, high, value))
         bar = f"<div class=range><i style='left:{a:.1f}%;width:{b - a:.1f}%'></i><b style='left:{x:.1f}%'></b></div>"
         interval = f"{bar}<div class=interval>{width}</div>"
+    null = values.get("null", {}).get(headline.key)
+    if null is not None:
+        interval += f"<div class=interval>real images against each other: {show(null['low'])} to {show(null['high'])}</div>"
     perfect = f"<div class=interval>real images score {show(baseline[headline.key])}</div>" if headline.key in baseline else ""
     return (
         f"<div class=card><h3>{escape(headline.title)}</h3><div class=value>{show(value)}</div>{interval}{perfect}"

@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     Raises:
         ValueError: an unknown metric, or inputs that do not belong together.
     """
-    metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
+    metrics: dict[str, Any] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
     if choice.AUTO in reference.summary["asked_for"] and reference.knows_classes is None:
@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     other = "val" if config.split == "test" else "test"
     baseline_features = held_out(other)[0] if other in reference.indices else None
     compared = compare(fake, fake_images.labels)
-    values = compared.measure(metrics, config)
+    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
+    values, nulls = compared.measure(metrics, config, pixels=pixels), compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
@@ -81,6 +82,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
     result = values | {
+        "null": nulls,
         "baseline": baseline,
         "protocol": {
             "n_fake": len(shown.fake),

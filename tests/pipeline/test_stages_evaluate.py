@@ -24,8 +24,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.reference import reference
 
 SHAPE = (1, 10, 8)
-ALL_METRICS = ["fid", "kid", "prdc", "memorization", "class_coverage"]
-CONFIG = EvaluateConfig(metrics=ALL_METRICS, split="test", seed=0, prdc_images=50, neighbours=3, bootstrap=4)
+CONFIG = EvaluateConfig(split="test", seed=0, prdc_images=50, neighbours=3, bootstrap=4, null_draws=3)
 
 
 def draw(n: int, seed: int, *, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +112,13 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     written = json.loads((root / "reports" / "evaluation.json").read_text())
     assert written == result
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
-    assert list(written)[-2:] == ["baseline", "protocol"]
+    assert list(written)[-3:] == ["null", "baseline", "protocol"]
+    for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
+        if not value.is_conditional:  # beside every number what real images score
+            null = written["null"][key]
+            assert null["low"] <= null["mean"] <= null["high"]
+            assert (null["draws"], null["images"]) == (1 if key == "two_sample_accuracy" else 3, 30)
+    assert written["null"].keys() & {"label_agreement", "prdc_images", "fid_low"} == set()
     protocol = written["protocol"]
     assert (protocol["n_fake"], protocol["n_real"], protocol["n_train"], protocol["split"]) == (80, 60, 120, "test")
     assert re.fullmatch("[0-9a-f]{64}", protocol["extractor_sha256"])
@@ -178,7 +183,7 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     Kills: the second's features compared by the first's metrics, a key that two of them write, class_coverage of an extractor without classes.
     """
     alone = {"classifier": evaluate(CONFIG, root=root)}
-    config = CONFIG.model_copy(update={"metrics": [name for name in ALL_METRICS if name != "class_coverage"]})
+    config = CONFIG.model_copy(update={"metrics": [name for name in CONFIG.metrics if name != "class_coverage"]})
     reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=root)
     alone["rotation"] = evaluate(config, root=root)
     reference(ReferenceConfig(extractor=["rotation", "classifier"], epochs=0.1), root=root)
@@ -187,12 +192,13 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     assert [entry["label"] for entry in both["protocol"]["extractors"]] == ["rotation", "classifier"]
     assert both["protocol"]["extractors"][1]["sha256"] == alone["classifier"]["protocol"]["extractor_sha256"]
     numbers = {key: value for key, value in both.items() if isinstance(value, float)}
-    of_classes = {"class_coverage", "class_kl", "smallest_class_share", "label_agreement", "label_agreement_low", "label_agreement_high"}
+    declared = [needs.of(METRICS.get(name)) for name in CONFIG.metrics]
+    once = {key for need in declared if need.classes or need.pixels for key in (*(value.key for value in need.gives), *need.also_gives)}
     expected = {key: value for key, value in alone["rotation"].items() if isinstance(value, float)}
     for key, value in alone["classifier"].items():
         end = next((end for end in ("_low", "_high") if key.endswith(end)), "")
         if isinstance(value, float):
-            expected[key if key in of_classes else f"{key.removesuffix(end)}@classifier{end}"] = value
+            expected[key if key.removesuffix(end) in once else f"{key.removesuffix(end)}@classifier{end}"] = value
     assert numbers == expected
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
