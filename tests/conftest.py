@@ -43,5 +43,5 @@ def s3() -> Iterator[ObjectStore]:
 def finished(make_clone) -> Clone:
     """A clone in which `dvc repro` has run once. Tests leave it as they find it, or last."""
     clone = make_clone()
-    assert clone.repro() == ["fetch", "prepare", "reference", "train", "sample", "evaluate", "register"]
+    assert clone.repro() == ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
     return clone

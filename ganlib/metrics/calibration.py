@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -183,6 +184,48 @@ def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, do
     elif not doubt:
         why = f"sees {', '.join(faults[name].title for name in sees if sees[name] is not None) or 'no fault'}"
     return Verdict(sees=sees, rises=rises, is_trusted=not (blind or doubt), why=why, better=value.better, ideal=value.ideal)
+
+
+def told(found: Calibration | None, values: Mapping[str, float], *, data_digest: str, extractor_sha256: str) -> dict[str, Any]:
+    """What evaluation.json says of the ruler: which of its values are not to be trusted, which are, and where the generator stands on the ladder.
+
+    Raises:
+        ValueError: the calibration is of other data or of another extractor.
+    """
+    if found is None:
+        return {"n": 0, "untrusted": {}, "trusted": [], "stands": {}, "warnings": ["not calibrated: run `dvc repro calibrate`"]}
+    for name, there, expected in (
+        ("data_digest", found.data_digest, data_digest),
+        ("extractor_sha256", found.extractor_sha256, extractor_sha256),
+    ):
+        if there != expected:
+            raise ValueError(f"data/calibration was made with {name} {there[:12]}, expected {expected[:12]}; run `dvc repro calibrate`")
+    return {
+        "n": found.n,
+        "split": found.split,
+        "untrusted": {key: why for key, why in found.untrusted().items() if key in values},
+        "trusted": [key for key in found.trusted() if key in values],
+        "stands": {key: phrases for key in found.metrics if key in values and (phrases := found.equivalent(key, values[key]))},
+        "warnings": found.warnings,
+    }
+
+
+def veto(ruler: Mapping[str, Any], key: str) -> str:
+    """Why nobody is promoted by this value, and what to set instead; "" where it may decide.
+
+    Args:
+        ruler: what `told` said; empty where an evaluation says nothing of its ruler.
+    """
+    plain = key.removesuffix("_low").removesuffix("_high")
+    if plain not in ruler.get("untrusted", {}):
+        return ""
+    instead = ", ".join(ruler["trusted"])
+    advice = (
+        f"set register.metric to one that is trusted: {instead}"
+        if instead
+        else "no value of evaluate.metrics is; try another reference.extractor"
+    )
+    return f"{plain} is not to be trusted on these data, it {ruler['untrusted'][plain]}; {advice}"
 
 
 def read(folder: Path) -> Calibration | None:

@@ -11,7 +11,7 @@ import torch
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, atomic_write, sha256_file
-from ganlib.metrics import METRICS, choice, interface, measure, needs
+from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
 from ganlib.metrics.memorization import memorization, nearest_pairs
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
@@ -81,7 +81,9 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         baseline |= {"split": other, "n": n_baseline}
     shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
+    calibrated = calibration.read(root / "data" / "calibration")
     result = values | {
+        "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
         "null": nulls,
         "baseline": baseline,
         "protocol": {
@@ -137,6 +139,8 @@ def main() -> None:
         print(f"{', '.join(left_out)}: left out, the data have no classes (reference.extractor=auto)")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
+    for warning in result["ruler"]["warnings"]:
+        print(f"warning: {warning}")
     # ---- the one place that tells the tracking server ----
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ganlib.metrics import needs
+from ganlib.metrics import calibration, needs
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
@@ -44,6 +44,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         content=sha256 if truncation == 1.0 else lineage.digest([sha256, truncation]),
         score=float(report[metric]),
         value=value,
+        veto=calibration.veto(report.get("ruler", {}), metric),
         protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],

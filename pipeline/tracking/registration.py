@@ -48,6 +48,7 @@ def register_generator(
     content: str,
     score: float,
     value: Value,
+    veto: str,
     protocol: Mapping[str, Any],
     tags: Mapping[str, str],
     files: list[Path],
@@ -62,6 +63,7 @@ def register_generator(
         content: sha256 that tells one generator from another; a version that has it is used again.
         score: of `register.metric`.
         value: what that number is; it says which score is better.
+        veto: why that number decides nothing on these data; "" where it may.
         protocol: how it was measured; two scores are compared only when they agree in it.
 
     Raises:
@@ -91,7 +93,7 @@ def register_generator(
                     "no alias was moved. Look at the server's artifact store (--artifacts-destination), then run `dvc repro register` again"
                 )
         client.set_registered_model_alias(name, "challenger", str(version))
-        is_champion, reason = _decide(store, register, version, score=score, value=value, protocol=digest(dict(protocol)))
+        is_champion, reason = _decide(store, register, version, score=score, value=value, veto=veto, protocol=digest(dict(protocol)))
         if is_champion:
             client.set_registered_model_alias(name, "champion", str(version))
         if is_new_run:  # the training was not tracked here
@@ -152,15 +154,19 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.set_model_version_tag(name, str(version), key, value)
 
 
-def _decide(store: Store, register: RegisterConfig, version: int, *, score: float, value: Value, protocol: str) -> tuple[bool, str]:
+def _decide(
+    store: Store, register: RegisterConfig, version: int, *, score: float, value: Value, veto: str, protocol: str
+) -> tuple[bool, str]:
     """Whether `version` becomes (or stays) champion, and why."""
     name, metric = register.model, register.metric
     registered = store.client.get_registered_model(name)
     champion = registered.aliases.get("champion")
+    if champion is not None and int(champion) == version:
+        return True, "it is the champion already"
+    if veto:
+        return False, veto
     if champion is None:
         return True, "there was no champion"
-    if int(champion) == version:
-        return True, "it is the champion already"
     tags = store.client.get_model_version(name, champion).tags
     if tags.get("metric.protocol") != protocol or f"metric.{metric}" not in tags:
         return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"

@@ -12,7 +12,7 @@ from pipeline.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-ORDER = ["fetch", "prepare", "reference", "train", "sample", "evaluate", "register"]
+ORDER = ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
 
 
 def test_code_deps_are_what_the_stages_import():
@@ -62,10 +62,10 @@ def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
 AFTER = {
     "fetch": set(ORDER),
     "prepare": set(ORDER) - {"fetch"},
-    "reference": {"reference", "evaluate", "register"},
+    "reference": {"reference", "calibrate", "evaluate", "register"},
     "train": {"train", "sample", "evaluate", "register"},
     "sample": {"sample", "evaluate", "register"},
-    "evaluate": {"evaluate", "register"},
+    "evaluate": {"calibrate", "evaluate", "register"},
     "register": {"register"},
 }
 TABLE = {

@@ -215,7 +215,7 @@ def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pyte
 
     monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
     result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
-    assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * 2
+    assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * (2 + CONFIG.null_draws)
     assert result["protocol"]["depths"]["look"] == "middle"
 
 
