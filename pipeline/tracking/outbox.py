@@ -29,7 +29,23 @@ class TrainingFacts:
     data_source: str
     interval_images: int = 1  # of the history's lines that the run gets
     files: tuple[Path, ...] = ()
+    name: str | None = None  # of the run, for a person
     parent: Mapping[str, Any] | None = None  # what it took over, as models/generator.json tells it
+
+
+class Checkpoint(Section):
+    """A kept checkpoint whose averaged generator was measured while it trained.
+
+    Attributes:
+        folder: in the state.
+        sha256: of its tensors.
+        score: sliced Wasserstein distance to training images (`ganlib.training.hooks.Score`); lower is better.
+    """
+
+    folder: str
+    images_seen: int
+    sha256: str
+    score: float
 
 
 class Outbox(Section):
@@ -38,6 +54,8 @@ class Outbox(Section):
     Attributes:
         attempt: new at every start of the training; the run has it as a tag.
         files: texts the run keeps, by name.
+        name: of the run, for a person.
+        checkpoints: kept ones, of a training that is finished.
         started, heartbeat, ended: seconds since 1970.
         status: how it ended; None while it runs, and for ever where it died.
         delivered: the run has everything, its status too.
@@ -51,6 +69,8 @@ class Outbox(Section):
     data_source: str
     interval_images: int = 1
     files: dict[str, str]
+    name: str | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
     started: float
     heartbeat: float
     ended: float | None = None
@@ -70,6 +90,7 @@ class Outbox(Section):
             data_source=facts.data_source,
             interval_images=facts.interval_images,
             files={path.name: redacted(path.read_text(encoding="utf-8", errors="replace")) for path in facts.files},
+            name=facts.name,
             started=now,
             heartbeat=now,
         )

@@ -11,10 +11,11 @@ from ruamel.yaml import YAML
 from ganlib.files import sha256_file
 from ganlib.storage import open_storage
 from pipeline import preflight
-from pipeline.tracking import outbox, registration, training_run, versions
+from pipeline.tracking import card, outbox, registration, training_run, versions
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
+CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
 
@@ -33,7 +34,8 @@ def register(config, root, *, content, score, protocol="p", files=()):
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
         run_key="key",
-        content=content,
+        card=CARD,
+        sha256=content,
         score=score,
         protocol={"extractor": protocol},
         tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
