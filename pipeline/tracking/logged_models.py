@@ -55,7 +55,7 @@ def logged_model(store: Store, run: Any, *, holds: str, kind: str, name: str, ta
         own = {
             key: value for key, value in run.data.tags.items() if key.startswith(f"{RESERVED}source.") or key in (f"{RESERVED}user", NOTE)
         }
-        made = store.client.create_logged_model(
+        store.client.create_logged_model(
             store.experiment_id,
             name=plain(name),
             source_run_id=run.info.run_id,
@@ -63,8 +63,9 @@ def logged_model(store: Store, run: Any, *, holds: str, kind: str, name: str, ta
             params=dict(run.data.params),
             model_type=kind,
         )
-        store.client.finalize_logged_model(made.model_id, "READY")
         found = _found(store, holds, kind)
+    if str(found[0].status) != "READY":  # whoever made it may have died before it said so
+        store.client.finalize_logged_model(found[0].model_id, "READY")
     for twin in found[1:]:
         if not twin.metrics and EXTERNAL in twin.tags:
             store.client.delete_logged_model(twin.model_id)
