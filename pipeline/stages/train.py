@@ -19,7 +19,6 @@ from pipeline.parents import Inheritance
 from pipeline.state_address import state_uri
 from pipeline.states import known, record
 from pipeline.states.record import Record
-from pipeline.tracking.card import Card
 from pipeline.tracking.console import Console
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.follow import Listener, following
@@ -130,19 +129,12 @@ def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root:
 
 
 def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, root: Path) -> TrainingFacts:
-    card = Card.of(
-        family=config.model.name,
-        source=begun.data_source,
-        images=config.train.total_images,
-        run_key=begun.run_key,
-        git_commit=begun.git_commit,
-    )
     return TrainingFacts(
         run_key=begun.run_key,
-        name=card.name,
+        family=config.model.name,
+        total_images=config.train.total_images,
         params={**begun.settings, "data": config.data.model_dump(mode="json")},
         tags={
-            **card.tags,
             "git.commit": begun.git_commit,
             **({"git.changed": ", ".join(begun.git_changed)} if begun.git_changed else {}),
             "data.digest": begun.data_digest,
