@@ -48,23 +48,24 @@ def log_evaluation(tracking: TrackingConfig, settings: Mapping[str, Any], root: 
         if run.data.tags.get(EVALUATION) != told:
             protocol = measured.get("protocol", {})
             model = logged_models.of_generator(store, run, sha256=generator["sha256"], truncation=protocol.get("truncation", 1.0))
-            pages = sorted(reports.glob("report.html"))
-            when = int((reports / "evaluation.json").stat().st_mtime * 1000)  # told again, it is the same point
             metrics = logged_models.measured(
                 store,
                 {f"evaluation/{metric_name(key)}": value for key, value in measured.items() if isinstance(value, int | float)},
                 model=model,
-                when=when,
+                when=int((reports / "evaluation.json").stat().st_mtime * 1000),  # told again, it is the same point
                 step=generator["images_seen"],
                 source=source_of(generator),
                 data_digest=generator["data_digest"],
             )
-            child_id = _protocol_run(store, run, generator, settings, protocol)
-            for path in (reports / "evaluation.json", *pages):
+            key = protocol_key(settings, protocol)
+            child_id = _protocol_run(store, run, generator, settings, key)
+            pages = [reports / "evaluation.json", *reports.glob("report.html")]
+            for path in pages:
                 store.client.log_artifact(child_id, str(path))
             store.client.log_batch(child_id, metrics=metrics)
             _end_with_inputs(store, child_id, model, generator)
-            for path in (reports / "evaluation.json", *pages, *sorted((reports / "plots").glob("*.png"))):
+            store.client.set_logged_model_tags(model.model_id, {PROTOCOL: key})
+            for path in (*pages, *sorted((reports / "plots").glob("*.png"))):
                 store.client.log_artifact(run_id, str(path), "evaluation")
             store.client.log_batch(run_id, metrics=metrics, tags=[entities.RunTag(EVALUATION, told)])
         if is_new:  # the training was not tracked here
@@ -77,16 +78,25 @@ def metric_name(key: str) -> str:
     return _REFUSED.sub("_", key.replace("@", "/"))
 
 
-def _protocol_run(store: Store, run: Any, generator: Mapping[str, Any], settings: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
-    """The id of the run of this protocol, below that of the training, with the settings as its parameters."""
-    key = digest({"settings": dict(settings), "protocol": dict(protocol)})
+def protocol_key(settings: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """The same for generators that were measured alike, so that their numbers can be compared.
+
+    Args:
+        settings: as for `log_evaluation`.
+        protocol: of evaluation.json.
+    """
+    return digest({"settings": dict(settings), "protocol": {name: value for name, value in protocol.items() if name != "generator_sha256"}})
+
+
+def _protocol_run(store: Store, run: Any, generator: Mapping[str, Any], settings: Mapping[str, Any], key: str) -> str:
+    """The id of the run of the protocol `key`, below that of the training, with the settings as its parameters."""
     tags = {
         **Card.of_generator(generator).tags,
         NOTE: f"How {run.info.run_name} was measured: the settings of samples, reference and evaluation, and what came of it.",
         "mlflow.source.name": "pipeline/stages/evaluate.py",
     }
     child = store.child(run.info.run_id, PROTOCOL, key, name=f"{run.info.run_name}-evaluation-{key[:8]}", tags=tags)
-    params = [store.mlflow.entities.Param(key, redacted(str(value))) for key, value in flatten(settings).items()]
+    params = [store.mlflow.entities.Param(name, redacted(str(value))) for name, value in flatten(settings).items()]
     store.client.log_batch(child.info.run_id, params=params)
     return str(child.info.run_id)
 
@@ -94,8 +104,8 @@ def _protocol_run(store: Store, run: Any, generator: Mapping[str, Any], settings
 def _end_with_inputs(store: Store, run_id: str, model: Any, generator: Mapping[str, Any]) -> None:
     """Say what the run of a protocol measured, and on which data; it is over."""
     entities, source = store.mlflow.entities, source_of(generator)
-    digest_text = generator["data_digest"][: logged_models.DIGEST_CHARACTERS]
-    dataset = entities.Dataset(source, digest_text, "local", json.dumps({"source": source}))
+    data_digest = generator["data_digest"][: logged_models.DIGEST_CHARACTERS]
+    dataset = entities.Dataset(source, data_digest, "local", json.dumps({"source": source}))
     context = entities.InputTag("mlflow.data.context", "evaluation")
     store.client.log_inputs(run_id, [entities.DatasetInput(dataset, [context])], [entities.LoggedModelInput(model.model_id)])
     store.client.set_terminated(run_id, "FINISHED")

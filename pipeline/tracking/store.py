@@ -82,6 +82,14 @@ def _mlflow(uri: str) -> Any:
     return mlflow
 
 
+def machine_monitor(uri: str) -> Any:
+    """MLflow's reader of the machine's processor, memory, disk, network and GPUs; not started."""
+    with _ONE_AT_A_TIME:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        return SystemMetricsMonitor(run_id=None, tracking_uri=uri)
+
+
 class Unanswered(OSError):
     """The tracking store cannot be reached, or refuses; names it."""
 

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from typing import Any
 
+from pipeline.tracking.store import machine_monitor
+
 ENABLED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own switch; here it is on unless this says no
 INTERVAL_SECONDS = 10.0  # MLflow's own
 MOST_SAMPLES = 8640  # a day without a server
@@ -51,9 +53,7 @@ class SystemMetrics:
     def _read(self) -> dict[str, float]:
         is_first = self._monitor is None
         if is_first:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            self._monitor = SystemMetricsMonitor(run_id=None, tracking_uri=self._uri)
+            self._monitor = machine_monitor(self._uri)
         self._monitor.collect_metrics()
         values = dict(self._monitor.aggregate_metrics())
         for monitor in self._monitor.monitors:

@@ -70,7 +70,12 @@ def measured(root, *, key=KEY, sha256="s" * 64, fid=3.5, **protocol):
         (root / folder).mkdir(parents=True, exist_ok=True)
     facts = {"run_key": key, "images_seen": 700, "sha256": sha256, "family": "dcgan", "data": {"source": "fashion_mnist"}}
     (root / "models" / "generator.json").write_text(json.dumps(facts | {"git_commit": "c0ffee-dirty", "data_digest": DIGEST}))
-    values = {"fid": fid, "fid@rotation": 2 * fid, "baseline": {"fid": 0.1}, "protocol": {"split": "test", **protocol}}
+    values = {
+        "fid": fid,
+        "fid@rotation": 2 * fid,
+        "baseline": {"fid": 0.1},
+        "protocol": {"split": "test", "generator_sha256": sha256, **protocol},
+    }
     (root / "reports" / "evaluation.json").write_text(json.dumps(values))
     (root / "reports" / "report.html").write_text("<p>report</p>")
     return root
@@ -158,6 +163,9 @@ def test_the_better_of_two_generators_is_found_by_its_numbers(tracking, tmp_path
     by = {"field_name": "metrics.evaluation/fid", "dataset_name": "fashion_mnist", "dataset_digest": DIGEST[:32]}
     best, *_ = store.client.search_logged_models([store.experiment_id], order_by=[by])
     assert (best.tags["sha256"], best.name, best.model_type) == ("2" * 64, "dcgan-fashion-mnist-bbbbbbbb", "gan-generator")
+    alike = f"tags.`gan.protocol` = '{best.tags['gan.protocol']}'"
+    assert len(store.client.search_logged_models([store.experiment_id], filter_string=alike)) == 3  # measured alike
+    assert len(store.client.search_runs([store.experiment_id], alike)) == 3
     good = store.client.search_logged_models([store.experiment_id], filter_string="metrics.`evaluation/fid` < 5.5")
     assert {model.tags["sha256"] for model in good} == {"1" * 64, "2" * 64}
     (worst,) = store.client.search_logged_models([store.experiment_id], filter_string="metrics.evaluation/fid/rotation > 11")
