@@ -1,6 +1,7 @@
 """What a finished training leaves for the stages after it: models/ and reports/training/."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
-from ganlib.training.state import Bundle
+from ganlib.training.state import SEAL, Bundle, BundleStore
 from pipeline.report import curves
-from pipeline.tracking.outbox import TrainingFacts
+from pipeline.tracking.outbox import Checkpoint, TrainingFacts
 
 FORMAT = 2  # of models/generator.json; one of another format is never restored
 GENERATOR = "generator"  # the averaged one is exported in its place
@@ -75,6 +76,21 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
             if not name.startswith("."):  # half-written by a process that died
                 (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
         curves.draw(bundle.history, reports / "curves.png")
+
+
+def kept_checkpoints(store: BundleStore) -> list[Checkpoint]:
+    """Those of the state whose averaged generator was measured, oldest first; a broken one is left out."""
+    found = []
+    for step in store.steps():
+        folder = store.name(step)
+        try:
+            numbers = json.loads(store.storage.read(f"{folder}/state.json"))
+            sha256 = json.loads(store.storage.read(f"{folder}/{SEAL}"))["tensors.safetensors"]
+        except (FileNotFoundError, ValueError, KeyError):
+            continue
+        if (score := numbers.get("score")) is not None:
+            found.append(Checkpoint(folder=folder, images_seen=numbers["images_seen"], sha256=sha256, score=score))
+    return found
 
 
 def _half_life(train: TrainConfig) -> str:

@@ -17,10 +17,10 @@ from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, params
+from pipeline import cli, params, preflight
 from pipeline.report import page, plots
 from pipeline.tracking.delivery import deliver_pending
-from pipeline.tracking.evaluation import log_evaluation
+from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Unanswered
 
@@ -145,8 +145,10 @@ def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
+    whole = preflight.load()
+    settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     try:
-        print(f"MLflow: {log_evaluation(tracking)}")
+        print(f"MLflow: {log_evaluation(tracking, settings)}")
     except Unanswered as problem:  # the numbers are on disk; `register` tells them, and insists
         print(f"warning: {problem}", file=sys.stderr)
 

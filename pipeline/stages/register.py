@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ganlib.metrics import calibration, needs
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, generator, lineage, params
+from pipeline import cli, generator, params, preflight
 from pipeline.params import ROOT
 from pipeline.tracking import registration, versions
+from pipeline.tracking.card import Card
 from pipeline.tracking.delivery import deliver_pending
-from pipeline.tracking.evaluation import log_evaluation
+from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 
 EXAMPLE_SEED = 0
@@ -33,7 +34,6 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
-    sha256 = trained.facts["sha256"]
     outcome = registration.register_generator(
         config,
         tracking,
@@ -41,7 +41,9 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
         words=served.words,
         run_key=trained.facts["run_key"],
-        content=sha256 if truncation == 1.0 else lineage.digest([sha256, truncation]),
+        card=Card.of_generator(trained.facts),
+        sha256=trained.facts["sha256"],
+        truncation=truncation,
         score=float(report[metric]),
         value=value,
         veto=calibration.veto(report.get("ruler", {}), metric),
@@ -70,7 +72,9 @@ def main() -> None:
     outcome = register(params.section("register", RegisterConfig), tracking)
     new = "new" if outcome.is_new else "known already"
     print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
-    print(f"MLflow: {log_evaluation(tracking)}")  # unless `evaluate` could do it
+    whole = preflight.load()
+    settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
+    print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
             else:
                 bundle = _work(spec, config, store, lock)
             artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
+            run.note_checkpoints(artifacts.kept_checkpoints(store))
 
 
 @contextmanager
@@ -130,6 +131,8 @@ def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root:
 def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, root: Path) -> TrainingFacts:
     return TrainingFacts(
         run_key=begun.run_key,
+        family=config.model.name,
+        total_images=config.train.total_images,
         params={**begun.settings, "data": config.data.model_dump(mode="json")},
         tags={
             "git.commit": begun.git_commit,

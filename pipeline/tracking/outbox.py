@@ -11,8 +11,10 @@ from ganlib.config import Section
 from ganlib.redact import redacted
 from ganlib.storage import Storage, open_storage
 from pipeline.driver import lock
+from pipeline.lineage import UNKNOWN
 from pipeline.params import ROOT
 from pipeline.state_address import state_uri
+from pipeline.tracking.card import Card
 
 NAME = "tracking.json"
 STALE_SECONDS = 15 * 60.0  # a training that cannot be watched and has said nothing for so long is dead
@@ -29,7 +31,32 @@ class TrainingFacts:
     data_source: str
     interval_images: int = 1  # of the history's lines that the run gets
     files: tuple[Path, ...] = ()
+    family: str | None = None  # for the run's name and description, as the next; without both it is called by its key
+    total_images: int | None = None
     parent: Mapping[str, Any] | None = None  # what it took over, as models/generator.json tells it
+
+    @property
+    def card(self) -> Card | None:
+        """How the run shows; None where too little is known."""
+        if self.family is None or self.total_images is None:
+            return None
+        commit = self.tags.get("git.commit", UNKNOWN)
+        return Card.of(family=self.family, source=self.data_source, images=self.total_images, run_key=self.run_key, git_commit=commit)
+
+
+class Checkpoint(Section):
+    """A kept checkpoint whose averaged generator was measured while it trained.
+
+    Attributes:
+        folder: in the state.
+        sha256: of its tensors.
+        score: sliced Wasserstein distance to training images (`ganlib.training.hooks.Score`); lower is better.
+    """
+
+    folder: str
+    images_seen: int
+    sha256: str
+    score: float
 
 
 class Outbox(Section):
@@ -38,6 +65,8 @@ class Outbox(Section):
     Attributes:
         attempt: new at every start of the training; the run has it as a tag.
         files: texts the run keeps, by name.
+        name: of the run, for a person.
+        checkpoints: kept ones, of a training that is finished.
         started, heartbeat, ended: seconds since 1970.
         status: how it ended; None while it runs, and for ever where it died.
         delivered: the run has everything, its status too.
@@ -51,6 +80,8 @@ class Outbox(Section):
     data_source: str
     interval_images: int = 1
     files: dict[str, str]
+    name: str | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
     started: float
     heartbeat: float
     ended: float | None = None
@@ -60,16 +91,18 @@ class Outbox(Section):
     @classmethod
     def of(cls, facts: TrainingFacts) -> "Outbox":
         """The outbox of an attempt that begins now."""
-        now = time.time()
+        now, card = time.time(), facts.card
+        own = {} if card is None else card.tags
         return cls(
             attempt=uuid.uuid4().hex,
             run_key=facts.run_key,
             params=dict(facts.params),
-            tags={name: redacted(value) for name, value in facts.tags.items()},
+            tags={name: redacted(value) for name, value in {**own, **facts.tags}.items()},
             data_digest=facts.data_digest,
             data_source=facts.data_source,
             interval_images=facts.interval_images,
             files={path.name: redacted(path.read_text(encoding="utf-8", errors="replace")) for path in facts.files},
+            name=None if card is None else card.name,
             started=now,
             heartbeat=now,
         )

@@ -17,6 +17,8 @@ from ganlib.metrics.needs import Value
 from ganlib.redact import redacted
 from pipeline.lineage import digest
 from pipeline.params import ROOT
+from pipeline.tracking import logged_models
+from pipeline.tracking.card import Card
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
@@ -45,7 +47,9 @@ def register_generator(
     example: np.ndarray,
     words: str,
     run_key: str,
-    content: str,
+    card: Card,
+    sha256: str,
+    truncation: float = 1.0,
     score: float,
     value: Value,
     veto: str,
@@ -60,7 +64,8 @@ def register_generator(
         generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
-        content: sha256 that tells one generator from another; a version that has it is used again.
+        card: of the training, for a run that is not there yet.
+        sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
         score: of `register.metric`.
         value: what that number is; it says which score is better.
         veto: why that number decides nothing on these data; "" where it may.
@@ -73,7 +78,8 @@ def register_generator(
     store = open_store(tracking, root)
     with answering(store.uri):
         name, client = register.model, store.client
-        run, is_new_run = store.run(run_key)
+        content = logged_models.content(sha256, truncation)
+        run, is_new_run = store.run(run_key, name=card.name, tags=card.tags)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
         if version is not None and _lacking(store, name, version, _stored(store, name, version, files)):
@@ -82,7 +88,8 @@ def register_generator(
             _complete(store, name, version, run_key, tags, files)
         is_new = version is None
         if version is None:
-            version = _log_version(store, run_id, name, generator, example, words, files)
+            model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
+            version = _log_version(store, run_id, name, model, generator, example, words, files)
             measured = {f"metric.{register.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, told in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
@@ -175,18 +182,19 @@ def _decide(
     return value.is_better(score, theirs), verdict
 
 
-def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]) -> int:
+def _log_version(
+    store: Store, run_id: str, name: str, model: Any, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]
+) -> int:
     import torch
 
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
         warnings.simplefilter("ignore")
         output = generator(torch.from_numpy(example)).numpy()
-        # else the model lies with those of `Default`, below the current folder
-        store.mlflow.set_experiment(experiment_id=store.experiment_id)
         info = store.mlflow.pytorch.log_model(
             generator,
-            name="generator",
-            run_id=run_id,  # not `start_run`, which would change the run's status and end
+            model_id=model.model_id,  # that of its evaluation; one made here would lie with those of `Default`
+            # not `start_run`, which would change the run's status and end; a run can name an output only once, and this may be a repeat
+            run_id=None if logged_models.is_linked(store, run_id, model) else run_id,
             signature=store.mlflow.models.infer_signature(example, output),
             input_example=example,
             metadata={"description": words},

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -19,6 +19,8 @@ from pipeline.params import ROOT, home
 from pipeline.tracking.settings import TrackingConfig
 
 RUN_KEY = "gan.run_key"
+PARENT = "mlflow.parentRunId"
+KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # MLflow's pages for model training, in place of those for chats
 _ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither is safe from two threads
 
 
@@ -80,6 +82,14 @@ def _mlflow(uri: str) -> Any:
     return mlflow
 
 
+def machine_monitor(uri: str) -> Any:
+    """MLflow's reader of the machine's processor, memory, disk, network and GPUs; not started."""
+    with _ONE_AT_A_TIME:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        return SystemMetricsMonitor(run_id=None, tracking_uri=uri)
+
+
 class Unanswered(OSError):
     """The tracking store cannot be reached, or refuses; names it."""
 
@@ -102,42 +112,59 @@ class Store:
         if found is None:
             location = _quoted(file.parent / "mlartifacts") if file is not None else None
             try:
-                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location, tags={KIND: MODEL_TRAINING})
+                self._has_kind = True
             except self.mlflow.exceptions.MlflowException:  # somebody was faster
-                self.experiment_id = self.client.get_experiment_by_name(experiment).experiment_id
-        else:
+                found = self.client.get_experiment_by_name(experiment)
+        if found is not None:
             self.experiment_id = found.experiment_id
+            self._has_kind = KIND in found.tags
         if misread is not None:
             with contextlib.suppress(OSError):  # not empty: somebody's own
                 misread.rmdir()
 
     def find_run(self, run_key: str) -> str | None:
         """The id of the run of this training, whatever its status."""
-        runs = self._runs(run_key)
+        runs = self._runs({RUN_KEY: run_key})
         return str(runs[0].info.run_id) if runs else None
 
-    def run(self, run_key: str, *, started: float | None = None) -> tuple[Any, bool]:
+    def run(
+        self, run_key: str, *, name: str | None = None, tags: Mapping[str, str] | None = None, started: float | None = None
+    ) -> tuple[Any, bool]:
         """The run of this training, made when there is none, and whether it was made now.
 
-        An answer that got lost may have left a second, empty run behind: it is deleted.
-
         Args:
+            name, tags: of a new run.
             started: of the training, in seconds since 1970, for a new run.
         """
-        runs = self._runs(run_key)
+        if not self._has_kind:
+            self.client.set_experiment_tag(self.experiment_id, KIND, MODEL_TRAINING)
+            self._has_kind = True
+        return self._one({RUN_KEY: run_key}, name=name or run_key[:12], tags=tags, started=started)
+
+    def child(self, parent: str, key: str, value: str, *, name: str, tags: Mapping[str, str]) -> Any:
+        """The run below the run `parent` whose tag `key` is `value`, made when there is none."""
+        return self._one({PARENT: parent, key: value}, name=name, tags=tags, started=None)[0]
+
+    def _one(self, identity: Mapping[str, str], *, name: str, tags: Mapping[str, str] | None, started: float | None) -> tuple[Any, bool]:
+        """The run with the tags `identity`, and whether it was made now.
+
+        An answer that got lost may have left a second, empty run behind: it is deleted.
+        """
+        runs = self._runs(identity)
         is_new = not runs
         if is_new:
             start_time = None if started is None else int(started * 1000)
-            self.client.create_run(self.experiment_id, run_name=run_key[:12], tags={RUN_KEY: run_key}, start_time=start_time)
-            runs = self._runs(run_key)
+            self.client.create_run(self.experiment_id, run_name=name, tags={**(tags or {}), **identity}, start_time=start_time)
+            runs = self._runs(identity)
         for twin in runs[1:]:
             if not twin.data.metrics:
                 self.client.delete_run(twin.info.run_id)
         return runs[0], is_new
 
-    def _runs(self, run_key: str) -> list[Any]:
+    def _runs(self, identity: Mapping[str, str]) -> list[Any]:
         """Those that have something first, then the oldest, so that everybody takes the same one."""
-        runs = self.client.search_runs([self.experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'")
+        runs = self.client.search_runs([self.experiment_id], " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items()))
         return sorted(runs, key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
 
     def address(self, run_id: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,20 @@ from typing import Any
 from ganlib.redact import redacted
 from ganlib.storage import Storage
 from pipeline.params import ROOT
+from pipeline.tracking import logged_models, system_metrics
 from pipeline.tracking import outbox as outboxes
-from pipeline.tracking.outbox import Outbox, TrainingFacts
+from pipeline.tracking.card import RESERVED
+from pipeline.tracking.outbox import Checkpoint, Outbox, TrainingFacts
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Store, answering, open_store, tracking_uri
+from pipeline.tracking.system_metrics import SystemMetrics
 
 STATE = "gan.state"
 START = "gan.attempt"  # which start of the training told the run last
 HEARTBEAT = "gan.heartbeat"
 LAST_EVENT = "gan.last_event"
+SYSTEM = "gan.system_metrics"  # why there are none
+SCORE = "checkpoint/sliced_wasserstein"
 HEARTBEAT_SECONDS = 60.0
 MAX_METRICS = 1000  # in one call; a call is one transaction
 
@@ -46,14 +51,18 @@ class TrainingRun:
         self._open: tuple[Store, str] | None = None
         self._has_facts = False
         self._is_empty = False  # the run, when it was found
+        self._run_started = self._outbox.started
         self._has_points: dict[str, set[tuple[int, str]]] = {}  # metric -> (step, value) that the run has
         self._last_note = self._last_beat = -HEARTBEAT_SECONDS
+        is_live = not isinstance(facts, Outbox)
+        self._system = SystemMetrics(tracking_uri(tracking, root)) if is_live and system_metrics.is_enabled() else None
 
     def begin(self) -> None:
         self._outbox.write(self._storage)
 
     def lines(self, lines: list[dict[str, Any]]) -> None:
         """Losses over images, with the time they were made. A line the run has already, computed again at another time, is left out."""
+        self._sample()
         with self._run() as (store, run_id):
             metric = store.mlflow.entities.Metric
             batch: list[Any] = []
@@ -85,11 +94,17 @@ class TrainingRun:
         if now - self._last_note >= HEARTBEAT_SECONDS:
             self._change(heartbeat=time.time())
             self._last_note = now
+        self._sample()
         with self._run() as (store, run_id):
             if now - self._last_beat >= HEARTBEAT_SECONDS:
                 store.client.set_tag(run_id, HEARTBEAT, clock(self._outbox.heartbeat))
                 store.client.update_run(run_id, status="RUNNING")  # somebody may have thought it dead
+                self._ship_samples(store, run_id)
                 self._last_beat = now
+
+    def note_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """What is kept of a training that is finished; called by its thread, and only written down."""
+        self._change(checkpoints=tuple(checkpoints))
 
     def note_end(self, status: str) -> None:
         self._change(status=status, ended=time.time())
@@ -101,6 +116,8 @@ class TrainingRun:
         with contextlib.suppress(FileNotFoundError):
             self._keep("events.jsonl", self._storage.read("events.jsonl").decode(errors="replace"))
         with self._run() as (store, run_id):
+            self._ship_samples(store, run_id)
+            self._tell_checkpoints(store, run_id)
             ended = self._outbox.ended or self._outbox.heartbeat
             store.client.set_terminated(run_id, status, end_time=int(ended * 1000))
         self._change(status=status, delivered=True)
@@ -111,6 +128,40 @@ class TrainingRun:
             current = outboxes.read(self._storage)
             if current is None or current.attempt == self._outbox.attempt:  # else a later attempt has its own to tell
                 self._outbox.write(self._storage)
+
+    def _sample(self) -> None:
+        if self._system is not None and self._has_facts:  # MLflow is imported then
+            self._system.sample()
+
+    def _ship_samples(self, store: Store, run_id: str) -> None:
+        if self._system is None:
+            return
+        self._system.ship(store.client, run_id, store.mlflow.entities.Metric, started=self._run_started)
+        if self._system.problem:
+            store.client.set_tag(run_id, SYSTEM, f"none: {redacted(self._system.problem)}"[:4000])
+
+    def _tell_checkpoints(self, store: Store, run_id: str) -> None:
+        """Kept checkpoints as LoggedModels with their score, so that the best is found. Their files stay in the state."""
+        facts, entities = self._outbox, store.mlflow.entities
+        if not facts.checkpoints:
+            return
+        run = store.client.get_run(run_id)
+        for checkpoint in facts.checkpoints:
+            model = logged_models.logged_model(
+                store,
+                run,
+                holds=checkpoint.sha256,
+                kind=logged_models.CHECKPOINT,
+                name=f"{run.info.run_name}-{checkpoint.images_seen}",
+                tags={"gan.images_seen": str(checkpoint.images_seen), STATE: redacted(f"{self._storage.uri}/{checkpoint.folder}")},
+            )
+            if not model.metrics:
+                when, step = int((facts.ended or facts.heartbeat) * 1000), checkpoint.images_seen
+                on = {"source": facts.data_source, "data_digest": facts.data_digest}
+                points = logged_models.measured(store, {SCORE: checkpoint.score}, model=model, when=when, step=step, **on)
+                store.client.log_batch(run_id, metrics=points)
+            if not logged_models.is_linked(store, run_id, model):
+                store.client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, checkpoint.images_seen)])
 
     def _keep(self, name: str, text: str) -> None:
         with self._run() as (store, run_id):
@@ -130,8 +181,10 @@ class TrainingRun:
 
     def _find(self) -> tuple[Store, str]:
         store, facts = open_store(self._tracking, self._root), self._outbox
-        run, _ = store.run(facts.run_key, started=facts.started)
+        own = {key: value for key, value in facts.tags.items() if key.startswith(RESERVED)}
+        run, _ = store.run(facts.run_key, name=facts.name, tags=own, started=facts.started)
         run_id = str(run.info.run_id)
+        self._run_started = run.info.start_time / 1000
         self._is_empty = not run.data.metrics
         if facts.status is None and run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
@@ -143,7 +196,9 @@ class TrainingRun:
 
     def _tell_facts(self, store: Store, run: Any) -> None:
         facts, entities, run_id = self._outbox, store.mlflow.entities, run.info.run_id
-        tags = {**facts.tags, STATE: self._storage.uri, START: facts.attempt, HEARTBEAT: clock(facts.heartbeat)}
+        kept = {key for key in run.data.tags if key.startswith(RESERVED)}  # a description may have been written by hand since
+        tags = {key: value for key, value in facts.tags.items() if key not in kept}
+        tags |= {STATE: self._storage.uri, START: facts.attempt, HEARTBEAT: clock(facts.heartbeat)}
         params = {
             key: redacted(str(value)) for key, value in flatten(facts.params).items() if key not in run.data.params
         }  # they cannot change
@@ -153,7 +208,7 @@ class TrainingRun:
             params=[entities.Param(key, value) for key, value in params.items()],
         )
         source = json.dumps({"source": facts.data_source})
-        dataset = entities.Dataset(facts.data_source, facts.data_digest[:32], "local", source)
+        dataset = entities.Dataset(facts.data_source, facts.data_digest[: logged_models.DIGEST_CHARACTERS], "local", source)
         store.client.log_inputs(run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", "training")])])
         for name, text in facts.files.items():
             store.client.log_text(run_id, text, name)

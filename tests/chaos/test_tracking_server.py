@@ -28,6 +28,16 @@ from tests.tracking_server import Proxy, Server, free_port, wait_for
 pytestmark = [pytest.mark.chaos, pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 IMAGES = 100  # a log line every so many
 PORT = free_port()
+GENERATOR = {
+    "run_key": "k" * 20,
+    "images_seen": 700,
+    "family": "dcgan",
+    "data": {"source": "digits"},
+    "data_digest": "d" * 64,
+    "git_commit": "c",
+    "sha256": "s" * 64,
+}
+SETTINGS = {"sample": {"num_images": 9}, "reference": {"seed": 0}, "evaluate": {"seed": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +123,7 @@ class Training:
         ((run, found),) = server.runs(self.experiment)
         points = server.points(run)
         assert set(points.values()) == {1}, [point for point, count in points.items() if count != 1]
+        points = {point: count for point, count in points.items() if not point[0].startswith("system/")}  # as often as there was time
         names = ("images_per_second", "loss_discriminator", "loss_generator")
         assert set(points) == {(f"train/{name}", IMAGES * tick) for name in names for tick in ticks}
         assert found == status
@@ -327,33 +338,66 @@ def test_an_evaluation_is_told_once_and_by_whoever_comes_first(make_config, tmp_
     config, root = make_config(server.uri), tmp_path
     (root / "models").mkdir()
     (root / "reports" / "plots").mkdir(parents=True)
-    (root / "models" / "generator.json").write_text(json.dumps({"run_key": "k" * 20, "images_seen": 700}))
+    (root / "models" / "generator.json").write_text(json.dumps(GENERATOR))
     (root / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5, "kid": 0.25, "protocol": {"n": 1}}))
     (root / "reports" / "plots" / "classes.png").write_bytes(b"png")
-    threads = [threading.Thread(target=evaluation.log_evaluation, args=(config.tracking, root)) for _ in range(2)]
+    threads = [threading.Thread(target=evaluation.log_evaluation, args=(config.tracking, SETTINGS, root)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     os.utime(root / "reports" / "evaluation.json", (1.0, 1.0))  # as `dvc checkout` may
-    evaluation.log_evaluation(config.tracking, root)
-    ((run, status),) = server.runs(config.tracking.experiment)
-    assert status == "FINISHED"  # no training will end it
-    assert server.points(run) == {("evaluation/fid", 700): 1, ("evaluation/kid", 700): 1}
-    assert server.artifacts(run) == ["evaluation/classes.png"]
+    evaluation.log_evaluation(config.tracking, SETTINGS, root)
+    runs = server.runs(config.tracking.experiment)
+    assert [status for _, status in runs] == ["FINISHED", "FINISHED"]  # no training will end the one, and the other is of the protocol
+    (run,) = [run for run, _ in runs if "gan.run_key" in server.tags(run)]
+    (child,) = [child for child, _ in runs if child != run]
+    assert server.tags(child)["mlflow.parentRunId"] == run
+    for told in (run, child):
+        assert server.points(told) == {("evaluation/fid", 700): 1, ("evaluation/kid", 700): 1}
+    assert server.artifacts(run) == ["evaluation/classes.png", "evaluation/evaluation.json"]
+    models = "select count(distinct model_id), count(*) from logged_model_metrics where run_id in (?, ?)"
+    assert server.query(models, run, child) == [(1, 4)]
+    assert server.query("select count(*) from logged_models where source_run_id = ? and lifecycle_stage = 'active'", run) == [(1,)]
     (root / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.25, "protocol": {"n": 2}}))
-    evaluation.log_evaluation(config.tracking, root)
+    evaluation.log_evaluation(config.tracking, SETTINGS, root)
     assert server.points(run)["evaluation/fid", 700] == 2  # measured anew
+
+
+@pytest.mark.parametrize(
+    "call", ["logged-models", "logged-models/search", "runs/create", "runs/log-batch", "runs/log-inputs", "runs/update"]
+)
+def test_an_evaluation_whose_answers_get_lost_is_told_once(make_config, tmp_path, server, proxy, call):
+    """Kills: a second model, run or point for each answer that did not arrive."""
+    config, direct = make_config(proxy.uri), make_config(server.uri)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "models" / "generator.json").write_text(json.dumps(GENERATOR))
+    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
+    lost = []
+    proxy.loses_answer = lambda path: path.endswith(call) and len(lost) < 2 and not lost.append(path)
+    try:
+        evaluation.log_evaluation(config.tracking, SETTINGS, tmp_path)
+    except stores.Unanswered:
+        evaluation.log_evaluation(direct.tracking, SETTINGS, tmp_path)
+    assert lost
+    runs = [run for run, _ in server.runs(config.tracking.experiment)]
+    assert len(runs) == 2
+    assert [server.points(run) for run in runs] == [{("evaluation/fid", 700): 1}] * 2
+    where = (
+        "from logged_models join experiments using (experiment_id) where experiments.name = ? and logged_models.lifecycle_stage = 'active'"
+    )
+    assert server.query(f"select count(*) {where}", config.tracking.experiment) == [(1,)]
 
 
 def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path, server, proxy):
     (tmp_path / "models").mkdir()
     (tmp_path / "reports").mkdir()
-    (tmp_path / "models" / "generator.json").write_text(json.dumps({"run_key": "k" * 20, "images_seen": 700}))
+    (tmp_path / "models" / "generator.json").write_text(json.dumps(GENERATOR))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
     proxy.loses_answer = lambda path: path.endswith("runs/search")  # dies after the first call
     with pytest.raises(stores.Unanswered, match="does not answer"):
-        evaluation.log_evaluation(make_config(proxy.uri).tracking, tmp_path)
+        evaluation.log_evaluation(make_config(proxy.uri).tracking, SETTINGS, tmp_path)
 
 
 @pytest.mark.slow
@@ -378,7 +422,7 @@ def test_a_whole_training_whose_server_dies_and_comes_back_slow(make_prepared, s
     said = clone.run("python", "-m", "pipeline.deliver").stdout
     assert "is complete now (FINISHED)" in said
     ((run, status),) = server.runs("whole")
-    points = server.points(run)
+    points = {point: count for point, count in server.points(run).items() if not point[0].startswith("system/")}
     with (clone.root / "reports" / "training" / "history.csv").open() as file:
         steps = {int(line["images_seen"]) for line in csv.DictReader(file)}
     assert len(steps) > 20
@@ -389,4 +433,4 @@ def test_a_whole_training_whose_server_dies_and_comes_back_slow(make_prepared, s
     assert "nothing to deliver" in clone.run("python", "-m", "pipeline.deliver").stdout
     clone.run("python", "-m", "pipeline.stages.train")  # as `dvc repro --force` does
     assert server.runs("whole") == [(run, "FINISHED")]
-    assert server.points(run) == points
+    assert {point: count for point, count in server.points(run).items() if not point[0].startswith("system/")} == points

@@ -1,5 +1,6 @@
 """Registration and the champion's decision, in a real MLflow store."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from ganlib.files import sha256_file
 from ganlib.metrics import needs
 from ganlib.storage import open_storage
 from pipeline import preflight
-from pipeline.tracking import outbox, registration, training_run, versions
+from pipeline.tracking import card, evaluation, logged_models, outbox, registration, training_run, versions
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
+CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
 
@@ -34,7 +36,8 @@ def register(config, root, *, content, score, protocol="p", files=()):
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
         run_key="key",
-        content=content,
+        card=CARD,
+        sha256=content,
         score=score,
         value=needs.value_of(config.register_.metric),
         protocol={"extractor": protocol},
@@ -114,6 +117,30 @@ def test_the_metric_says_which_way_is_better(config, tmp_path, metric, scores, c
     assert last.reason.startswith(f"{metric} {scores[2]:.4g} against")
     client = stores.open_store(config.tracking, tmp_path).client
     assert int(client.get_registered_model("gan-generator").aliases["champion"]) == champion
+
+
+def test_what_was_evaluated_is_what_is_registered(config, tmp_path):
+    """Kills: a second model at registering, without the numbers; a repeat that links the run to it again, which MLflow refuses for ever."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "reports").mkdir()
+    facts = {"run_key": "key", "images_seen": 100, "sha256": "a", "family": "dcgan", "data": {"source": "digits"}}
+    (tmp_path / "models" / "generator.json").write_text(json.dumps(facts | {"git_commit": "c", "data_digest": "d" * 64}))
+    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 5.0, "protocol": {"split": "test"}}))
+    evaluation.log_evaluation(config.tracking, {}, tmp_path)
+    store = stores.open_store(config.tracking, tmp_path)
+    (model,) = store.client.search_logged_models([store.experiment_id])
+    assert (model.tags[logged_models.EXTERNAL], str(model.status)) == ("true", "READY")
+    first = register(config, tmp_path, content="a", score=5.0)
+    store.client.delete_model_version("gan-generator", "1")  # as where a registration broke off before it made the version
+    again = register(config, tmp_path, content="a", score=5.0)
+    (found,) = store.client.search_logged_models([store.experiment_id], filter_string="metrics.`evaluation/fid` < 6")
+    assert found.model_id == model.model_id
+    assert store.client.get_model_version("gan-generator", str(again.version)).source == found.model_uri
+    assert logged_models.EXTERNAL not in found.tags
+    assert (found.name, found.source_run_id, str(found.status)) == ("dcgan-digits-key", first.run_id, "READY")
+    assert store.mlflow.pytorch.load_model(found.model_uri)(torch.zeros(2, 3)).shape == (2, 1, 2, 2)
+    assert len(store.client.get_run(first.run_id).outputs.model_outputs) == 1
+    assert len(store.client.search_logged_models([store.experiment_id, "0"])) == 1
 
 
 def test_a_replay_of_the_history_adds_nothing(config, tmp_path):
