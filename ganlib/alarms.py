@@ -11,18 +11,31 @@ from ganlib.config import Section
 Action = Literal["warn", "stop", "rollback"]
 
 
-class Alarm(Section):
-    """One alarm: raised when its number has been past the threshold in so many measurements in a row, and again only after it was not.
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What one number of the health must not pass.
 
     Attributes:
         column: of the health's numbers.
+        key: of the alarm's settings, that has the threshold.
         is_low: the threshold is a lower bound.
+    """
+
+    column: str
+    key: str = "threshold"
+    is_low: bool = False
+
+
+class Alarm(Section):
+    """One alarm: raised when a bound was passed in so many measurements in a row, and again only after it was not.
+
+    Attributes:
+        bounds: passing one is enough.
         meaning: what is wrong, in one sentence.
         remedy: what to try, with keys of params.yaml.
     """
 
-    column: ClassVar[str]
-    is_low: ClassVar[bool]
+    bounds: ClassVar[tuple[Bound, ...]]
     meaning: ClassVar[str]
     remedy: ClassVar[str]
     action: Action | None = Field(
@@ -31,14 +44,17 @@ class Alarm(Section):
     threshold: float
     measurements: int = Field(default=3, ge=1, description="in a row, each train.health_interval_images after the other")
 
-    def is_past(self, values: Mapping[str, float]) -> bool:
-        """Whether one measurement is past the threshold; one without this number (no held-out images) is not."""
-        value = values.get(self.column)
-        return value is not None and (value < self.threshold if self.is_low else value > self.threshold)
+    def passed(self, values: Mapping[str, float]) -> Bound | None:
+        """The bound that one measurement passes; a number it lacks (no held-out images) passes none."""
+        for bound in self.bounds:
+            value, threshold = values.get(bound.column), getattr(self, bound.key)
+            if value is not None and (value < threshold if bound.is_low else value > threshold):
+                return bound
+        return None
 
     def holds(self, lines: Sequence[Mapping[str, Any]]) -> bool:
-        newest = lines[-self.measurements :]
-        return len(newest) == self.measurements and all(self.is_past(line["values"]) for line in newest)
+        newest = [line for line in lines[-self.measurements :] if line["images_seen"] > 0]  # an untrained network is no alarm
+        return len(newest) == self.measurements and all(self.passed(line["values"]) is not None for line in newest)
 
     def is_new(self, lines: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the last line raises it."""
@@ -48,20 +64,19 @@ class Alarm(Section):
 class Divergence(Alarm):
     """Growth without bound; what is not finite any more is found before an update, every step."""
 
-    column = "largest_logit"
-    is_low = False
-    meaning = "the discriminator's logits grow without bound, though they are still finite"
+    bounds = (Bound(column="largest_logit"), Bound(column="weight_growth", key="weight_growth"))
+    meaning = "logits or weights grow without bound, though they are still finite"
     remedy = "lower optim.*.lr, or bound the discriminator: task.regularizers {r1: {}}, task.weight_clip, spectral normalisation"
     action: Action | None = Field(default=None, description="null: what train.on_divergence says")
-    threshold: float = 1e4
+    threshold: float = Field(default=1e4, description="of the largest logit, whatever its sign")
+    weight_growth: float = Field(default=10.0, description="times the norm of a network's weights at the measurement before")
     measurements: int = Field(default=1, ge=1)
 
 
 class ModeCollapse(Alarm):
     """The generator makes one image, or a few, whatever its latents are."""
 
-    column = "diversity"
-    is_low = True
+    bounds = (Bound(column="diversity", is_low=True),)
     meaning = "the generator's images hardly differ from one another"
     remedy = (
         "lower optim.generator.lr, try model.discriminator.minibatch_stddev: true, task.regularizers {r1: {}} or {feature_matching: {}}, "
@@ -73,8 +88,7 @@ class ModeCollapse(Alarm):
 class Stalled(Alarm):
     """The generator stays as it is."""
 
-    column = "update_norm_generator"
-    is_low = True
+    bounds = (Bound(column="update_norm_generator", is_low=True),)
     meaning = "a step changes the generator's weights by less than this share of them: it learns nothing any more"
     remedy = "raise optim.generator.lr, see what optim.decay leaves of it and what train.freeze holds; with task.loss: minimax, take another loss"
     threshold: float = 1e-7
@@ -83,8 +97,7 @@ class Stalled(Alarm):
 class Overfitting(Alarm):
     """D knows its training images by heart."""
 
-    column = "overfitting_gap"
-    is_low = False
+    bounds = (Bound(column="overfitting_gap"),)
     meaning = "the discriminator tells training images from held-out ones: it has learnt them by heart, and teaches the generator to copy"
     remedy = "more images, task.augment {ada: {}} or {diffaugment: {}}, a narrower model.discriminator, or fewer train.total_images"
     threshold: float = 1.0
@@ -94,8 +107,7 @@ class Overfitting(Alarm):
 class GeneratorWins(Alarm):
     """D takes generated images for real ones, and real ones for generated."""
 
-    column = "discriminator_accuracy"
-    is_low = True
+    bounds = (Bound(column="discriminator_accuracy", is_low=True),)
     meaning = "the discriminator finds generated images more real than real ones: the generator learns from verdicts that are wrong"
     remedy = "raise optim.discriminator.lr or task.discriminator_repeats, widen model.discriminator, or lower optim.generator.lr"
     threshold: float = 0.3
@@ -104,8 +116,7 @@ class GeneratorWins(Alarm):
 class DiscriminatorWins(Alarm):
     """D is right about everything."""
 
-    column = "discriminator_accuracy"
-    is_low = False
+    bounds = (Bound(column="discriminator_accuracy"),)
     meaning = "the discriminator tells every generated image from every real one, again and again: the generator does not catch up"
     remedy = (
         "lower optim.discriminator.lr or task.discriminator_repeats, raise optim.generator.lr, or take a loss or penalty that bounds it"
@@ -133,27 +144,33 @@ class Raised:
 
     name: str
     images_seen: int
+    bound: Bound
     value: float
     action: Action
     alarm: Alarm
+
+    @property
+    def threshold(self) -> float:
+        return float(getattr(self.alarm, self.bound.key))
 
     def record(self) -> dict[str, Any]:
         """As alarms.json has it."""
         return {
             "name": self.name,
             "images_seen": self.images_seen,
+            "column": self.bound.column,
             "value": self.value,
-            "threshold": self.alarm.threshold,
+            "threshold": self.threshold,
             "action": self.action,
             "meaning": self.alarm.meaning,
         }
 
     def in_words(self) -> str:
-        alarm = self.alarm
-        often = f" in {alarm.measurements} measurements in a row" if alarm.measurements > 1 else ""
+        often = f" in {self.alarm.measurements} measurements in a row" if self.alarm.measurements > 1 else ""
         return (
-            f"alarm {self.name} after {self.images_seen:,} images: {alarm.column} is {self.value:.4g}, {'below' if alarm.is_low else 'above'} "
-            f"{alarm.threshold:g}{often}; {alarm.meaning}. Try: {alarm.remedy} (train.alarms.{self.name})"
+            f"alarm {self.name} after {self.images_seen:,} images: {self.bound.column} is {self.value:.4g}, "
+            f"{'below' if self.bound.is_low else 'above'} {self.threshold:g}{often}; {self.alarm.meaning}. "
+            f"Try: {self.alarm.remedy} (train.alarms.{self.name})"
         )
 
 
@@ -164,15 +181,10 @@ def raised(config: AlarmsConfig, lines: Sequence[Mapping[str, Any]], *, on_diver
         lines: `{"images_seen", "values": {column: number}}`, oldest first.
         on_divergence: the action of an alarm that names none.
     """
-    last = lines[-1]
-    return [
-        Raised(
-            name=name,
-            images_seen=last["images_seen"],
-            value=last["values"][alarm.column],
-            action=alarm.action or on_divergence,
-            alarm=alarm,
-        )
-        for name, alarm in config.by_name().items()
-        if alarm.is_new(lines)
-    ]
+    last, found = lines[-1], []
+    for name, alarm in config.by_name().items():
+        if alarm.is_new(lines) and (bound := alarm.passed(last["values"])) is not None:
+            action = alarm.action or on_divergence
+            value = last["values"][bound.column]
+            found.append(Raised(name=name, images_seen=last["images_seen"], bound=bound, value=value, action=action, alarm=alarm))
+    return found

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,9 @@ MOST_SHARDS = 16
 
 
 class HealthHook:
-    """A line of health every `train.health_interval_images` and at the end, on every process alike; raises what its alarms say.
+    """A line of health before the first step, every `train.health_interval_images` and at the end, on every process alike; raises its alarms.
+
+    The columns are told in docs/undisturbed.md; weights are those of layers, without biases and gains.
 
     Args:
         moment_of: the task's way to look at a shard, as it is now.
@@ -77,8 +78,15 @@ class HealthHook:
             AlarmError: an alarm that stops the training or rolls it back; everything is told before.
         """
         interval = self.config.health_interval_images
-        if not interval or not (is_last or is_due(interval, state)):
-            return
+        if interval and (is_last or is_due(interval, state)):
+            self._look(state)
+
+    def begin(self, state: TrainState) -> None:
+        """The measurement that others are compared with, before the first step. All processes must call it together."""
+        if self.config.health_interval_images and state.images_seen == 0 and not state.health:
+            self._look(state)
+
+    def _look(self, state: TrainState) -> None:
         values = dist.from_main(self._measure(state) if dist.is_main() else {})
         now, (then, images_then) = time.monotonic(), self._clock
         self.restart_clock(state.images_seen)
@@ -131,7 +139,12 @@ class HealthHook:
             now = state.networks.trainable(name)
             values[f"update_norm_{name}"] = norm(p.detach() - b for p, b in zip(now, before, strict=True)) / max(norm(before), 1e-30)
         self._before = {}
-        return finite(values)
+        earlier, growth = state.health[-1]["values"] if state.health else {}, []
+        for name in state.networks:
+            key = f"weight_norm_{name}"
+            values[key] = norm(p.detach() for p in state.networks[name].parameters() if p.ndim > 1)
+            growth += [values[key] / earlier[key]] if earlier.get(key) else []
+        return finite(values | ({"weight_growth": max(growth)} if growth else {}))
 
     @staticmethod
     def _count(stream: BatchStream) -> int:
@@ -205,8 +218,3 @@ def memory_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB on Linux, bytes on macOS
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def columns(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of all numbers in the lines of a health, in the order in which they came."""
-    return list(dict.fromkeys(name for line in lines for name in line["values"]))

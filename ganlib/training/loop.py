@@ -232,6 +232,7 @@ def train(
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:
+        health.begin(state)
         if state.images_seen == 0 and checkpoint.is_boundary(state):
             checkpoint.save(state, scored=False, is_needed=True)
         while state.images_seen < spec.train.total_images:
