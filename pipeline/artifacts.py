@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
@@ -18,24 +19,37 @@ from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle
 from pipeline.report import curves
+from pipeline.selection import Choice
 from pipeline.tracking.outbox import TrainingFacts
 
 FORMAT = 2  # of models/generator.json; one of another format is never restored
 GENERATOR = "generator"  # the averaged one is exported in its place
-OUTS = ("models", "reports/training/grids", "reports/training/history.csv", "reports/training/curves.png")  # as dvc.yaml has them
+OUTS = (  # as dvc.yaml has them
+    "models",
+    "reports/training/grids",
+    "reports/training/history.csv",
+    "reports/training/curves.png",
+    "reports/training/selection.json",
+)
 
 
-def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
+def write(
+    bundle: Bundle, choice: Choice, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts
+) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached.
 
-    models/ has every network of the bundle by its name, the generator as its moving average.
+    models/ has every network of the choice by its name, the generator as its moving average.
 
     Args:
         images: what it was trained on.
     """
     image = image_of(images)
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
-    generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
+    networks: dict[str, dict[str, Tensor]] = {}
+    for key, value in choice.weights.items():
+        name, _, rest = key.partition(".")
+        networks.setdefault(name, {})[rest] = value
+    generator.load_state_dict(networks[GENERATOR])
     calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
     description = {
         "format": FORMAT,
@@ -43,7 +57,8 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "model": spec.model.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if spec.model.conditional else {}),
-        "images_seen": bundle.numbers["images_seen"],
+        "images_seen": choice.images_seen,
+        "selection": choice.facts,
         **interface(spec, image),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
@@ -57,7 +72,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "params_digest": facts.tags["params.digest"],
     }
     with atomic_folder(root / "models") as models:
-        networks = bundle.networks() | {GENERATOR: {k: v.contiguous() for k, v in generator.state_dict().items()}}
+        networks[GENERATOR] = {k: v.contiguous() for k, v in generator.state_dict().items()}
         for name, tensors in networks.items():
             save_file(tensors, models / f"{name}.safetensors")
         description["sha256"] = sha256_file(models / "generator.safetensors")
@@ -74,6 +89,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         for name in storage.names(GRIDS):
             if not name.startswith("."):  # half-written by a process that died
                 (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
+        write_json(reports / "selection.json", {**choice.facts, "candidates": choice.rows})
         curves.draw(bundle.history, reports / "curves.png")
 
 

@@ -24,6 +24,7 @@ from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
+from ganlib.training.candidates import CandidateHook
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
 from ganlib.training.parent import Parent
@@ -197,17 +198,23 @@ def train(
 
     watchdog = Watchdog(hang_timeout_seconds, on_hang=tell_hang)
     log = LogHook(spec.train, journal=journal)
+    candidates = CandidateHook(spec.train, play=lambda: running.play, storage=storage, journal=journal, background=background, fence=fence)
+
+    def may_save() -> None:
+        fence()
+        candidates.bring()
+
     checkpoint = CheckpointHook(
         spec.train,
         store=store,
         journal=journal,
         background=background,
         score=Score(running.batches.prior, spec.train, running.batches.images),
-        fence=fence,
+        fence=may_save,
         while_waiting=watchdog.beat,
     )
     agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
-    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
+    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), candidates, checkpoint, agree]
     log.restart_clock(state.images_seen)
     try:
         if state.images_seen == 0 and checkpoint.is_boundary(state):

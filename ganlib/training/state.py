@@ -81,9 +81,7 @@ class TrainState:
         }
         if not dist.is_main():
             return {}, numbers
-        for name in self.networks:
-            assert name not in BESIDE
-            tensors |= {f"{name}.{key}": value for key, value in self.networks[name].state_dict().items()}
+        tensors |= self._weights()
         tensors |= {f"ema.{key}": value for key, value in self.ema.module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             packed = optimizer.state_dict()
@@ -92,7 +90,16 @@ class TrainState:
                 tensors |= {
                     f"optimizer.{name}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items() if value is not None
                 }
-        return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}, numbers
+        return _copied(tensors), numbers
+
+    def weights(self, *, averaged: str) -> dict[str, Tensor]:
+        """`NETWORK.NAME` -> tensor: every network, `averaged` as its moving average; copies on the CPU, so that the training may go on."""
+        tensors = self._weights() | {f"{averaged}.{key}": value for key, value in self.ema.module.state_dict().items()}
+        return _copied(tensors)
+
+    def _weights(self) -> dict[str, Tensor]:
+        assert BESIDE.isdisjoint(self.networks)
+        return {f"{name}.{key}": value for name in self.networks for key, value in self.networks[name].state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Continue where `snapshot` was taken, whatever the number of processes then and now; this state must be of the same stage."""
@@ -118,6 +125,10 @@ class TrainState:
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]
         self.rollbacks = list(numbers["rollbacks"])
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

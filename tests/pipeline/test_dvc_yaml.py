@@ -62,7 +62,7 @@ def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
 AFTER = {
     "fetch": set(ORDER),
     "prepare": set(ORDER) - {"fetch"},
-    "reference": {"reference", "evaluate", "register"},
+    "reference": {"reference", "train", "sample", "evaluate", "register"},  # who judges the candidates: nothing is trained again
     "train": {"train", "sample", "evaluate", "register"},
     "sample": {"sample", "evaluate", "register"},
     "evaluate": {"evaluate", "register"},
@@ -83,6 +83,7 @@ TABLE = {
     "train.total_images": "train",
     "train.logical_workers": "train",
     "train.history_interval_images": "train",
+    "train.select": "train",
     "train.log_interval_images": None,
     "train.state_uri": None,
     "train.keep_checkpoints": None,
