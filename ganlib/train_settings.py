@@ -15,6 +15,13 @@ def is_key(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{8,64}", text) is not None
 
 
+class SelectConfig(Section):
+    """Which averaged generator of a training is exported."""
+
+    interval_images: int = Field(default=50_000, ge=1, description="a candidate at each multiple of it, and one at the end")
+    images: int = Field(default=1_000, ge=50, description="generated images behind a candidate's score; the latents are the same for all")
+
+
 class TrainConfig(Section):
     """Budget, batch, precision and state of the training."""
 
@@ -58,6 +65,10 @@ class TrainConfig(Section):
     freeze: dict[str, list[str]] = Field(
         default_factory=dict,
         description="network -> patterns of parameter names that keep their values, for example discriminator: ['features.0.*'] (FreezeD)",
+    )
+    select: SelectConfig | None = Field(
+        SelectConfig(),
+        description="the candidate nearest to the validation images (KID) is exported; null: the last one",
     )
     continue_from: str | None = Field(
         None,

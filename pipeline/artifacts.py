@@ -1,12 +1,12 @@
 """What a finished training leaves for the stages after it: models/ and reports/training/."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
@@ -18,29 +18,39 @@ from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
-from ganlib.training.state import SEAL, Bundle, BundleStore, health_of
+from ganlib.training.state import Bundle, health_of
 from pipeline.report import curves
-from pipeline.tracking.outbox import Checkpoint, TrainingFacts
+from pipeline.selection import Choice
+from pipeline.tracking.outbox import TrainingFacts
 
 FORMAT = 2  # of models/generator.json; one of another format is never restored
 GENERATOR = "generator"  # the averaged one is exported in its place
-OUTS = (
+OUTS = (  # as dvc.yaml has them
     "models",
-    *(f"reports/training/{name}" for name in ("grids", "history.csv", "curves.png", "health.csv", "health.png", "alarms.json")),
+    *(
+        f"reports/training/{name}"
+        for name in ("grids", "history.csv", "curves.png", "health.csv", "health.png", "alarms.json", "selection.json")
+    ),
 )
 
 
-def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
+def write(
+    bundle: Bundle, choice: Choice, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts
+) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached.
 
-    models/ has every network of the bundle by its name, the generator as its moving average.
+    models/ has every network of the choice by its name, the generator as its moving average.
 
     Args:
         images: what it was trained on.
     """
     image = image_of(images)
     generator, discriminator = build(spec.model, image, seed=spec.train.seed)
-    generator.load_state_dict({k.removeprefix("ema."): v for k, v in bundle.tensors.items() if k.startswith("ema.")})
+    networks: dict[str, dict[str, Tensor]] = {}
+    for key, value in choice.weights.items():
+        name, _, rest = key.partition(".")
+        networks.setdefault(name, {})[rest] = value
+    generator.load_state_dict(networks[GENERATOR])
     calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
     description = {
         "format": FORMAT,
@@ -48,7 +58,8 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "model": spec.model.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if spec.model.conditional else {}),
-        "images_seen": bundle.numbers["images_seen"],
+        "images_seen": choice.images_seen,
+        "selection": choice.facts,
         **interface(spec, image),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
         "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
@@ -62,7 +73,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         "params_digest": facts.tags["params.digest"],
     }
     with atomic_folder(root / "models") as models:
-        networks = bundle.networks() | {GENERATOR: {k: v.contiguous() for k, v in generator.state_dict().items()}}
+        networks[GENERATOR] = {k: v.contiguous() for k, v in generator.state_dict().items()}
         for name, tensors in networks.items():
             save_file(tensors, models / f"{name}.safetensors")
         description["sha256"] = sha256_file(models / "generator.safetensors")
@@ -76,6 +87,7 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
         for name in storage.names(GRIDS):
             if not name.startswith("."):  # half-written by a process that died
                 (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
+        write_json(reports / "selection.json", {**choice.facts, "candidates": choice.rows})
         curves.draw(bundle.history, reports / "curves.png")
         curves.draw_health(measured, alarms, reports / "health.png")
 
@@ -87,21 +99,6 @@ def _table(path: Path, lines: Sequence[Mapping[str, Any]], numbers: str) -> None
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "images_seen", *names])
         writer.writerows([line["step"], line["images_seen"], *(line[numbers].get(name, "") for name in names)] for line in lines)
-
-
-def kept_checkpoints(store: BundleStore) -> list[Checkpoint]:
-    """Those of the state whose averaged generator was measured, oldest first; a broken one is left out."""
-    found = []
-    for step in store.steps():
-        folder = store.name(step)
-        try:
-            numbers = json.loads(store.storage.read(f"{folder}/state.json"))
-            sha256 = json.loads(store.storage.read(f"{folder}/{SEAL}"))["tensors.safetensors"]
-        except (FileNotFoundError, ValueError, KeyError):
-            continue
-        if (score := numbers.get("score")) is not None:
-            found.append(Checkpoint(folder=folder, images_seen=numbers["images_seen"], sha256=sha256, score=score))
-    return found
 
 
 def _half_life(train: TrainConfig) -> str:

@@ -32,8 +32,11 @@ class _MissingError(ValueError):
     """An object that the cache has no more, or not as it was."""
 
 
-def restore(run_key: str, root: Path) -> bool:
+def restore(run_key: str, choice: str | None, root: Path) -> bool:
     """Write the stage's outs as a training of `run_key` left them, where DVC's cache has all of them; whether it has.
+
+    Args:
+        choice: digest of what chose among its candidates (`pipeline.selection`); None: nothing did.
 
     Raises:
         OSError: they cannot be written.
@@ -46,7 +49,7 @@ def restore(run_key: str, root: Path) -> bool:
             facts = json.loads(_object(cache, files["models/generator.json"]))
         except (_MissingError, KeyError, ValueError):  # nobody knows which training that was
             continue
-        if (facts.get("run_key"), facts.get("format")) != (run_key, artifacts.FORMAT):
+        if (facts.get("run_key"), facts.get("format"), facts.get("selection", {}).get("choice")) != (run_key, artifacts.FORMAT, choice):
             continue
         try:
             _write(cache, files, root)

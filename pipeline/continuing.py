@@ -64,6 +64,7 @@ MAY_CHANGE = frozenset(
         "train.on_divergence",
         "train.max_rollbacks",
         "train.rollback_lr_factor",
+        "train.select",
     }
 )
 

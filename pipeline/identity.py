@@ -22,6 +22,7 @@ from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 
 TRAINS = "ganlib.training.loop:train"  # what runs in a worker: the root of the code that a result depends on
+JUDGES = ("ganlib.selection:Judge", "ganlib.selection:choose")  # what the choice of an export depends on besides
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
 FREE_TRAIN_KEYS = frozenset({"log_interval_images", "state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
 # What another training leaves for this one is named by its content, not by what params.yaml calls it: see `Identity.child_of`.
@@ -56,6 +57,8 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     """The settings that determine a trained model, as plain values."""
     left_out = FREE_TRAIN_KEYS | PARENT_TRAIN_KEYS | {key for key in NEW_TRAIN_KEYS if not getattr(params.train, key)}
     train = {key: value for key, value in params.train.model_dump(mode="json").items() if key not in left_out}
+    if params.train.select is not None:  # who judges the candidates is no part of the training
+        train["select"] = {"interval_images": params.train.select.interval_images}
     return {**{key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}, "train": train}
 
 
@@ -95,6 +98,13 @@ def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
     return _code(training_settings(params), (params.model, params.task, params.optim, params.train), root)
 
 
+def judging_code(params: TrainingParams, extractor: str, root: Path = ROOT) -> str:
+    """sha256 over the code that chooses what is exported (`ganlib.selection`)."""
+    settings = training_settings(params)
+    found = definitions(JUDGES, names=strings_in(settings) | {extractor}, settings=_names((params.model, params.train)), root=root)
+    return found.digest
+
+
 def code_of_settings(settings: Mapping[str, Any], root: Path = ROOT) -> dict[str, str]:
     """`Identity.code` of a training with `settings` (`Identity.settings`, perhaps of another day) and the code in `root`.
 
@@ -107,9 +117,12 @@ def code_of_settings(settings: Mapping[str, Any], root: Path = ROOT) -> dict[str
 
 
 def _code(settings: Mapping[str, Any], sections: Iterable[Section], root: Path) -> Definitions:
+    return definitions([TRAINS], names=strings_in(dict(settings)), settings=_names(sections), root=root)
+
+
+def _names(sections: Iterable[Section]) -> set[str]:
     kinds = {type(section) for chosen in sections for section in _sections(chosen)}
-    names = {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds}
-    return definitions([TRAINS], names=strings_in(dict(settings)), settings=names, root=root)
+    return {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds}
 
 
 def _sections(section: Section) -> Iterator[Section]:

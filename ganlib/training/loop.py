@@ -24,6 +24,7 @@ from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
+from ganlib.training.candidates import CandidateHook
 from ganlib.training.health import HealthHook
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
@@ -211,13 +212,19 @@ def train(
 
     watchdog = Watchdog(hang_timeout_seconds, on_hang=tell_hang)
     log = LogHook(spec.train, journal=journal)
+    candidates = CandidateHook(spec.train, play=lambda: running.play, storage=storage, journal=journal, background=background, fence=fence)
+
+    def may_save() -> None:
+        fence()
+        candidates.bring()
+
     checkpoint = CheckpointHook(
         spec.train,
         store=store,
         journal=journal,
         background=background,
         score=Score(running.batches.prior, spec.train, running.batches.images),
-        fence=fence,
+        fence=may_save,
         while_waiting=watchdog.beat,
     )
     agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
@@ -228,7 +235,7 @@ def train(
         held_out=running.held_out(),
         journal=journal,
     )
-    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
+    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), candidates, checkpoint, agree]
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:

@@ -89,9 +89,7 @@ class TrainState:
         }
         if not dist.is_main():
             return {}, numbers
-        for name in self.networks:
-            assert name not in BESIDE
-            tensors |= {f"{name}.{key}": value for key, value in self.networks[name].state_dict().items()}
+        tensors |= self._weights()
         tensors |= {f"ema.{key}": value for key, value in self.ema.module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             packed = optimizer.state_dict()
@@ -100,7 +98,16 @@ class TrainState:
                 tensors |= {
                     f"optimizer.{name}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items() if value is not None
                 }
-        return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}, numbers
+        return _copied(tensors), numbers
+
+    def weights(self, *, averaged: str) -> dict[str, Tensor]:
+        """`NETWORK.NAME` -> tensor: every network, `averaged` as its moving average; copies on the CPU, so that the training may go on."""
+        tensors = self._weights() | {f"{averaged}.{key}": value for key, value in self.ema.module.state_dict().items()}
+        return _copied(tensors)
+
+    def _weights(self) -> dict[str, Tensor]:
+        assert BESIDE.isdisjoint(self.networks)
+        return {f"{name}.{key}": value for name in self.networks for key, value in self.networks[name].state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Continue where `snapshot` was taken, whatever the number of processes then and now; this state must be of the same stage."""
@@ -132,6 +139,10 @@ class TrainState:
 def health_of(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The health's lines in the numbers of a bundle; none in one of an older version."""
     return list(numbers.get("health", ()))
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pipeline.driver.lock import LockedError, StateLock
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
 from pipeline.parents import Inheritance
+from pipeline.selection import Selection
 from pipeline.state_address import state_uri
 from pipeline.states import known, record
 from pipeline.states.record import Record
@@ -36,15 +37,17 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         KeyboardInterrupt, SystemExit: stopped by a signal, after a checkpoint.
     """
     images = ArrowImages(root / "data" / "prepared" / "train.arrow")
-    task = TASKS.get(config.task.name, key="task.name")()
-    task.check(config.model, config.task, config.train, image_of(images))  # what params.yaml alone cannot tell
+    # what params.yaml alone cannot tell
+    TASKS.get(config.task.name, key="task.name")().check(config.model, config.task, config.train, image_of(images))
     this = identity.identity(config, root)
     parent = parents.resolve(config, this.key, image=image_of(images), data_digest=this.data_digest, root=root)
     if parent is not None:
         this = this.child_of(parent.record.identity)
         print("\n".join(parent.lines), flush=True)
     storage = open_storage(state_uri(config.train.state_uri, this.key, root))
-    if known.images_seen(storage) < config.train.total_images and cached_outs.restore(this.key, root):
+    selection = Selection.of(config, run_key=this.key, image=image_of(images), root=root)
+    print(selection.in_words(), flush=True)
+    if known.images_seen(storage) < config.train.total_images and cached_outs.restore(this.key, selection.digest, root):
         print(f"training {this.key[:16]} is finished: restored from DVC's cache ({cached_outs.OFF}=0 trains anew)", flush=True)
         return
     spec = _spec(config, storage.uri, parent, root)
@@ -70,9 +73,11 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
             if bundle is not None:
                 print(f"training {this.key[:16]} is finished: restored from its state ({storage.uri})", flush=True)
             else:
-                bundle = _work(spec, config, store, lock)
-            artifacts.write(bundle, spec, images, storage=storage, root=root, facts=facts)
-            run.note_checkpoints(artifacts.kept_checkpoints(store))
+                bundle = _work(spec, config, store, lock, selection)
+            choice = selection.choose(storage, bundle)
+            artifacts.write(bundle, choice, spec, images, storage=storage, root=root, facts=facts)
+            run.note_checkpoints(choice.candidates)
+        print(f"exported: the average after {choice.images_seen:,} of {bundle.images_seen:,} images", flush=True)
 
 
 @contextmanager
@@ -92,10 +97,10 @@ def _telling(storage: Storage, listeners: Sequence[Listener], *, patience_second
             cli.say(f"warning: {problem}")
 
 
-def _work(spec: TrainingSpec, config: TrainingParams, store: BundleStore, lock: StateLock) -> Bundle:
+def _work(spec: TrainingSpec, config: TrainingParams, store: BundleStore, lock: StateLock, selection: Selection) -> Bundle:
     """Run the workers to the end, or until a signal, or until another driver has taken the lock."""
     print(f"training on {config.cluster.workers} workers, state in {spec.folder}", flush=True)
-    with cli.stopping_softly(lock.mark_stopping) as request:
+    with cli.stopping_softly(lock.mark_stopping) as request, selection.following(store.storage):
         try:
             ray_driver.run(spec, config.cluster, owner=lock.token, stopping=request.asked)
         except ClusterError as error:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ganlib.storage import Storage
 
 MAX_PAUSE_SECONDS = 30.0  # between tries of a listener that fails
-EVENTS = ("events.jsonl", "driver.jsonl")  # one writer each
+EVENTS = ("events.jsonl", "driver.jsonl", "scores.jsonl")  # one writer each
 
 
 class Listener(Protocol):

@@ -45,12 +45,12 @@ class TrainingFacts:
 
 
 class Checkpoint(Section):
-    """A kept checkpoint whose averaged generator was measured while it trained.
+    """A candidate for export (`ganlib.selection`), scored.
 
     Attributes:
         folder: in the state.
-        sha256: of its tensors.
-        score: sliced Wasserstein distance to training images (`ganlib.training.hooks.Score`); lower is better.
+        sha256: of its weights' file.
+        score: kernel distance to the validation images; lower is better.
     """
 
     folder: str

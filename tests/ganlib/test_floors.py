@@ -63,6 +63,7 @@ GANLIB_FLOORS = (
     {"regularizers"},
     {"tasks"},  # algorithm boxes
     {"catalog", "training"},
+    {"selection"},
 )
 PIPELINE_FLOORS = (
     {"__init__", "code_digest", "driver.settings", "dvc_ignore", "edit", "generator", "params", "processes", "report", "tracking.settings"},
@@ -73,6 +74,7 @@ PIPELINE_FLOORS = (
     {"cli"},
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
+    {"selection"},
     {"artifacts", "deliver", "ready", "results", "states"},
     {"cached_outs", "parents"},
     {"stages"},

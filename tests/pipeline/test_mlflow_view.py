@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ganlib.storage import open_storage
-from pipeline import artifacts
 from pipeline.state_address import state_uri
 from pipeline.tracking import card, delivery, evaluation, outbox, system_metrics, training_run
 from pipeline.tracking import store as stores
@@ -249,14 +248,10 @@ def test_twins_of_a_lost_answer_are_one_model(tracking, tmp_path):
 
 def test_kept_checkpoints_are_models_that_can_be_ranked(tracking, tmp_path):
     """Kills: scores that stay in the state; a training that was delivered late without them."""
-    state = open_storage(tmp_path / "elsewhere")
-    store = artifacts.BundleStore(state, keep=3)
-    for step, score in ((1, 0.5), (2, 0.25), (3, None)):
-        store.save({}, {"step": step, "images_seen": 100 * step, "score": score}, [])
-    state.write("checkpoints/step-000000004/state.json", b"{")  # broken
-    kept = artifacts.kept_checkpoints(store)
-    assert [(one.images_seen, one.score) for one in kept] == [(100, 0.5), (200, 0.25)]
-    kept = [one.model_copy(update={"sha256": str(number) * 64}) for number, one in enumerate(kept)]  # these two are empty, hence equal
+    kept = [
+        outbox.Checkpoint(folder=f"candidates/images-{images_seen:012d}", images_seen=images_seen, sha256=letter * 64, score=score)
+        for images_seen, letter, score in ((100, "a", 0.5), (200, "b", 0.25))
+    ]
     storage = open_storage(state_uri(str(tmp_path / "state"), KEY, tmp_path))
     dead = training_run.TrainingRun(tracking, facts_of(), storage, tmp_path)
     dead.begin()
@@ -271,7 +266,7 @@ def test_kept_checkpoints_are_models_that_can_be_ranked(tracking, tmp_path):
         ("200", 0.25, 200),
         ("100", 0.5, 100),
     ]
-    assert models[0].tags["gan.state"].endswith(f"{KEY[:16]}/checkpoints/step-000000002")
+    assert models[0].tags["gan.state"].endswith(f"{KEY[:16]}/candidates/images-000000000200")
     run = there.client.get_run(there.find_run(KEY))
     assert {(output.model_id, output.step) for output in run.outputs.model_outputs} == {
         (model.model_id, model.metrics[0].step) for model in models

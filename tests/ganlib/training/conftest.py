@@ -46,6 +46,7 @@ def make_spec(tiny_data, tmp_path):
                 "checkpoint_interval_images": 160,
                 "augment": {"hflip": {}},
                 "ema_halflife_images": 200,
+                "select": {"interval_images": 192},
             },
         }
         for key, value in overrides.items():

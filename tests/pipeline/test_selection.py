@@ -1,0 +1,94 @@
+"""The choice of what is exported, in a pipeline that has run: by the validation images, again by another judge, never by training again."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from ganlib.selection import Score, choose
+from ganlib.storage import open_storage
+from ganlib.training import candidates
+from ganlib.training.parent import read_weights
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def chosen(finished, tmp_path_factory):
+    """A copy of a finished project, its state with it, that may be changed; candidates at each 8,000 images."""
+    clone = finished.copy(tmp_path_factory.mktemp("selection") / "clone")
+    clone.set(train__select={"interval_images": 8_000, "images": 200})
+    clone.repro("train")
+    return clone
+
+
+def state(clone):
+    (folder,) = [
+        folder
+        for folder in (clone.root / "state").iterdir()
+        if folder.name == json.loads((clone.root / "models" / "generator.json").read_text())["run_key"][:16]
+    ]
+    return open_storage(folder)
+
+
+def said(clone):
+    generator = json.loads((clone.root / "models" / "generator.json").read_text())
+    return generator, json.loads((clone.root / "reports" / "training" / "selection.json").read_text())
+
+
+def test_the_exported_weights_are_those_of_the_chosen_candidate(chosen):
+    """Kills: choosing and exporting the last all the same; a table that says another one."""
+    generator, table = said(chosen)
+    storage = state(chosen)
+    assert [row["images_seen"] for row in table["candidates"]] == candidates.present(storage) == [8_000, 16_000, 24_000, 32_000]
+    folder = f"scores/{generator['selection']['choice'][:16]}"
+    scores = [Score.model_validate_json(storage.read(f"{folder}/{name}")) for name in storage.names(folder)]
+    best = choose(scores)
+    assert [row["images_seen"] for row in table["candidates"] if row["is_chosen"]] == [best.images_seen] == [generator["images_seen"]]
+    weights = read_weights(storage, candidates.name(best.images_seen))
+    for network in ("generator", "discriminator"):
+        for name, value in load_file(chosen.root / "models" / f"{network}.safetensors").items():
+            if "running_" not in name:  # measured at the export
+                assert value.equal(weights[f"{network}.{name}"]), (network, name)
+
+
+def test_another_judge_scores_the_candidates_again_and_trains_nothing(chosen):
+    """Kills: a run key that names the judge; scores that are kept under the training alone."""
+    before, _ = said(chosen)
+    storage = state(chosen)
+    events = storage.read("events.jsonl")
+    chosen.set(reference__seed=1)
+    done = chosen.run("dvc", "repro", "train")
+    assert "restored from its state" in done.stdout
+    after, _ = said(chosen)
+    assert after["run_key"] == before["run_key"]
+    assert after["selection"]["choice"] != before["selection"]["choice"]
+    assert len(storage.names("scores")) == 2
+    assert storage.read("events.jsonl") == events
+
+
+def test_a_score_that_is_damaged_or_of_other_weights_is_computed_again(chosen):
+    """Kills: believing a score of weights that a rollback has replaced."""
+    generator, table = said(chosen)
+    storage = state(chosen)
+    folder = f"scores/{generator['selection']['choice'][:16]}"
+    first, second = storage.names(folder)[:2]
+    good = {name: storage.read(f"{folder}/{name}") for name in (first, second)}
+    storage.write(f"{folder}/{first}", good[first][:-20])
+    storage.write(
+        f"{folder}/{second}",
+        Score.model_validate_json(good[second]).model_copy(update={"candidate": "0" * 64, "kid": -9.0}).model_dump_json().encode(),
+    )
+    chosen.run("python", "-m", "pipeline.stages.train")
+    assert {name: storage.read(f"{folder}/{name}") for name in (first, second)} == good
+    assert said(chosen) == (generator, table)
+
+
+def test_without_validation_images_the_last_is_exported_and_it_is_said(chosen):
+    chosen.set(data__val_fraction=0.0)
+    done = chosen.run("dvc", "repro", "train")
+    assert "the last average is exported: the validation split has 0 images" in done.stdout
+    generator, table = said(chosen)
+    assert generator["images_seen"] == 32_000
+    assert table["by"] is None
+    assert table["candidates"] == []
