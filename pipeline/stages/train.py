@@ -1,11 +1,9 @@
 """train: prepared images -> models/ and reports/training/, on as many workers as `cluster` gives, continuing what was interrupted."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from ganlib.data.arrow import ArrowImages
-from ganlib.storage import Storage, open_storage
+from ganlib.storage import open_storage
 from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
@@ -22,7 +20,7 @@ from pipeline.states import known, record
 from pipeline.states.record import Record
 from pipeline.tracking.console import Console
 from pipeline.tracking.delivery import deliver_pending
-from pipeline.tracking.follow import Listener, following
+from pipeline.tracking.follow import telling
 from pipeline.tracking.outbox import TrainingFacts
 from pipeline.tracking.training_run import TrainingRun
 
@@ -68,7 +66,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         facts = _facts(config, begun, parent, root)
         run = TrainingRun(config.tracking, facts, storage, root)
         console = Console(config.train.total_images, config.train.log_interval_images)
-        with _telling(storage, [console, run], patience_seconds=config.tracking.patience_seconds):
+        with telling(storage, [console, run], patience_seconds=config.tracking.patience_seconds):
             bundle = _finished(store, config)
             if bundle is not None:
                 print(f"training {this.key[:16]} is finished: restored from its state ({storage.uri})", flush=True)
@@ -78,23 +76,6 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
             artifacts.write(bundle, choice, spec, images, storage=storage, root=root, facts=facts)
             run.note_checkpoints(choice.candidates)
         print(f"exported: the average after {choice.images_seen:,} of {bundle.images_seen:,} images", flush=True)
-
-
-@contextmanager
-def _telling(storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> Iterator[None]:
-    """Tell the listeners of what happens in the block and how it ends; a warning says what they did not take."""
-    followers = None
-    try:
-        with following(storage, listeners, patience_seconds=patience_seconds) as followers:
-            try:
-                yield
-                followers.status = "FINISHED"
-            except (KeyboardInterrupt, SystemExit):
-                followers.status = "KILLED"
-                raise
-    finally:
-        for problem in followers.problems() if followers is not None else []:
-            cli.say(f"warning: {problem}")
 
 
 def _work(spec: TrainingSpec, config: TrainingParams, store: BundleStore, lock: StateLock, selection: Selection) -> Bundle:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from ganlib.storage import Storage
+from pipeline.cli import say
 
 MAX_PAUSE_SECONDS = 30.0  # between tries of a listener that fails
 EVENTS = ("events.jsonl", "driver.jsonl", "scores.jsonl")  # one writer each
@@ -199,6 +200,23 @@ def following(storage: Storage, listeners: Sequence[Listener], *, patience_secon
         yield followers
     finally:
         followers._end()
+
+
+@contextmanager
+def telling(storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> Iterator[None]:
+    """`following` a block that is a training: how it ends is how the block does, and a warning says what a listener did not take."""
+    followers = None
+    try:
+        with following(storage, listeners, patience_seconds=patience_seconds) as followers:
+            try:
+                yield
+                followers.status = "FINISHED"
+            except (KeyboardInterrupt, SystemExit):
+                followers.status = "KILLED"
+                raise
+    finally:
+        for problem in followers.problems() if followers is not None else []:
+            say(f"warning: {problem}")
 
 
 class _Lines:
