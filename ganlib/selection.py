@@ -65,6 +65,16 @@ def choose(scores: Sequence[Score]) -> Score:
     return max((score for score in scores if not score.is_beaten_by(best)), key=lambda score: score.images_seen)
 
 
+def verdicts(scores: Sequence[Score], *, patience_images: int) -> list[bool]:
+    """Whether a training ends at each of its candidates, in order: for `patience_images` none has beaten the best before it."""
+    found, best = [], scores[0]
+    for score in scores:
+        if best.is_beaten_by(score):
+            best = score
+        found.append(score.images_seen - best.images_seen >= patience_images)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """Scores candidates of one training.

@@ -22,6 +22,12 @@ class SelectConfig(Section):
     images: int = Field(default=1_000, ge=50, description="generated images behind a candidate's score; the latents are the same for all")
 
 
+class StopConfig(Section):
+    """When a training that no longer gains is ended."""
+
+    patience_images: int = Field(ge=1, description="images since the last candidate that was better by more than chance explains")
+
+
 class TrainConfig(Section):
     """Budget, batch, precision and state of the training."""
 
@@ -70,6 +76,9 @@ class TrainConfig(Section):
         SelectConfig(),
         description="the candidate nearest to the validation images (KID) is exported; null: the last one",
     )
+    stop: StopConfig | None = Field(
+        None, description="end a training whose candidates no longer get nearer to the validation images; null: after total_images"
+    )
     continue_from: str | None = Field(
         None,
         description="run key of a training (8 or more of its hex digits) that goes on under these settings, where it stood; null: none",
@@ -93,6 +102,12 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _has_an_average(self) -> "TrainConfig":
         not_negative(self.ema_halflife_images, key="train.ema_halflife_images")
+        return self
+
+    @model_validator(mode="after")
+    def _stop_has_candidates(self) -> "TrainConfig":
+        if self.stop is not None and self.select is None:
+            raise ValueError("train.stop compares candidates, and train.select is null; set train.select: {}, or train.stop: null")
         return self
 
     @model_validator(mode="after")

@@ -65,6 +65,7 @@ MAY_CHANGE = frozenset(
         "train.max_rollbacks",
         "train.rollback_lr_factor",
         "train.select",
+        "train.stop",
     }
 )
 

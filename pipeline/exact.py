@@ -59,6 +59,7 @@ def small(images: int) -> dict[str, Any]:
         "data": {"source": "digits", "image_size": [8, 8], "channels": 1},
         "train": {
             "total_images": images,
+            "stop": None,  # whether it would have ended before is no question here
             "batch_images": 8 * LOGICAL_WORKERS,
             "logical_workers": LOGICAL_WORKERS,
             "history_interval_images": max(1, images // 20),

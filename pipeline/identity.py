@@ -22,12 +22,17 @@ from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 
 TRAINS = "ganlib.training.loop:train"  # what runs in a worker: the root of the code that a result depends on
-JUDGES = ("ganlib.selection:Judge", "ganlib.selection:choose")  # what the choice of an export depends on besides
+JUDGES = (
+    "ganlib.selection:Judge",
+    "ganlib.selection:choose",
+    "ganlib.selection:verdicts",
+)  # what the choice of an export depends on besides
+LEAST_IMAGES = 50  # of the validation split: with fewer, chance chooses
 # Settings of `train` that no result depends on; dvc.yaml leaves them out of the stage's params, and so does the key.
 FREE_TRAIN_KEYS = frozenset({"log_interval_images", "state_uri", "checkpoint_interval_images", "keep_checkpoints", "keep_best"})
 # What another training leaves for this one is named by its content, not by what params.yaml calls it: see `Identity.child_of`.
 PARENT_TRAIN_KEYS = frozenset({"continue_from", "start_from"})
-NEW_TRAIN_KEYS = frozenset({"freeze"})  # younger than many a state: where they are unset they are left out, so that its key stays
+NEW_TRAIN_KEYS = frozenset({"freeze", "stop"})  # younger than many a state: where they are unset they are left out, so that its key stays
 
 
 class TrainingParams(Section):
@@ -90,7 +95,10 @@ class Identity:
 def identity(params: TrainingParams, root: Path = ROOT) -> Identity:
     """Of the training that `params` describe, with the data and the code in `root`."""
     data_digest = read_manifest(root / "data" / "prepared").data_digest
-    return Identity(settings=training_settings(params), data_digest=data_digest, code=training_code(params, root).parts)
+    settings = training_settings(params)
+    if params.train.stop is not None:  # who judges the candidates says where the training ends
+        settings["train"]["stop"]["judge"] = judge(params, root)
+    return Identity(settings=settings, data_digest=data_digest, code=training_code(params, root).parts)
 
 
 def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
@@ -98,11 +106,28 @@ def training_code(params: TrainingParams, root: Path = ROOT) -> Definitions:
     return _code(training_settings(params), (params.model, params.task, params.optim, params.train), root)
 
 
-def judging_code(params: TrainingParams, extractor: str, root: Path = ROOT) -> str:
-    """sha256 over the code that chooses what is exported (`ganlib.selection`)."""
-    settings = training_settings(params)
-    found = definitions(JUDGES, names=strings_in(settings) | {extractor}, settings=_names((params.model, params.train)), root=root)
-    return found.digest
+def judge(params: TrainingParams, root: Path = ROOT) -> dict[str, Any]:
+    """What chooses among a training's candidates for export (`ganlib.selection`), as plain values; `by` is None where nothing does, and `why`."""
+    select = params.train.select
+    if select is None:
+        return {"by": None, "why": "train.select is null"}
+    manifest = read_manifest(root / "data" / "prepared")
+    if (images := manifest.splits["val"].images) < LEAST_IMAGES:
+        return {"by": None, "why": f"the validation split has {images} images, choosing needs {LEAST_IMAGES} (data.val_fraction)"}
+    try:
+        made = json.loads((root / "data" / "reference" / "reference.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"by": None, "why": "there is no data/reference; `dvc repro reference` makes it"}
+    main, settings = made["extractors"][0], training_settings(params)
+    code = definitions(JUDGES, names=strings_in(settings) | {main["name"]}, settings=_names((params.model, params.train)), root=root).digest
+    return {
+        "by": "kid",
+        "split": "val",
+        "images": select.images,
+        "extractor": main["name"],
+        "extractor_sha256": main["sha256"],
+        "code": code,
+    }
 
 
 def code_of_settings(settings: Mapping[str, Any], root: Path = ROOT) -> dict[str, str]:

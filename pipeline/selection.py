@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +20,17 @@ from torch import Tensor
 from ganlib.data.arrow import read_manifest
 from ganlib.metrics.reference_store import Reference
 from ganlib.models import ImageSpec
-from ganlib.selection import DEPTH, Judge, Score, choose, table
+from ganlib.selection import DEPTH, Judge, Score, choose, table, verdicts
 from ganlib.storage import Storage
 from ganlib.training import candidates
-from ganlib.training.parent import GENERATOR, WEIGHTS, read_weights, weights_of
-from ganlib.training.state import SEAL, Bundle, BundleError
+from ganlib.training.parent import GENERATOR, read_weights, weights_of
+from ganlib.training.state import Bundle, BundleError
 from pipeline import identity, lineage
 from pipeline.identity import TrainingParams
 from pipeline.tracking.outbox import Checkpoint
 
 SCORES = "scores"
 LOG = "scores.jsonl"  # for people: `pipeline.tracking.follow`
-LEAST_IMAGES = 50  # of the validation split: with fewer, chance chooses
 NICENESS = 10  # of the thread that scores while the workers train
 
 
@@ -63,16 +62,10 @@ class Selection:
     @classmethod
     def of(cls, config: TrainingParams, *, run_key: str, image: ImageSpec, root: Path) -> "Selection":
         """As settings and data allow; without a judge the last average is exported."""
-        if config.train.select is None:
-            return cls(facts={"by": None, "why": "train.select is null"})
-        manifest = read_manifest(root / "data" / "prepared")
-        if manifest.splits["val"].images < LEAST_IMAGES:
-            few = f"the validation split has {manifest.splits['val'].images} images, and choosing needs {LEAST_IMAGES} (data.val_fraction)"
-            return cls(facts={"by": None, "why": few})
-        try:
-            reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
-        except (FileNotFoundError, ValueError) as problem:
-            return cls(facts={"by": None, "why": f"data/reference cannot be used ({problem}); `dvc repro reference` makes it"})
+        facts = identity.judge(config, root)
+        if facts["by"] is None:
+            return cls(facts=facts)
+        reference = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest)
         judge = Judge(
             extractor=reference.extractor,
             real=reference.features("val", DEPTH),
@@ -81,20 +74,12 @@ class Selection:
             train=config.train,
             generator=GENERATOR,
         )
-        facts = {
-            "by": "kid",
-            "split": "val",
-            "images": config.train.select.images,
-            "extractor": reference.extractor.name,
-            "extractor_sha256": reference.main.facts["sha256"],
-        }
-        code = identity.judging_code(config, reference.extractor.name)
-        digest = lineage.digest({"run_key": run_key, "code": code, **facts})
+        digest = lineage.digest({"run_key": run_key, **facts})
         return cls(judge=judge, digest=digest, facts={**facts, "choice": digest})
 
     def in_words(self) -> str:
         if self.judge is None:
-            return f"the last average is exported: {self.facts['why']}"
+            return f"the last average is exported, and train.stop is off: {self.facts['why']}"
         return f"candidates for export are compared with {len(self.judge.real):,} validation images by {self.judge.extractor.name} (train.select)"
 
     def scores(self, storage: Storage, *, should_stop: Callable[[], bool] = lambda: False) -> list[Score]:
@@ -110,7 +95,7 @@ class Selection:
             if should_stop():
                 break
             folder = candidates.name(images_seen)
-            sha256 = json.loads(storage.read(f"{folder}/{SEAL}"))[WEIGHTS]
+            sha256 = candidates.sha256(storage, images_seen)
             name = f"{SCORES}/{self.digest[:16]}/images-{images_seen:012d}.json"
             score = _read(storage, name)
             if score is None or score.candidate != sha256:  # a training that was rolled back comes by again with other weights
@@ -157,7 +142,7 @@ class Selection:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             while not is_over.wait(max(1.0, storage.poll_seconds)):
                 with suppress(OSError, BundleError, ValueError):  # half there, or a store that is away for a moment
-                    self.scores(storage, should_stop=is_over.is_set)
+                    self._give_verdicts(storage, self.scores(storage, should_stop=is_over.is_set))
 
         thread = threading.Thread(target=follow, name="score candidates", daemon=True)
         thread.start()
@@ -166,6 +151,16 @@ class Selection:
         finally:
             is_over.set()
             thread.join()
+
+    def _give_verdicts(self, storage: Storage, scores: Sequence[Score]) -> None:
+        """What the workers wait for, where `train.stop` asks for it."""
+        assert self.judge is not None
+        stop = self.judge.train.stop
+        if stop is None or not scores:
+            return
+        for score, is_end in zip(scores, verdicts(scores, patience_images=stop.patience_images), strict=True):
+            if candidates.read_verdict(storage, score.images_seen) is None:
+                candidates.write_verdict(storage, score.images_seen, candidate=score.candidate, stop=is_end)
 
 
 def _read(storage: Storage, name: str) -> Score | None:

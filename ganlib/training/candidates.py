@@ -1,10 +1,18 @@
-"""Candidates for export: the networks at multiples of `train.select.interval_images`, each generator as its moving average.
+"""Candidates for export, and the end of a training whose candidates no longer gain.
+
+Candidates are the networks at multiples of `train.select.interval_images`, each generator as its moving average.
 
 They lie in the state of the training, one sealed folder each, whichever of them is chosen later (`ganlib.selection`), so that another judge needs no
 other training. A training that is resumed or rolled back writes those it reaches again, over the old ones.
+
+With `train.stop` the training waits at each candidate for the verdict of whoever judges it (the driver, `pipeline.selection`), so where it ends
+depends on no timing.
 """
 
+import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -14,10 +22,12 @@ from ganlib.tasks import Play
 from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import is_due
 from ganlib.training.journal import Background, Journal
-from ganlib.training.parent import packed
+from ganlib.training.parent import WEIGHTS, packed
 from ganlib.training.state import SEAL, TrainState, sealed
 
 FOLDER = "candidates"
+VERDICTS = "verdicts"  # on candidates, where `train.stop` asks for them
+POLL_SECONDS = 0.2  # at most, between two looks for a verdict
 
 
 def name(images_seen: int) -> str:
@@ -29,6 +39,25 @@ def present(storage: Storage) -> list[int]:
     """Images seen of every whole candidate, ascending."""
     found = [int(entry[7:]) for entry in storage.names(FOLDER) if entry.startswith("images-") and entry[7:].isdigit()]
     return sorted(images_seen for images_seen in found if SEAL in storage.names(name(images_seen)))
+
+
+def sha256(storage: Storage, images_seen: int) -> str:
+    """Of the weights of a whole candidate, as its seal has it."""
+    return str(json.loads(storage.read(f"{name(images_seen)}/{SEAL}"))[WEIGHTS])
+
+
+def write_verdict(storage: Storage, images_seen: int, *, candidate: str, stop: bool) -> None:
+    """Say whether the training ends at a candidate; `candidate` is the sha256 of what was judged."""
+    storage.write(f"{VERDICTS}/images-{images_seen:012d}.json", json.dumps({"candidate": candidate, "stop": stop}).encode())
+
+
+def read_verdict(storage: Storage, images_seen: int) -> bool | None:
+    """Whether the training ends at the candidate that is there; None: nobody has judged this one."""
+    try:
+        said = json.loads(storage.read(f"{VERDICTS}/images-{images_seen:012d}.json"))
+        return bool(said["stop"]) if said["candidate"] == sha256(storage, images_seen) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 class CandidateHook:
@@ -57,13 +86,9 @@ class CandidateHook:
         self._waiting: dict[int, dict[str, Tensor]] = {}  # images seen -> weights that are not written yet; the background thread's
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
-        select = self.config.select
-        if select is None or not dist.is_main() or not (is_last or is_due(select.interval_images, state)):
+        if not dist.is_main() or not self.is_made(state, is_last=is_last):
             return
-        play = self.play()
-        if play.ends_at_images is not None:
-            return
-        weights, images_seen = state.weights(averaged=play.sampled), state.images_seen
+        weights, images_seen = state.weights(averaged=self.play().sampled), state.images_seen
 
         def write() -> None:
             self._waiting[images_seen] = weights
@@ -76,8 +101,66 @@ class CandidateHook:
 
         self.background.submit(write)
 
+    def is_made(self, state: TrainState, *, is_last: bool = False) -> bool:
+        """Whether the step that just ended makes a candidate; the same on every process."""
+        select = self.config.select
+        return select is not None and (is_last or is_due(select.interval_images, state)) and self.play().ends_at_images is None
+
+    def retry(self) -> None:
+        """Try again to write what waits."""
+
+        def write() -> None:
+            with suppress(OSError):  # told when it was tried first
+                self.fence()
+                self.bring()
+
+        self.background.submit(write)
+
     def bring(self) -> None:
         """Write what waits; called by the background thread. Raises OSError where it still cannot be written."""
         for images_seen in sorted(self._waiting):
             self.storage.write_folder(name(images_seen), sealed(packed(self._waiting[images_seen])))
             del self._waiting[images_seen]
+
+
+class StopHook:
+    """Whether a training ends at the candidate it has just made. All processes ask together, after each step and where they resume."""
+
+    GO_ON, STOP, INTERRUPTED = range(3)
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        candidates: CandidateHook,
+        background: Background,
+        should_stop: Callable[[], bool],
+        while_waiting: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.candidates = candidates
+        self.background = background
+        self.should_stop = should_stop
+        self.while_waiting = while_waiting
+        self.was_interrupted = False  # somebody asked the training to stop while it waited; the same on every process
+
+    def __call__(self, state: TrainState) -> bool:
+        if not self.candidates.is_made(state) or self.config.stop is None:
+            return False
+        (found,) = dist.maximum([self._verdict(state.images_seen) if dist.is_main() else self.GO_ON])
+        self.was_interrupted = found == self.INTERRUPTED
+        return found == self.STOP
+
+    def _verdict(self, images_seen: int) -> int:
+        storage = self.candidates.storage
+        while True:
+            self.background.wait(while_waiting=self.while_waiting)
+            self.background.raise_problem()
+            verdict = read_verdict(storage, images_seen)
+            if verdict is not None:
+                return self.STOP if verdict else self.GO_ON
+            if self.should_stop():
+                return self.INTERRUPTED
+            self.candidates.retry()
+            self.while_waiting()
+            time.sleep(min(POLL_SECONDS, storage.poll_seconds))

@@ -24,7 +24,7 @@ from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
-from ganlib.training.candidates import CandidateHook
+from ganlib.training.candidates import CandidateHook, StopHook
 from ganlib.training.health import HealthHook
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
@@ -162,13 +162,15 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     fence: Callable[[], None] = lambda: None,
     hang_timeout_seconds: float | None = None,
+    is_judged: bool = False,
 ) -> TrainState:
-    """Train from the newest checkpoint at `spec.folder`, or from its parent, or from the start, until `train.total_images`.
+    """Train from the newest checkpoint at `spec.folder`, or from its parent, or from the start, until `train.total_images` or `train.stop`.
 
     Args:
         should_stop: asked a few times a second on every process; when one says yes, all save and stop.
         fence: called by the main process before it writes a checkpoint; raises where another attempt owns the state.
         hang_timeout_seconds: the process ends itself when no step does for so long; None: never.
+        is_judged: somebody gives the verdicts that `train.stop` waits for.
 
     Returns:
         the final state; its bundle is written.
@@ -179,6 +181,10 @@ def train(
         ValueError: settings that do not fit the data, or every checkpoint damaged.
         OSError: the last checkpoint cannot be written.
     """
+    if spec.train.stop is not None and not is_judged:
+        raise ValueError(
+            "train.stop waits for verdicts on candidates, which the train stage gives and nobody here does; set train.stop: null"
+        )
     running = Running.start(spec)
     state = running.state
     storage = open_storage(spec.folder)
@@ -235,28 +241,38 @@ def train(
         held_out=running.held_out(),
         journal=journal,
     )
-    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), candidates, checkpoint, agree]
+    stop = StopHook(spec.train, candidates=candidates, background=background, should_stop=should_stop, while_waiting=watchdog.beat)
+    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:
         health.begin(state)
         if state.images_seen == 0 and checkpoint.is_boundary(state):
             checkpoint.save(state, scored=False, is_needed=True)
-        while state.images_seen < spec.train.total_images:
-            try:
-                running.step(before=health.before_step)
-                watchdog.beat()
-                is_last = state.images_seen >= spec.train.total_images
-                health(state, is_last=is_last)
-            except DivergenceError as divergence:
-                _roll_back(divergence, running=running, checkpoint=checkpoint, journal=journal)
-                for clocked in (log, health):
-                    clocked.restart_clock(state.images_seen)
-                continue
-            for hook in hooks:
-                hook(state, is_last=is_last)
+        # a training that was interrupted while it waited for a verdict asks again, before it makes another step
+        is_asking = bundle is not None and not is_new and spec.train.stop is not None and candidates.is_made(state)
+        while not state.is_over and state.images_seen < spec.train.total_images:
+            is_last = False
+            if not is_asking:
+                try:
+                    running.step(before=health.before_step)
+                    watchdog.beat()
+                    is_last = state.images_seen >= spec.train.total_images
+                    health(state, is_last=is_last)
+                except DivergenceError as divergence:
+                    _roll_back(divergence, running=running, checkpoint=checkpoint, journal=journal)
+                    for clocked in (log, health):
+                        clocked.restart_clock(state.images_seen)
+                    continue
+                candidates(state, is_last=is_last)
+            is_asking = False
+            state.is_over = not is_last and stop(state)
+            is_last = is_last or state.is_over
+            if not stop.was_interrupted:
+                for hook in hooks:
+                    hook(state, is_last=is_last)
             watchdog.beat()
-            if agree.has_stopped and not is_last:
+            if (agree.has_stopped or stop.was_interrupted) and not is_last:
                 checkpoint.save(state, scored=False, is_needed=True)
                 checkpoint.finish()
                 text = f"saved and stopped after {state.images_seen:,} images"
@@ -264,7 +280,8 @@ def train(
                 raise Interrupted(text)
             if agree.owes_checkpoint:
                 checkpoint.save(state)
-        journal.event("finished", f"finished: {images_done(state)}", images_seen=state.images_seen)
+        why = ", no nearer to the validation images for too long (train.stop)" if state.is_over else ""
+        journal.event("finished", f"finished: {images_done(state)}{why}", images_seen=state.images_seen)
         journal.flush()
         dist.barrier()
         return state

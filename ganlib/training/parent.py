@@ -68,7 +68,7 @@ def go_on(state: TrainState, bundle: Bundle) -> None:
     """
     groups = {name: optimizer.state_dict()["param_groups"] for name, optimizer in state.optimizers.items()}
     steering = state.steering.shared(bundle.numbers["steering"])
-    state.restore(bundle.tensors, {**bundle.numbers, "optimizers": groups, "steering": steering})
+    state.restore(bundle.tensors, {**bundle.numbers, "optimizers": groups, "steering": steering, "is_over": False})
     for optimizer in state.optimizers.values():
         if isinstance(optimizer, torch.optim.RMSprop):  # torch makes its momentum with the first step or never
             for group in optimizer.param_groups:

@@ -47,6 +47,7 @@ class TrainState:
     Attributes:
         stage: of the task; networks, optimizers and steering are of this stage.
         rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
+        is_over: it was ended before its budget was spent, because it no longer gained (`train.stop`).
         scheduled: by name, the numbers that follow images seen, as the last step had them: for the log, they are no state.
         gradient_norms: by network, of the last update that was no lazy penalty's, before clipping: for the health, they are no state.
         health: what was measured so far, `{"step", "images_seen", "values": {...}}` and the clock, oldest first; the same on every process.
@@ -63,6 +64,7 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    is_over: bool = False
     scheduled: dict[str, float] = field(default_factory=dict)
     gradient_norms: dict[str, float] = field(default_factory=dict)
     health: list[dict[str, Any]] = field(default_factory=list)
@@ -86,6 +88,7 @@ class TrainState:
             "health": list(self.health),
             "alarms": list(self.alarms),
             "optimizers": {},
+            **({"is_over": True} if self.is_over else {}),
         }
         if not dist.is_main():
             return {}, numbers
@@ -133,6 +136,7 @@ class TrainState:
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]
         self.rollbacks = list(numbers["rollbacks"])
+        self.is_over = numbers.get("is_over", False)
         self.health, self.alarms = health_of(numbers), list(numbers.get("alarms", ()))
 
 
@@ -157,6 +161,10 @@ class Bundle:
     @property
     def images_seen(self) -> int:
         return int(self.numbers["images_seen"])
+
+    def is_end_of(self, total_images: int) -> bool:
+        """Whether it is the last of a training of so many images."""
+        return self.images_seen >= total_images or bool(self.numbers.get("is_over"))
 
     def networks(self) -> dict[str, dict[str, Tensor]]:
         """The weights of every network as it was trained, by its name; the moving average is none of them."""

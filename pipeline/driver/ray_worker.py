@@ -79,6 +79,7 @@ def work(config: dict[str, Any]) -> None:
                 should_stop=lambda: watch.should_stop,
                 fence=watch.require_current,
                 hang_timeout_seconds=worker.hang_timeout_seconds,
+                is_judged=True,
             )
         except Interrupted:
             return  # the driver asked for it

@@ -48,7 +48,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     if known.images_seen(storage) < config.train.total_images and cached_outs.restore(this.key, selection.digest, root):
         print(f"training {this.key[:16]} is finished: restored from DVC's cache ({cached_outs.OFF}=0 trains anew)", flush=True)
         return
-    spec = _spec(config, storage.uri, parent, root)
+    spec = _spec(config, storage.uri, parent, root, is_judged=selection.judge is not None)
     store = BundleStore(storage, keep=config.train.keep_checkpoints, keep_best=config.train.keep_best)
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
     patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
@@ -98,10 +98,10 @@ def _work(spec: TrainingSpec, config: TrainingParams, store: BundleStore, lock: 
 def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
     """The last checkpoint, where it is the end of the training."""
     bundle, _ = store.newest()
-    return bundle if bundle is not None and bundle.images_seen >= config.train.total_images else None
+    return bundle if bundle is not None and bundle.is_end_of(config.train.total_images) else None
 
 
-def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path) -> TrainingSpec:
+def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path, *, is_judged: bool) -> TrainingSpec:
     prepared = (root / "data" / "prepared").resolve()
     return TrainingSpec(
         data=str(prepared / "train.arrow"),
@@ -110,7 +110,7 @@ def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root:
         model=config.model,
         task=config.task,
         optim=config.optim,
-        train=config.train,
+        train=config.train if is_judged else config.train.model_copy(update={"stop": None}),
         threads=max(1, int(config.cluster.cpus_per_worker)),
         parent=parent.spec if parent is not None else None,
     )

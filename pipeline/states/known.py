@@ -34,7 +34,7 @@ class State:
     Attributes:
         name: the first 16 digits of its run key.
         record: None where it has none that can be read.
-        images_seen: of its newest whole checkpoint.
+        images_seen, is_over: of its newest whole checkpoint; the latter where `train.stop` ended it.
         active: its last sign of life, in seconds since 1970; 0 where it gave none.
         owes_mlflow: MLflow has not been told everything of it.
         holder: who runs it, as far as can be told from here.
@@ -44,6 +44,7 @@ class State:
     storage: Storage
     record: Record | None
     images_seen: int
+    is_over: bool
     size_bytes: int
     active: float
     owes_mlflow: bool
@@ -56,7 +57,7 @@ class State:
 
     @property
     def is_finished(self) -> bool:
-        return 0 < self.total_images <= self.images_seen
+        return self.is_over or 0 < self.total_images <= self.images_seen
 
     @property
     def is_held(self) -> bool:
@@ -85,12 +86,14 @@ def _look(base: str, root: Path, data_digest: str | None) -> Iterator[State]:
 
 def _state(name: str, storage: Storage, size_bytes: int) -> State:
     found, waiting, holder = record.read(storage), outbox.read(storage), lock.holder(storage)
+    newest = _newest(storage)
     began = datetime.fromisoformat(found.began).timestamp() if found is not None else 0.0
     return State(
         name=name,
         storage=storage,
         record=found,
-        images_seen=images_seen(storage),
+        images_seen=int(newest.get("images_seen", 0)),
+        is_over=bool(newest.get("is_over")),
         size_bytes=size_bytes,
         active=max(began, (waiting.ended or waiting.heartbeat) if waiting is not None else 0.0),
         owes_mlflow=waiting is not None and not waiting.delivered,
@@ -100,14 +103,20 @@ def _state(name: str, storage: Storage, size_bytes: int) -> State:
 
 def images_seen(storage: Storage) -> int:
     """Of the newest whole checkpoint, which is not verified; 0 without one."""
+    return int(_newest(storage).get("images_seen", 0))
+
+
+def _newest(storage: Storage) -> dict[str, Any]:
+    """Numbers of the newest whole checkpoint, not verified; {} without one."""
     store = BundleStore(storage, keep=1)
     for step in reversed(store.steps()):
         if SEAL in storage.names(store.name(step)):
             try:
-                return int(json.loads(storage.read(f"{store.name(step)}/state.json"))["images_seen"])
+                numbers = json.loads(storage.read(f"{store.name(step)}/state.json"))
+                return {"images_seen": int(numbers["images_seen"]), "is_over": numbers.get("is_over", False)}
             except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged
                 continue
-    return 0
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)

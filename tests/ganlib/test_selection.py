@@ -11,7 +11,7 @@ from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Prior, generate
-from ganlib.selection import BATCH_IMAGES, Judge, Score, choose
+from ganlib.selection import BATCH_IMAGES, Judge, Score, choose, verdicts
 from ganlib.train_settings import SelectConfig, TrainConfig
 from ganlib.training.hooks import calibrate_generator
 
@@ -46,6 +46,28 @@ def test_the_latest_that_the_best_does_not_beat_is_chosen(kids, noises, expected
     scores = [score(100 * (k + 1), kid, noise) for k, (kid, noise) in enumerate(zip(kids, noises, strict=True))]
     assert choose(scores).images_seen == expected
     assert choose(scores[::-1]).images_seen == expected
+
+
+@pytest.mark.parametrize(
+    ("kids", "patience", "expected"),
+    [
+        ([0.5, 0.3, 0.4, 0.35, 0.2], 300, [False, False, False, False, False]),  # a gain in time
+        ([0.5, 0.3, 0.4, 0.35, 0.2], 200, [False, False, False, True, False]),
+        ([0.5, 0.6, 0.7], 100, [False, True, True]),
+        ([0.5, 0.5], 100, [False, True]),  # as good is no gain
+    ],
+)
+def test_a_training_ends_when_nothing_has_beaten_the_best_for_so_long(kids, patience, expected):
+    """Kills: patience since the last candidate in place of the best; an equal one that counts as a gain."""
+    scores = [score(100 * (k + 1), kid, COMMON) for k, kid in enumerate(kids)]
+    assert verdicts(scores, patience_images=patience) == expected
+
+
+def test_a_gain_within_chance_is_none():
+    """Kills: patience that noise renews for ever."""
+    noisy = [-0.2, 0.4, 0.0, 0.2]
+    scores = [score(100, 0.5, COMMON), score(200, 0.45, noisy), score(300, 0.3, noisy)]
+    assert verdicts(scores, patience_images=100) == [False, True, False]
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,7 @@ TABLE = {
     "train.logical_workers": "train",
     "train.history_interval_images": "train",
     "train.select": "train",
+    "train.stop": "train",
     "train.log_interval_images": None,
     "train.state_uri": None,
     "train.keep_checkpoints": None,

@@ -1,5 +1,9 @@
 """Candidates for export: which there are, what is in them, and that a disk which fills up loses none."""
 
+import contextlib
+import threading
+import time
+
 import pytest
 import torch
 from parts import parts_of
@@ -40,7 +44,9 @@ def test_one_holds_what_a_training_that_ended_there_would_deliver(make_spec):
     assert expected.keys() == found.keys()
     differ = {name for name, value in expected.items() if not torch.equal(found[name], value)}
     assert {name.rpartition(".")[2] for name in differ} <= {"running_mean", "running_var"}  # measured when it is scored and exported
-    assert not torch.equal(found["generator.project.weight"], bundle.tensors["generator.project.weight"])
+    trained = [name for name in found if name.startswith("generator.") and name.endswith("weight")]
+    assert trained
+    assert not any(torch.equal(found[name], bundle.tensors[name]) for name in trained)  # an average is something else
 
 
 def test_a_candidate_that_cannot_be_written_holds_the_checkpoint_back(make_spec, tmp_path):
@@ -83,3 +89,88 @@ def test_none_is_of_a_smaller_size(make_spec):
     late = make_spec("late", **{**growing, "task__options": {"stable_images": 224, "fade_images": 320}})
     train(late)
     assert present(late) == [384, 576, 640]
+
+
+STOPPING = {**CONSTANT, "train__stop": {"patience_images": 192}}
+
+
+@contextlib.contextmanager
+def judging(spec, *, ends_at, waits_for=lambda: True):
+    """Somebody who gives verdicts on candidates as they appear: the training ends at `ends_at`."""
+    storage, is_over = open_storage(spec.folder), threading.Event()
+
+    def judge():
+        while not is_over.wait(0.01):
+            for images_seen in candidates.present(storage) if waits_for() else []:
+                if candidates.read_verdict(storage, images_seen) is None:
+                    with contextlib.suppress(FileNotFoundError):  # just being replaced
+                        sha256 = candidates.sha256(storage, images_seen)
+                        candidates.write_verdict(storage, images_seen, candidate=sha256, stop=images_seen >= ends_at)
+
+    thread = threading.Thread(target=judge)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def end_of(spec):
+    bundle, _ = BundleStore(open_storage(spec.folder), keep=1).newest()
+    return bundle
+
+
+def test_a_training_ends_at_the_verdict_and_stays_ended(make_spec):
+    """Kills: a stop that the bundle does not know of; steps beyond the candidate that nobody judged."""
+    spec = make_spec("ended", **STOPPING)
+    with judging(spec, ends_at=384):
+        train(spec, is_judged=True)
+    bundle, parts = end_of(spec), parts_of(spec.folder)
+    assert (bundle.images_seen, bundle.is_end_of(640), bundle.is_end_of(384)) == (384, True, True)
+    assert present(spec) == [192, 384]
+    assert bundle.history[-1]["images_seen"] == 384
+    state = train(spec, is_judged=True)  # nobody to ask, and nothing to do
+    assert state.images_seen == 384
+    assert parts_of(spec.folder) == parts
+
+
+def test_an_interruption_while_it_waits_for_a_verdict_changes_nothing(make_spec):
+    """Kills: steps without a verdict; a resume that does not ask again; losses logged twice or not at all."""
+    whole = make_spec("whole", **STOPPING)
+    with judging(whole, ends_at=384):
+        train(whole, is_judged=True)
+    parts = make_spec("parts", **STOPPING)
+    asked_at = []
+
+    def should_stop():
+        made = present(parts)
+        if made == [192, 384]:  # it waits for the second verdict, or is about to
+            asked_at.append(time.monotonic())
+        return len(asked_at) > 3
+
+    with judging(parts, ends_at=999, waits_for=lambda: present(parts) == [192]), pytest.raises(Interrupted):
+        train(parts, should_stop=should_stop, is_judged=True)
+    assert end_of(parts).images_seen == 384
+    assert not end_of(parts).is_end_of(640)
+    with judging(parts, ends_at=384):
+        train(parts, is_judged=True)
+    assert parts_of(parts.folder) == parts_of(whole.folder)
+    histories = [[(line["step"], line["scalars"]) for line in end_of(spec).history] for spec in (parts, whole)]
+    assert histories[0] == histories[1]
+
+
+def test_a_verdict_on_other_weights_is_none(make_spec):
+    """Kills: believing what was said before a rollback."""
+    spec = make_spec("other", **CONSTANT)
+    train(spec)
+    storage = open_storage(spec.folder)
+    candidates.write_verdict(storage, 384, candidate="0" * 64, stop=True)
+    assert candidates.read_verdict(storage, 384) is None
+    candidates.write_verdict(storage, 384, candidate=candidates.sha256(storage, 384), stop=True)
+    assert candidates.read_verdict(storage, 384) is True
+
+
+def test_without_anybody_who_judges_it_does_not_begin(make_spec):
+    with pytest.raises(ValueError, match=r"train.stop waits for verdicts .* set train.stop: null"):
+        train(make_spec("alone", **STOPPING))
