@@ -194,11 +194,20 @@ def logit_numbers(real: Tensor, held_out: Tensor | None, fake: Tensor) -> dict[s
 
 
 def diversity(fake: Tensor, real: Tensor) -> float:
-    """How far generated images [N, C, H, W] lie from one another, over how far real ones do: root mean square distances in pixels.
+    """Mean distance in pixels from an image [N, C, H, W] to the nearest other one, of generated images over that of as many real ones.
 
-    The mean squared distance between two of N images is twice the sum of the pixels' variances.
+    0 where all are one image, and where they are a few again and again, which a variance would not see; about 1 of images like the real ones.
     """
-    return float((variance(fake).sum() / variance(real).sum().clamp(min=1e-30)).sqrt())
+    return nearest_distance(fake) / max(nearest_distance(real), 1e-30)
+
+
+def nearest_distance(images: Tensor) -> float:
+    """Of each image to its nearest other one, the mean; 0 of a single one."""
+    if len(images) < 2:
+        return 0.0
+    x = images.flatten(1)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
+    return float(distances.amin(1).mean())
 
 
 def variance(values: Tensor) -> Tensor:
