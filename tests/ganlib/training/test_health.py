@@ -86,10 +86,10 @@ def test_diversity_is_the_distance_to_the_nearest():
     def distance(x):
         return np.mean([min(float((x[i] - x[j]).square().sum().sqrt()) for j in range(len(x)) if j != i) for i in range(len(x))])
 
-    assert health.diversity(fake, real) == pytest.approx(distance(fake) / distance(real), rel=1e-12)
+    assert health.diversity(fake, real) == pytest.approx(distance(fake) / distance(real), rel=1e-9)
     assert health.diversity(real, real) == 1
     assert health.diversity(torch.zeros(5, 1, 2, 2), real) == 0
-    assert health.diversity(real[[0, 1, 2, 0, 1, 2]], real) == 0
+    assert health.diversity(real[[0, 1, 2, 0, 1, 2]], real) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_not_finite_is_left_out_and_raises_divergence():
