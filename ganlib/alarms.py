@@ -77,12 +77,12 @@ class ModeCollapse(Alarm):
     """The generator makes one image, or a few, whatever its latents are."""
 
     bounds = (Bound(column="diversity", is_low=True),)
-    meaning = "the generator's images hardly differ from one another"
+    meaning = "the generator makes one image, or a few of them again and again"
     remedy = (
         "lower optim.generator.lr, try model.discriminator.minibatch_stddev: true, task.regularizers {r1: {}} or {feature_matching: {}}, "
         "or task.loss: relativistic"
     )
-    threshold: float = 0.25
+    threshold: float = 0.2
 
 
 class Stalled(Alarm):
@@ -91,7 +91,7 @@ class Stalled(Alarm):
     bounds = (Bound(column="update_norm_generator", is_low=True),)
     meaning = "a step changes the generator's weights by less than this share of them: it learns nothing any more"
     remedy = "raise optim.generator.lr, see what optim.decay leaves of it and what train.freeze holds; with task.loss: minimax, take another loss"
-    threshold: float = 1e-7
+    threshold: float = 1e-8
 
 
 class Overfitting(Alarm):
@@ -110,7 +110,7 @@ class GeneratorWins(Alarm):
     bounds = (Bound(column="discriminator_accuracy", is_low=True),)
     meaning = "the discriminator finds generated images more real than real ones: the generator learns from verdicts that are wrong"
     remedy = "raise optim.discriminator.lr or task.discriminator_repeats, widen model.discriminator, or lower optim.generator.lr"
-    threshold: float = 0.3
+    threshold: float = 0.2
 
 
 class DiscriminatorWins(Alarm):
@@ -122,6 +122,7 @@ class DiscriminatorWins(Alarm):
         "lower optim.discriminator.lr or task.discriminator_repeats, raise optim.generator.lr, or take a loss or penalty that bounds it"
     )
     threshold: float = 0.9999
+    measurements: int = Field(default=5, ge=1)  # most trainings begin so
 
 
 class AlarmsConfig(Section):

@@ -87,7 +87,7 @@ class HealthHook:
             self._look(state)
 
     def _look(self, state: TrainState) -> None:
-        values = dist.from_main(self._measure(state) if dist.is_main() else {})
+        values = dist.from_main(self.measure(state) if dist.is_main() else {})
         now, (then, images_then) = time.monotonic(), self._clock
         self.restart_clock(state.images_seen)
         line = {
@@ -109,7 +109,8 @@ class HealthHook:
             raise AlarmError(acting.in_words(), acting.action)
 
     @torch.no_grad()
-    def _measure(self, state: TrainState) -> dict[str, float]:
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """The numbers of this moment, by column; on the main process alone. Those that are not finite are left out."""
         real, held_out, fake, real_images, fake_images = [], [], [], [], []
         nets, moment_of = View(state.networks, trains=""), self.moment_of()
         shards = [self.train.fixed("health", index) for index in range(self._count(self.train))]
@@ -194,11 +195,21 @@ def logit_numbers(real: Tensor, held_out: Tensor | None, fake: Tensor) -> dict[s
 
 
 def diversity(fake: Tensor, real: Tensor) -> float:
-    """How far generated images [N, C, H, W] lie from one another, over how far real ones do: root mean square distances in pixels.
+    """Mean distance in pixels from an image [N, C, H, W] to the nearest other one, of generated images over that of as many real ones.
 
-    The mean squared distance between two of N images is twice the sum of the pixels' variances.
+    0 where all are one image, and where they are a few again and again, which a variance would not see; about 1 of images like the real ones.
     """
-    return float((variance(fake).sum() / variance(real).sum().clamp(min=1e-30)).sqrt())
+    return nearest_distance(fake) / max(nearest_distance(real), 1e-30)
+
+
+def nearest_distance(images: Tensor) -> float:
+    """Of each image to its nearest other one, the mean; 0 of a single one."""
+    if len(images) < 2:
+        return 0.0
+    x = images.flatten(1)
+    x = x - x.mean(0)  # nearer to 0 the squares lose fewer digits
+    distances = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
+    return float(distances.amin(1).mean())
 
 
 def variance(values: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from pipeline.report.text import as_written
 # panels of the health: title -> columns, or how they begin, and how they are called
 HEALTH = {
     "mean logit of": {"real_logits": "training images", "held_out_logits": "held-out images", "fake_logits": "generated images"},
-    "discriminator: pairs ranked rightly": {"discriminator_accuracy": "real over generated"},
-    "diversity (1: as real images)": {"diversity": "generated images"},
-    "overfitting gap, in deviations": {"overfitting_gap": "training over held-out"},
+    "discriminator accuracy (chance: 0.5)": {"discriminator_accuracy": ""},
+    "diversity (real images: 1)": {"diversity": ""},
+    "overfitting gap (standard deviations)": {"overfitting_gap": ""},
     "norm of the gradient": {"gradient_norm_generator": "generator", "gradient_norm_discriminator": "discriminator"},
     "change of the weights in a step": {"update_norm_generator": "generator", "update_norm_discriminator": "discriminator"},
 }
@@ -35,6 +35,8 @@ def draw(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def draw_health(lines: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Measurements over images seen, a panel a question; a dashed line where an alarm was raised, named above the first panel that has it."""
+    from matplotlib.ticker import NullFormatter
+
     with _figure(path, rows=2, columns=3, size=(13, 6.4)) as panels:
         for axes, (title, names) in zip(panels, HEALTH.items(), strict=True):
             present = [name for name in names if any(name in line["values"] for line in lines)]
@@ -43,9 +45,11 @@ def draw_health(lines: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str
                 axes.plot(*zip(*points, strict=True), label=names[name], linewidth=1.4, marker="o", markersize=2.5)
             if title in LOGARITHMIC and any(line["values"].get(name, 0) > 0 for line in lines for name in present):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             for alarm in alarms:
                 axes.axvline(alarm["images_seen"], color="tab:red", linestyle="--", linewidth=1)
-            _label(axes, title, has_legend=bool(present))
+            _label(axes, title, has_legend=len(present) > 1)
         named = "; ".join(f"{alarm['name'].replace('_', ' ')} after {alarm['images_seen']:,} images" for alarm in alarms[:4])
         more = f", and {len(alarms) - 4} more" if len(alarms) > 4 else ""
         text = f"alarms: {named}{more}" if alarms else "no alarm" if lines else "not measured (train.health_interval_images)"
@@ -69,7 +73,7 @@ def _figure(path: Path, *, rows: int, columns: int, size: tuple[float, float]) -
 def _label(axes: Any, title: str, *, has_legend: bool) -> None:
     axes.set_xlabel("real images seen")
     axes.set_title(title, loc="left")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value < 1e6 else f"{value / 1e6:g}M")
+    axes.xaxis.set_major_formatter(lambda value, _: "0" if value == 0 else f"{value / 1000:g}k" if value < 1e6 else f"{value / 1e6:g}M")
     axes.grid(alpha=0.25)
     if has_legend:
         axes.legend(frameon=False)
