@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ganlib.data.raw import SourceInfo
+from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.files import atomic_folder
@@ -26,7 +27,9 @@ def main() -> None:
     info = fetch(params.section("data", DataConfig), params.ROOT)
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
-    print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
+    images = len(open_raw(params.ROOT / "data" / "raw"))  # more than files, where many lie packed in one
+    files = f"{info.num_files} file{'s' if info.num_files != 1 else ''}"
+    print(f"fetched {info.source}: {images:,} images in {files}, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
     for note in info.notes:
         print(f"note: {note}")
 

@@ -320,6 +320,13 @@ def test_a_machine_that_cannot_be_measured_trains_as_well(tracking, tmp_path, mo
         raise AttributeError("no such counter")
 
     monkeypatch.setattr(psutil, "net_io_counters", refuse)
-    trained(tracking, tmp_path)
+    run = training_run.TrainingRun(tracking, facts_of(), open_storage(tmp_path / "state" / KEY), tmp_path)
+    run.begin()
+    for _ in range(3):
+        run.beat()
+    run.end("FINISHED")
+    store = stores.open_store(tracking, tmp_path)
+    told = store.client.get_run(store.find_run(KEY))
+    assert (told.info.status, told.data.tags[training_run.SYSTEM]) == ("FINISHED", "none: AttributeError('no such counter')")
     monkeypatch.setenv(system_metrics.ENABLED, "false")
     assert training_run.TrainingRun(tracking, facts_of(), open_storage(tmp_path / "other"), tmp_path)._system is None
