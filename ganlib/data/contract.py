@@ -197,7 +197,14 @@ class Contract:
         by_split = self.class_counts()
         table = {name: {split: (by_split[split] or [])[index] for split in SPLITS} for index, name in enumerate(self.class_names)}
         totals = {name: sum(row.values()) for name, row in table.items()}
-        return {"count": len(table), "images": table, "balance": round(min(totals.values()) / max(max(totals.values()), 1), 6)}
+        there = {name: row for name, row in table.items() if totals[name]}
+        empty = [name for name in table if name not in there]  # numbers that no label has, names without a file
+        return {
+            "count": len(there),
+            "without_images": {"count": len(empty), "first": empty[:SHOWN]},
+            "images": there,
+            "balance": round(min((totals[name] for name in there), default=0) / max(max(totals.values(), default=0), 1), 6),
+        }
 
     def _duplicates(self, name_of: Callable[[int], str] = str) -> dict[str, Any]:
         """Images with equal prepared pixels: groups of at least two, the copies beyond the first, and groups with more than one label."""
@@ -268,8 +275,10 @@ class Contract:
             tiny = [f"{name} ({count})" for name, count in sums.items() if count < TINY_CLASS_IMAGES]
             if tiny:
                 found.append(f"{len(tiny):,} classes have fewer than {TINY_CLASS_IMAGES} images: {', '.join(tiny[:SHOWN])}")
+            if (empty := classes["without_images"])["count"]:
+                found.append(f"{empty['count']:,} classes are named and have no image: {', '.join(empty['first'])}")
             for split in (split for split in SPLITS if any(row[split] for row in classes["images"].values())):
-                missing = [name for name, row in classes["images"].items() if row[split] == 0 and sums[name] > 0]
+                missing = [name for name, row in classes["images"].items() if row[split] == 0]
                 if missing:
                     found.append(f"{len(missing):,} classes have no image in the {split} split: {', '.join(missing[:SHOWN])}")
             if classes["balance"] < IMBALANCE_WARNING:

@@ -20,11 +20,10 @@ from ganlib.train_settings import TrainConfig
 from pipeline import cli, params, preflight
 from pipeline.report import page, plots
 from pipeline.tracking.delivery import deliver_pending
-from pipeline.tracking.evaluation import SECTIONS, log_evaluation
+from pipeline.tracking.evaluation import SECTIONS, try_to_log
 from pipeline.tracking.settings import TrackingConfig
-from pipeline.tracking.store import Unanswered
 
-DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
+DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow, and as long for the numbers
 
 
 def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
@@ -147,10 +146,8 @@ def main() -> None:
         print(line)
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
-    try:
-        print(f"MLflow: {log_evaluation(tracking, settings)}")
-    except Unanswered as problem:  # the numbers are on disk; `register` tells them, and insists
-        print(f"warning: {problem}", file=sys.stderr)
+    line = try_to_log(tracking, settings, limit_seconds=DELIVERY_SECONDS)  # the numbers are on disk; `register` tells them, and insists
+    print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ganlib.data.raw import SourceInfo
+from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.files import atomic_folder
@@ -22,11 +23,17 @@ def fetch(config: DataConfig, root: Path) -> SourceInfo:
         return fetch_raw(located, raw)
 
 
-def main() -> None:
-    info = fetch(params.section("data", DataConfig), params.ROOT)
+def told(info: SourceInfo, num_images: int) -> str:
+    """What was fetched, for a person. Many images may lie packed in one file."""
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
-    print(f"fetched {info.source}: {info.num_files} files, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}")
+    files = f"{info.num_files} file{'s' if info.num_files != 1 else ''}"
+    return f"fetched {info.source}: {num_images:,} images in {files}, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}"
+
+
+def main() -> None:
+    info = fetch(params.section("data", DataConfig), params.ROOT)
+    print(told(info, len(open_raw(params.ROOT / "data" / "raw"))))
     for note in info.notes:
         print(f"note: {note}")
 

@@ -69,9 +69,9 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
                     first.append(images[:lacking].copy())
         if shown:
             sheet = class_sheet(
-                images_of(of_classes(prior, config.seed, grid_labels(shown, rows=config.grid_rows, columns=config.grid_columns))),
-                headings=[trained.class_names[i] for i in column_classes(shown, config.grid_columns)],
-                numbers=column_classes(shown, config.grid_columns),
+                images_of(of_classes(prior, config.seed, grid_labels(prior, shown, rows=config.grid_rows, columns=config.grid_columns))),
+                headings=[trained.class_names[i] for i in in_bands(prior, shown, config.grid_columns)],
+                numbers=in_bands(prior, shown, config.grid_columns),
                 columns=config.grid_columns,
                 note=part,
             )
@@ -101,14 +101,15 @@ def shown_classes(prior: Prior, *, rows: int, columns: int) -> list[int]:
     return known if len(known) <= place else [known[i * len(known) // place] for i in range(place)]
 
 
-def column_classes(shown: list[int], columns: int) -> list[int]:
+def in_bands(prior: Prior, shown: list[int], columns: int) -> list[int]:
     """The class of each column, for one band of columns below another until each class had one; the last band begins again where it has place."""
-    return [shown[i % len(shown)] for i in range(-(-len(shown) // columns) * columns)]
+    of_shown = replace(prior, class_counts=tuple(count if i in shown else 0 for i, count in enumerate(prior.class_counts)))
+    return list(of_shown.column_classes(-(-len(shown) // columns) * columns))
 
 
-def grid_labels(shown: list[int], *, rows: int, columns: int) -> torch.Tensor:
+def grid_labels(prior: Prior, shown: list[int], *, rows: int, columns: int) -> torch.Tensor:
     """[bands * rows of a band * columns] int64, in the order in which a picture is read; the bands share `rows`."""
-    bands = torch.tensor(column_classes(shown, columns)).reshape(-1, 1, columns)
+    bands = torch.tensor(in_bands(prior, shown, columns)).reshape(-1, 1, columns)
     return bands.expand(-1, max(1, rows // len(bands)), -1).flatten()
 
 
@@ -122,7 +123,7 @@ def walks(prior: Prior, config: SampleConfig) -> Inputs:
     rows, steps = config.interpolation_rows, config.interpolation_steps
     z = sampling.interpolate(prior.seeded(config.seed, range(2 * rows)).z, steps=steps, distribution=prior.distribution)
     shown = shown_classes(prior, rows=rows, columns=1)
-    return Inputs(z, torch.tensor(column_classes(shown, rows)[:rows]).repeat_interleave(steps) if shown else None)
+    return Inputs(z, torch.tensor(in_bands(prior, shown, rows)[:rows]).repeat_interleave(steps) if shown else None)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.params import ROOT
 from pipeline.tracking import logged_models
 from pipeline.tracking.card import NOTE, Card, source_of
 from pipeline.tracking.settings import TrackingConfig
-from pipeline.tracking.store import Store, answering, open_store
+from pipeline.tracking.store import Store, Unanswered, answering, open_store, tracking_uri
 from pipeline.tracking.training_run import flatten
 
 EVALUATION = "gan.evaluation"
@@ -71,6 +72,31 @@ def log_evaluation(tracking: TrackingConfig, settings: Mapping[str, Any], root: 
         if is_new:  # the training was not tracked here
             store.client.set_terminated(run_id, "FINISHED")
     return store.address(run_id)
+
+
+def try_to_log(tracking: TrackingConfig, settings: Mapping[str, Any], root: Path = ROOT, *, limit_seconds: float) -> str:
+    """`log_evaluation` for whoever does not wait longer: a line for a person, that begins with "warning" where MLflow does not have everything.
+
+    What a slow store has got by then is no harm: telling it again doubles nothing.
+    """
+    said: list[str | Exception] = []
+
+    def tell() -> None:
+        try:
+            said.append(f"MLflow: {log_evaluation(tracking, settings, root)}")
+        except Unanswered as problem:
+            said.append(f"warning: {problem}")
+        except Exception as mistake:  # of ours: raised where it can be seen
+            said.append(mistake)
+
+    thread = threading.Thread(target=tell, name="tell MLflow of the evaluation", daemon=True)
+    thread.start()
+    thread.join(limit_seconds)
+    if not said:
+        return f"warning: MLflow at {redacted(tracking_uri(tracking, root))} is slow: not done after {limit_seconds:g} s"
+    if isinstance(said[0], Exception):
+        raise said[0]
+    return said[0]
 
 
 def metric_name(key: str) -> str:

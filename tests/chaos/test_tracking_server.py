@@ -390,6 +390,26 @@ def test_an_evaluation_whose_answers_get_lost_is_told_once(make_config, tmp_path
     assert server.query(f"select count(*) {where}", config.tracking.experiment) == [(1,)]
 
 
+def test_five_seconds_a_call_do_not_hold_up_an_evaluation(make_config, tmp_path, server, proxy):
+    """Kills: a stage that waits for each of a dozen calls; a mistake of ours that a thread swallows."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "models" / "generator.json").write_text(json.dumps(GENERATOR))
+    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
+    slow, direct = make_config(proxy.uri), make_config(server.uri)
+    proxy.delay_seconds = 5.0
+    line = evaluation.try_to_log(slow.tracking, SETTINGS, tmp_path, limit_seconds=0.1)
+    assert line == f"warning: MLflow at {proxy.uri} is slow: not done after 0.1 s"
+    proxy.is_cut = True  # the process has ended
+    line = evaluation.try_to_log(slow.tracking, SETTINGS, tmp_path, limit_seconds=120)
+    assert line.startswith(f"warning: MLflow at {proxy.uri} does not answer")
+    assert evaluation.try_to_log(direct.tracking, SETTINGS, tmp_path, limit_seconds=120).startswith(f"MLflow: {server.uri} run ")
+    assert [server.points(run) for run, _ in server.runs(direct.tracking.experiment)] == [{("evaluation/fid", 700): 1}] * 2
+    (tmp_path / "models" / "generator.json").write_text("{}")
+    with pytest.raises(KeyError):
+        evaluation.try_to_log(direct.tracking, SETTINGS, tmp_path, limit_seconds=120)
+
+
 def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path, server, proxy):
     (tmp_path / "models").mkdir()
     (tmp_path / "reports").mkdir()

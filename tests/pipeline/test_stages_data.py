@@ -16,10 +16,11 @@ from PIL import Image
 
 from ganlib import files
 from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.metrics.settings import ReferenceConfig
 from pipeline import cli
-from pipeline.stages.fetch import fetch
+from pipeline.stages.fetch import fetch, told
 from pipeline.stages.prepare import prepare
 from pipeline.stages.reference import reference
 
@@ -82,6 +83,12 @@ def test_a_truncated_png_leaves_nothing_behind(tmp_path: Path) -> None:
         prepare(config, tmp_path)
     assert tree(tmp_path) == {"data/raw/files-00000.arrow", "data/raw/source.json"}
     assert prepare(config.model_copy(update={"on_error": "skip"}), tmp_path)["broken"]["count"] == 1
+
+
+def test_a_fetch_counts_images_where_many_lie_in_one_file(tmp_path: Path) -> None:
+    """Kills: `1 files` for an archive of four images."""
+    info = fetch(fill(tmp_path, 4), tmp_path)
+    assert told(info, len(open_raw(tmp_path / "data" / "raw"))).startswith("fetched image_folder: 4 images in 1 file, 0.0 MB, 2 classes")
 
 
 def test_what_dvcignore_hides_is_not_read(tmp_path: Path) -> None:

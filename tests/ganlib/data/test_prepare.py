@@ -18,6 +18,7 @@ from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.splits import assign, content_digest
 from ganlib.files import sha256_file
+from tests.packs import pack
 
 
 def encode(values: np.ndarray, kind: str = "PNG") -> bytes:
@@ -28,15 +29,6 @@ def encode(values: np.ndarray, kind: str = "PNG") -> bytes:
 
 def picture(seed: int, size: tuple[int, int] = (8, 8)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-
-
-def pack(raw: Path, files: list[tuple[str, int | None, bytes | None]], class_names: tuple[str, ...] | None = None) -> Path:
-    raw.mkdir()
-    with PackWriter(raw) as writer:
-        for name, label, data in files:
-            writer.append(name, label, data)
-    write_source(raw, "image_folder", Fetched(layout="pack", class_names=class_names))
-    return raw
 
 
 def prepared(raw: Path, folder: Path, *, processes: int | None = None, **options: Any) -> dict[str, Any]:
@@ -205,12 +197,14 @@ def test_report_of_sizes_classes_and_warnings(tmp_path: Path) -> None:
         "largest_height_width": [90, 30],
     }
     totals = {name: sum(row.values()) for name, row in report["classes"]["images"].items()}
-    assert totals == {"many": 151, "few": 3, "none": 0}
-    assert report["classes"]["balance"] == 0
+    assert totals == {"many": 151, "few": 3}
+    assert (report["classes"]["count"], report["classes"]["without_images"]) == (2, {"count": 1, "first": ["none"]})
+    assert report["classes"]["balance"] == round(3 / 151, 6)  # of those that there are
     warnings = "\n".join(report["warnings"])
-    assert "2 classes have fewer than 10 images: few (3), none (0)" in warnings
+    assert "1 classes have fewer than 10 images: few (3)" in warnings
+    assert "1 classes are named and have no image: none" in warnings
     assert "3 of 154 images are smaller than [8, 8] and were enlarged" in warnings
-    assert "0 times the images of the largest" in warnings
+    assert "the smallest class has 0.0199 times the images of the largest" in warnings
 
 
 def test_unlabelled(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from PIL import Image, PngImagePlugin, features
 
 from ganlib.data.arrow import SPLITS, ArrowImages, read_manifest
 from ganlib.data.decode import BrokenImage, Conversion, convert, convert_pages, strict_decoder
-from ganlib.data.pack import PackWriter
 from ganlib.data.prepare import prepare_images
-from ganlib.data.raw import Fetched, write_source
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
 from ganlib.data.values import Survey, to_8_bits
+from tests.packs import pack
 
 SIZE = 8
 Files = list[tuple[str, int | None, bytes | None]]
@@ -53,15 +52,6 @@ def png_16(values: np.ndarray) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 16, 2 if bands == 3 else 6, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def pack(raw: Path, files: Files, class_names: tuple[str, ...] | None = None) -> Path:
-    raw.mkdir()
-    with PackWriter(raw) as writer:
-        for name, label, data in files:
-            writer.append(name, label, data)
-    write_source(raw, "image_folder", Fetched(layout="pack", class_names=class_names))
-    return raw
 
 
 def prepared(raw: Path, folder: Path, *, processes: int | None = 1, **options: Any) -> dict[str, Any]:
