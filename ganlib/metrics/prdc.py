@@ -50,7 +50,7 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
 
 
 @METRICS.register("prdc", paper="arXiv:1904.06991, eq. 1-2; arXiv:2002.09797, eq. 3-4")
-@declares(Needs(above_neighbours=True, gives=("precision", "recall", "density", "coverage", "prdc_images")))
+@declares(Needs(above_neighbours=True, depth="middle", gives=("precision", "recall", "density", "coverage", "prdc_images")))
 def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Precision, recall, density and coverage of equally many real and fake images, at most `evaluate.prdc_images` each.
 
