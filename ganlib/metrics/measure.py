@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -76,15 +77,40 @@ class Comparisons:
         Raises:
             ValueError: a metric needs classes and no extractor knows them.
         """
-        values: dict[str, float] = {}
+        return {key: value for _, found in self.measured_from(metrics, config) for key, value in found.items()}
+
+    def measured_from(self, metrics: Mapping[str, Metric], config: EvaluateConfig) -> list[tuple[str, dict[str, float]]]:
+        """The same a metric at a time, each with "label/depth" of the features it was read from."""
+        values = []
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
                 need = needs.of(metric)
-                if not need.classes:
-                    values |= renamed(metric(self.of(described, need.depth), config), "" if i == 0 else f"@{described.label}")
-                elif i == 0:
-                    values |= metric(self.of(self.reference.knows_classes or described, need.depth), config)
+                if need.classes and i > 0:
+                    continue
+                seen_by = (self.reference.knows_classes or described) if need.classes else described
+                found = renamed(metric(self.of(seen_by, need.depth), config), f"@{described.label}" if i > 0 else "")
+                values.append((f"{seen_by.label}/{interface.depth_of(seen_by.extractor, need.depth)}", found))
         return values
+
+
+def read_from(measured: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, list[str]]:
+    """ "label/depth" -> the numbers read from it, without their intervals."""
+    places: dict[str, list[str]] = {}
+    for place, found in measured:
+        places.setdefault(place, []).extend(key for key in found if not key.endswith(ENDS))
+    return places
+
+
+def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
+    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
+    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
+    labels = {place.rpartition("/")[0] for place in read}
+    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
+    return rest | {
+        "read_from": read,
+        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
+    }
 
 
 def renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
