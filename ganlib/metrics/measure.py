@@ -71,8 +71,12 @@ class Comparisons:
             )
         return self._made[label, depth]
 
-    def shown(self, metrics: Mapping[str, Any], pixels: PixelComparison | None) -> Iterator[tuple[Any, Comparison | PixelComparison, str]]:
-        """Every metric, what it is shown, and what is put behind the names of its numbers: `@label` of all extractors but the main one.
+    def shown(
+        self, metrics: Mapping[str, Any], pixels: PixelComparison | None
+    ) -> Iterator[tuple[Any, Comparison | PixelComparison, str, str]]:
+        """Every metric, what it is shown, what is put behind the names of its numbers, and where they are read from.
+
+        Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", or from "pixels".
 
         What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels`, and not at all without.
         """
@@ -81,11 +85,11 @@ class Comparisons:
                 need = needs.of(metric)
                 if need.pixels:
                     if i == 0 and pixels is not None:
-                        yield metric, pixels, ""
-                elif not need.classes:
-                    yield metric, self.of(described, need.depth), "" if i == 0 else f"@{described.label}"
-                elif i == 0:
-                    yield metric, self.of(self.reference.knows_classes or described, need.depth), ""
+                        yield metric, pixels, "", "pixels"
+                elif not need.classes or i == 0:
+                    by = (self.reference.knows_classes or described) if need.classes else described
+                    suffix = f"@{described.label}" if i > 0 else ""
+                    yield metric, self.of(by, need.depth), suffix, f"{by.label}/{interface.depth_of(by.extractor, need.depth)}"
 
     def measure(self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None) -> dict[str, float]:
         """The numbers of every metric.
@@ -93,19 +97,42 @@ class Comparisons:
         Raises:
             ValueError: a metric needs classes and no extractor knows them.
         """
-        values: dict[str, float] = {}
-        for metric, data, suffix in self.shown(metrics, pixels):
-            values |= renamed(metric(data, config), suffix)
-        return values
+        return {key: value for _, found in self.measured_from(metrics, config, pixels=pixels) for key, value in found.items()}
+
+    def measured_from(
+        self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
+    ) -> list[tuple[str, dict[str, float]]]:
+        """The same a metric at a time, each with where it was read from."""
+        return [(place, renamed(metric(data, config), suffix)) for metric, data, suffix, place in self.shown(metrics, pixels)]
 
     def nulls(
         self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
     ) -> dict[str, dict[str, Any]]:
         """What each number is for real images against real ones (`ganlib.metrics.null`)."""
         found: dict[str, dict[str, Any]] = {}
-        for metric, data, suffix in self.shown(metrics, pixels):
+        for metric, data, suffix, _ in self.shown(metrics, pixels):
             found |= renamed(null(metric, data, config), suffix)
         return found
+
+
+def read_from(measured: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, list[str]]:
+    """ "label/depth" -> the numbers read from it, without their intervals."""
+    places: dict[str, list[str]] = {}
+    for place, found in measured:
+        places.setdefault(place, []).extend(key for key in found if not key.endswith(ENDS))
+    return places
+
+
+def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
+    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
+    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
+    labels = {place.rpartition("/")[0] for place in read}
+    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
+    return rest | {
+        "read_from": read,
+        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
+    }
 
 
 def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:

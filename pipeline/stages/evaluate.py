@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     baseline_features = held_out(other)[0] if other in reference.indices else None
     compared = compare(fake, fake_images.labels)
     pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
-    values, nulls = compared.measure(metrics, config, pixels=pixels), compared.nulls(metrics, config, pixels=pixels)
+    measured, nulls = compared.measured_from(metrics, config, pixels=pixels), compared.nulls(metrics, config, pixels=pixels)
+    values = {name: value for _, found in measured for name, value in found.items()}
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
@@ -101,7 +102,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
                 | {"accuracy": each.facts["accuracy"].get(config.split)}
                 for each in reference.described
             ],
-            "depths": {name: needs.of(metric).depth for name, metric in metrics.items()},
+            "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),

@@ -15,7 +15,7 @@ from PIL import Image
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, needs, trunk
+from ganlib.metrics import METRICS, interface, measure, needs, trunk
 from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.registry import Entry
@@ -200,6 +200,17 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
         if isinstance(value, float):
             expected[key if key.removesuffix(end) in once else f"{key.removesuffix(end)}@classifier{end}"] = value
     assert numbers == expected
+    for key in (
+        "fid",
+        "fid@classifier",
+        "precision_low",
+        "class_coverage",
+    ):  # a protocol is of one number: what is beside it does not matter
+        plain = key.partition("@")[0]
+        name = "classifier" if key.endswith(("@classifier", "class_coverage")) else "rotation"
+        theirs = measure.protocol_of(plain, alone[name]["protocol"])
+        ours = measure.protocol_of(key, both["protocol"])
+        assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
 
@@ -216,7 +227,9 @@ def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pyte
     monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
     result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
     assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * (2 + CONFIG.null_draws)
-    assert result["protocol"]["depths"]["look"] == "middle"
+    assert {place: keys for place, keys in result["protocol"]["read_from"].items() if "dimension" in keys} == {
+        "classifier/middle": ["dimension"]
+    }
 
 
 def test_a_reference_of_an_older_version_is_refused(root: Path) -> None:
