@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ganlib.metrics import needs
 from ganlib.metrics.calibration import Calibration, Verdict
-from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked
+from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, short
 from pipeline.report.plots import GREY, REAL, save, show
 from pipeline.report.text import as_written
 
@@ -32,7 +32,7 @@ def ladder(path: Path, calibration: Calibration, held: Held) -> None:
         fields = [("real", real, REAL)]
         for strength in rungs.strengths[:MAX_STRENGTHS]:
             is_seen = any(_sees(verdict, name, strength, rungs.strengths) for verdict in calibration.metrics.values())
-            fields.append((_number(strength), _shown(fault.make(held, strength)), SEEN if is_seen else BLIND))
+            fields.append((short(strength), _shown(fault.make(held, strength)), SEEN if is_seen else BLIND))
         for j, (title, images, color) in enumerate(fields):
             axes = figure.add_subplot(len(rows), 1 + MAX_STRENGTHS, i * (1 + MAX_STRENGTHS) + j + 1)
             show(axes, images, columns=SIDE)
@@ -53,10 +53,6 @@ def _shown(made: Altered | Picked) -> np.ndarray:
 def _sees(verdict: Verdict, name: str, strength: float, strengths: list[float]) -> bool:
     first = verdict.sees[name]
     return first is not None and strengths.index(strength) >= strengths.index(first)
-
-
-def _number(strength: float) -> str:
-    return f"{strength:.2g}" if strength < 10 else f"{strength:.0f}"
 
 
 @as_written()
