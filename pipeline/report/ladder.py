@@ -17,6 +17,7 @@ SIDE = 3  # images along each side of a field of the ladder
 MAX_STRENGTHS = 4
 COLUMNS = 3  # plots beside one another
 FIELD_INCHES = 1.5
+NOTE_INCHES = 0.25
 
 
 @as_written()
@@ -25,7 +26,7 @@ def ladder(path: Path, calibration: Calibration, held: Held) -> None:
     rows = [(name, rungs) for name, rungs in calibration.faults.items() if rungs.applies]
     shape = held.images.shape
     tall = min(2.0, max(0.5, shape[1] / shape[2]))
-    figure = Figure(figsize=(1.7 + (1 + MAX_STRENGTHS) * FIELD_INCHES, len(rows) * (FIELD_INCHES * tall + 0.3) + 0.3))
+    figure = Figure(figsize=(1.7 + (1 + MAX_STRENGTHS) * FIELD_INCHES, len(rows) * (0.8 * FIELD_INCHES * tall + 0.4) + NOTE_INCHES))
     real = held.images.gather(held.fake[: SIDE * SIDE])
     for i, (name, rungs) in enumerate(rows):
         fault: Fault = FAULTS.get(name)()
@@ -39,7 +40,9 @@ def ladder(path: Path, calibration: Calibration, held: Held) -> None:
             axes.set_title(title, color=color, fontsize=10, fontweight="bold", pad=3)
             if j == 0:
                 axes.set_ylabel(f"{rungs.title}\n({rungs.unit})", color=GREY, fontsize=10, rotation=0, ha="right", va="center", labelpad=8)
-    save(figure, path)
+    note = "orange: at least one metric tells it from real images; grey: none does"
+    figure.text(0.99, 0.02 / figure.get_figheight(), note, color=GREY, fontsize=9, ha="right", va="bottom")
+    save(figure, path, bottom_inches=NOTE_INCHES)
 
 
 def _shown(made: Altered | Picked) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_two_runs_give_the_same_bytes(root: Path, calibrated: Calibration) -> No
 
 
 def test_a_blind_metric_is_vetoed_and_a_good_one_trusted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`blind` never looks at the generated side; `keen` at how rough its pictures are. Kills a ruler that is trusted unless something speaks against it."""
+    """`blind` never looks at the generated side, `keen` at how rough its pictures are. Kills: trust in whatever nothing speaks against."""
 
     def declared(key: str) -> needs.Needs:
         return needs.Needs(pixels=True, gives=(needs.Value(key=key, title=key, meaning="Planted.", better="lower"),))

@@ -153,7 +153,7 @@ def test_an_evaluation_says_what_its_ruler_can_see(root: Path) -> None:
     assert result["ruler"]["untrusted"] == {"fid": "is blind"}
     assert "ruler" not in result["protocol"]
     place.write_text(json.dumps(found | {"data_digest": "0" * 64}))
-    with pytest.raises(ValueError, match="made with data_digest 000000000000.*dvc repro calibrate"):
+    with pytest.raises(ValueError, match=r"made with data_digest 000000000000.*dvc repro calibrate"):
         evaluate(CONFIG, root=root)
 
 
