@@ -22,7 +22,7 @@ from ganlib.metrics.rotation import NUM_TURNS, Rotation
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
-MAX_SIDE = 2_500  # images on a side
+MAX_SIDE = 2_000  # images on a side
 MIN_SIDE = 50  # of fewer a calibration says nothing
 ENOUGH = 2_000  # images of the validation split, which no evaluation of the test split has looked at
 MAX_VALUES = 1 << 28  # numbers in the images of a side: large images are fewer

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ganlib.metrics import needs
 from ganlib.metrics.calibration import Calibration, Verdict
-from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked
+from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, short
 from pipeline.report.plots import GREY, REAL, save, show
 from pipeline.report.text import as_written
 
@@ -17,6 +17,7 @@ SIDE = 3  # images along each side of a field of the ladder
 MAX_STRENGTHS = 4
 COLUMNS = 3  # plots beside one another
 FIELD_INCHES = 1.5
+NOTE_INCHES = 0.25
 
 
 @as_written()
@@ -25,21 +26,23 @@ def ladder(path: Path, calibration: Calibration, held: Held) -> None:
     rows = [(name, rungs) for name, rungs in calibration.faults.items() if rungs.applies]
     shape = held.images.shape
     tall = min(2.0, max(0.5, shape[1] / shape[2]))
-    figure = Figure(figsize=(1.7 + (1 + MAX_STRENGTHS) * FIELD_INCHES, len(rows) * (FIELD_INCHES * tall + 0.3) + 0.3))
+    figure = Figure(figsize=(1.7 + (1 + MAX_STRENGTHS) * FIELD_INCHES, len(rows) * (0.8 * FIELD_INCHES * tall + 0.4) + NOTE_INCHES))
     real = held.images.gather(held.fake[: SIDE * SIDE])
     for i, (name, rungs) in enumerate(rows):
         fault: Fault = FAULTS.get(name)()
         fields = [("real", real, REAL)]
         for strength in rungs.strengths[:MAX_STRENGTHS]:
             is_seen = any(_sees(verdict, name, strength, rungs.strengths) for verdict in calibration.metrics.values())
-            fields.append((_number(strength), _shown(fault.make(held, strength)), SEEN if is_seen else BLIND))
+            fields.append((short(strength), _shown(fault.make(held, strength)), SEEN if is_seen else BLIND))
         for j, (title, images, color) in enumerate(fields):
             axes = figure.add_subplot(len(rows), 1 + MAX_STRENGTHS, i * (1 + MAX_STRENGTHS) + j + 1)
             show(axes, images, columns=SIDE)
             axes.set_title(title, color=color, fontsize=10, fontweight="bold", pad=3)
             if j == 0:
                 axes.set_ylabel(f"{rungs.title}\n({rungs.unit})", color=GREY, fontsize=10, rotation=0, ha="right", va="center", labelpad=8)
-    save(figure, path)
+    note = "orange: at least one metric tells it from real images; grey: none does"
+    figure.text(0.99, 0.02 / figure.get_figheight(), note, color=GREY, fontsize=9, ha="right", va="bottom")
+    save(figure, path, bottom_inches=NOTE_INCHES)
 
 
 def _shown(made: Altered | Picked) -> np.ndarray:
@@ -53,10 +56,6 @@ def _shown(made: Altered | Picked) -> np.ndarray:
 def _sees(verdict: Verdict, name: str, strength: float, strengths: list[float]) -> bool:
     first = verdict.sees[name]
     return first is not None and strengths.index(strength) >= strengths.index(first)
-
-
-def _number(strength: float) -> str:
-    return f"{strength:.2g}" if strength < 10 else f"{strength:.0f}"
 
 
 @as_written()

@@ -20,6 +20,7 @@ from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.registry import Entry
 from pipeline.report import page as report
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.reference import reference
 
@@ -134,6 +135,26 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     assert "<script" not in page
     assert not re.search(r"(src|href)=['\"]?http", page)
     assert "12,345" in page
+
+
+def test_an_evaluation_says_what_its_ruler_can_see(root: Path) -> None:
+    """Under `ruler`, and not in the protocol, by which versions are compared. Kills: an untrusted value that the evaluation does not have."""
+    assert evaluate(CONFIG, root=root)["ruler"]["warnings"] == ["not calibrated: run `dvc repro calibrate`"]
+    calibrate(CONFIG, root=root)  # 60 held-out images are too few
+    too_few = evaluate(CONFIG, root=root)["ruler"]
+    assert (too_few["n"], too_few["untrusted"]) == (0, {})
+    assert "60 held-out images" in too_few["warnings"][0]
+    place = root / "data" / "calibration" / "calibration.json"
+    verdict = {"sees": {}, "rises": {}, "is_trusted": False, "why": "is blind", "better": "lower", "ideal": None}
+    null = {"mean": 1.0, "low": 0.0, "high": 2.0, "draws": 10}
+    found = json.loads(place.read_text()) | {"n": 60, "metrics": {"fid": verdict, "other": verdict}, "null": {"fid": null, "other": null}}
+    place.write_text(json.dumps(found))
+    result = evaluate(CONFIG, root=root)
+    assert result["ruler"]["untrusted"] == {"fid": "is blind"}
+    assert "ruler" not in result["protocol"]
+    place.write_text(json.dumps(found | {"data_digest": "0" * 64}))
+    with pytest.raises(ValueError, match=r"made with data_digest 000000000000.*dvc repro calibrate"):
+        evaluate(CONFIG, root=root)
 
 
 def test_same_inputs_same_bytes(root: Path) -> None:

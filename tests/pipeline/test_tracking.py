@@ -27,7 +27,7 @@ def config(monkeypatch):
     return preflight.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
 
 
-def register(config, root, *, content, score, protocol="p", files=()):
+def register(config, root, *, content, score, protocol="p", veto="", files=()):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
     return registration.register_generator(
         config.register_,
@@ -40,6 +40,7 @@ def register(config, root, *, content, score, protocol="p", files=()):
         sha256=content,
         score=score,
         value=needs.value_of(config.register_.metric),
+        veto=veto,
         protocol={"extractor": protocol},
         tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
         files=list(files),
@@ -106,6 +107,17 @@ def test_versions_and_champions(config, tmp_path):
     registered = client.get_registered_model("gan-generator")
     assert {alias: int(version) for alias, version in registered.aliases.items()} == {"champion": 3, "challenger": 4}
     assert {first.run_id, again.run_id, worse.run_id} == {better.run_id}  # one training, one run
+
+
+def test_a_metric_that_is_blind_on_these_data_crowns_nobody(config, tmp_path):
+    """Neither the first version nor a better one; what serves stays. Kills: a veto that holds only where there is a champion."""
+    first = register(config, tmp_path, content="a", score=5.0, veto="fid is blind; set register.metric to kid")
+    assert (first.aliases, first.reason) == (["challenger"], "fid is blind; set register.metric to kid")
+    assert register(config, tmp_path, content="a", score=5.0).aliases == ["challenger", "champion"]
+    assert register(config, tmp_path, content="a", score=5.0, veto="blind").reason == "it is the champion already"
+    assert register(config, tmp_path, content="b", score=1.0, veto="blind").aliases == ["challenger"]
+    client = stores.open_store(config.tracking, tmp_path).client
+    assert int(client.get_registered_model("gan-generator").aliases["champion"]) == 1
 
 
 @pytest.mark.parametrize(("metric", "scores", "champion"), [("recall", (0.2, 0.5, 0.4), 2), ("density", (1.4, 0.7, 0.9), 3)])

@@ -144,3 +144,8 @@ class Fault(Protocol):
 def in_order() -> list[str]:
     """The names of all faults: those in the pixels first."""
     return sorted(FAULTS.names(), key=lambda name: FAULTS.get(name).picks)
+
+
+def short(number: float) -> str:
+    """Two figures at least, and never an exponent: 0.44, 1.3, 128."""
+    return f"{number:.2g}" if abs(number) < 10 else f"{number:.0f}"

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from ganlib.metrics.faults import FAULTS, Altered, Change, Held, Picked
+from ganlib.metrics.faults import FAULTS, Altered, Change, Held, Picked, short
 
 PATCHES = 4  # along each side
 
@@ -58,7 +58,7 @@ class Blur:
         return altered(held, "blur", lambda images, _: to_uint8(rows @ to_float(images) @ columns.T))
 
     def words(self, strength: float) -> str:
-        return f"a blur of {strength:.2g} pixels"
+        return f"a blur of {short(strength)} pixels"
 
 
 def blur_matrix(size: int, sigma: float) -> Tensor:
@@ -89,7 +89,7 @@ class Noise:
         return altered(held, "noise", change)
 
     def words(self, strength: float) -> str:
-        return "uniform noise" if strength == 1 else f"{100 * strength:.2g} % of noise mixed in"
+        return "uniform noise" if strength == 1 else f"{short(100 * strength)} % of noise mixed in"
 
 
 @FAULTS.register("jpeg")
@@ -117,7 +117,7 @@ class Jpeg:
         return altered(held, "jpeg", change)
 
     def words(self, strength: float) -> str:
-        return f"a JPEG of quality {strength:.0f}"
+        return f"a JPEG of quality {short(strength)}"
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -149,7 +149,7 @@ class ColourShift:
         return altered(held, "colour shift", lambda images, _: to_uint8(to_float(images) + shift))
 
     def words(self, strength: float) -> str:
-        return f"a colour shift of {strength:.0f} levels"
+        return f"a colour shift of {short(strength)} levels"
 
 
 @FAULTS.register("checkerboard", paper="distill.pub/2016/deconv-checkerboard")
@@ -176,7 +176,7 @@ class Checkerboard:
         return altered(held, "checkerboard", lambda images, _: to_uint8(to_float(images) + board * is_colour))
 
     def words(self, strength: float) -> str:
-        return f"a checkerboard of {strength:.0f} levels"
+        return f"a checkerboard of {short(strength)} levels"
 
 
 @FAULTS.register("phase_scrambling")
@@ -202,7 +202,7 @@ class PhaseScrambling:
         return altered(held, "phase scrambling", change)
 
     def words(self, strength: float) -> str:
-        return "scrambled phases" if strength == 1 else f"{100 * strength:.2g} % of the phases scrambled"
+        return "scrambled phases" if strength == 1 else f"{short(100 * strength)} % of the phases scrambled"
 
 
 def scrambled(images: Tensor, noise: Tensor, share: float) -> Tensor:
@@ -253,7 +253,7 @@ class ShuffledPatches:
         return altered(held, "shuffled patches", change)
 
     def words(self, strength: float) -> str:
-        return "shuffled patches" if strength == 1 else f"{100 * strength:.2g} % of the patches shuffled"
+        return "shuffled patches" if strength == 1 else f"{short(100 * strength)} % of the patches shuffled"
 
 
 def cut(image: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ganlib.metrics.faults import CHUNK_VALUES, FAULTS, Altered, Held, Picked
+from ganlib.metrics.faults import CHUNK_VALUES, FAULTS, Altered, Held, Picked, short
 from ganlib.metrics.interface import Images
 from ganlib.rng import keyed_rng
 
@@ -51,7 +51,7 @@ class DroppedClass:
         return picked(held, filled(held.pool[~np.isin(labels[held.pool], dropped)], len(held.fake)))
 
     def words(self, strength: float) -> str:
-        return f"{strength:.2g} dropped class{'es' if strength != 1 else ''}"
+        return f"{short(strength)} dropped class{'es' if strength != 1 else ''}"
 
     def _commonest_first(self, held: Held) -> np.ndarray:
         """The classes of the images that stand for generated ones, [k] int64."""
@@ -82,7 +82,7 @@ class OneMode:
         return picked(held, np.concatenate([held.fake[n:], mode]))
 
     def words(self, strength: float) -> str:
-        return "one mode alone" if strength == 1 else f"{100 * strength:.2g} % of the images from one mode"
+        return "one mode alone" if strength == 1 else f"{short(100 * strength)} % of the images from one mode"
 
     def _is_mode(self, held: Held) -> np.ndarray:
         """[n + m] bool over `held.pool`."""
@@ -129,4 +129,4 @@ class TrainDuplicates:
         return picked(held, held.fake[n:], filled(held.train_rows[order], n))
 
     def words(self, strength: float) -> str:
-        return f"{100 * strength:.2g} % copies of training images"
+        return f"{short(100 * strength)} % copies of training images"
