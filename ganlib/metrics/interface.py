@@ -1,7 +1,7 @@
 """What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
 
-A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` where it declares `pixels`; an extractor is a
-class with the methods of `Extractor`.
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` or a `LogitComparison` where it
+declares `pixels` or `discriminator`; an extractor is a class with the methods of `Extractor`.
 Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
 """
 
@@ -204,8 +204,26 @@ class PixelComparison:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogitComparison:
+    """What a metric of the discriminator looks at: its logits, [n] float64 each."""
+
+    train: Tensor  # images it was trained on
+    real: Tensor  # held out
+    fake: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("train", "real", "fake"):
+            logits = getattr(self, name)
+            if logits.ndim != 1 or len(logits) < 2 or logits.dtype != torch.float64:
+                raise ValueError(f"{name} logits: got {tuple(logits.shape)} {logits.dtype}, expected [2 images or more] float64")
+            if not bool(torch.isfinite(logits).all()):
+                raise ValueError(f"the discriminator's logits of {name} images hold NaN or infinity: the training has diverged")
+
+
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
 PixelMetric = Callable[[PixelComparison, EvaluateConfig], dict[str, float]]
+LogitMetric = Callable[[LogitComparison, EvaluateConfig], dict[str, float]]
 
 
 def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> Tensor:
