@@ -115,6 +115,8 @@ class Comparison:
     train: Tensor  # [t, d] float32: images the generator was trained on
     real_classes: np.ndarray | None = None  # [n] int64, as the extractor sees them
     fake_classes: np.ndarray | None = None  # [m] int64
+    real_probabilities: Tensor | None = None  # [n, k] float64 of the classes that count, as the extractor sees them
+    fake_probabilities: Tensor | None = None  # [m, k] float64
     fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
     num_classes: int = 0
     classes: np.ndarray | None = None  # [k] int64, the numbers below num_classes that have training images; None: all
@@ -140,13 +142,15 @@ class Comparison:
 
     def parts(self, first: np.ndarray, second: np.ndarray) -> "Comparison":
         """Some of the real images, and others of them in the place of the fakes; which class was asked for is not known of these."""
-        classes = self.real_classes
+        classes, probabilities = self.real_classes, self.real_probabilities
         chosen = replace(
             self,
             real=self.real[torch.from_numpy(first)],
             fake=self.real[torch.from_numpy(second)],
             real_classes=None if classes is None else classes[first],
             fake_classes=None if classes is None else classes[second],
+            real_probabilities=None if probabilities is None else probabilities[torch.from_numpy(first)],
+            fake_probabilities=None if probabilities is None else probabilities[torch.from_numpy(second)],
             fake_labels=None,
         )
         if "real_to_train" in self.__dict__:  # searched already, and the search is the costliest part
@@ -297,6 +301,8 @@ def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor, class_co
     return {
         "real_classes": classes[real_logits[:, classes].argmax(dim=1).numpy()],
         "fake_classes": classes[fake_logits[:, classes].argmax(dim=1).numpy()],
+        "real_probabilities": real_logits[:, classes].double().softmax(dim=1),
+        "fake_probabilities": fake_logits[:, classes].double().softmax(dim=1),
         "num_classes": num_classes,
         "classes": classes,
     }

@@ -27,6 +27,7 @@ class EvaluateConfig(Section):
             "kid",
             "prdc",
             "memorization",
+            "duplicates",
             "class_coverage",
             "swd",
             "spectrum",

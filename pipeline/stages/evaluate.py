@@ -142,7 +142,11 @@ def main() -> None:
     for name in config.metrics:
         need = needs.of(METRICS.get(name))
         if not any(value.key in result for value in need.gives):
-            why = "models/ holds no discriminator" if need.discriminator else "the data have no classes (reference.extractor=auto)"
+            why = (
+                "models/ holds no discriminator"
+                if need.discriminator
+                else "the data have no classes (reference.extractor=auto), or too few images of each"
+            )
             print(f"{name}: left out, {why}")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))

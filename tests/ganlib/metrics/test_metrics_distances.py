@@ -267,6 +267,7 @@ def test_every_metric_of_features_is_finite_flat_repeatable_and_ordered(entry) -
         train=normal(80, 5, "t"),
         real_classes=classes,
         fake_classes=classes,
+        fake_probabilities=normal(60, 3, "p").double().softmax(dim=1),
         num_classes=3,
     )
     before = torch.random.get_rng_state()

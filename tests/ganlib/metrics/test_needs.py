@@ -18,6 +18,8 @@ def compare(real: int, fake: int, *, is_conditional: bool = False) -> Comparison
         return torch.randn(n, 4, generator=keyed_rng(0, name))
 
     classes = {"real_classes": np.arange(real) % 2, "fake_classes": np.arange(fake) % 2, "num_classes": 2}
+    for side, n in (("real", real), ("fake", fake)):
+        classes[f"{side}_probabilities"] = torch.rand(n, 2, generator=keyed_rng(0, "probabilities"), dtype=torch.float64).softmax(dim=1)
     labels = np.arange(fake) % 2 if is_conditional else None
     return Comparison(real=drawn(real, "real"), fake=drawn(fake, "fake"), train=drawn(30, "train"), fake_labels=labels, **classes)
 
