@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ganlib.metrics import interface, needs
-from ganlib.metrics.interface import Comparison, Images, PixelComparison
+from ganlib.metrics.interface import Comparison, Images, LogitComparison, PixelComparison
 from ganlib.metrics.null import null
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import Depth, EvaluateConfig
@@ -72,13 +72,14 @@ class Comparisons:
         return self._made[label, depth]
 
     def shown(
-        self, metrics: Mapping[str, Any], pixels: PixelComparison | None
-    ) -> Iterator[tuple[Any, Comparison | PixelComparison, str, str]]:
+        self, metrics: Mapping[str, Any], *, pixels: PixelComparison | None, judged: LogitComparison | None = None
+    ) -> Iterator[tuple[Any, Comparison | PixelComparison | LogitComparison, str, str]]:
         """Every metric, what it is shown, what is put behind the names of its numbers, and where they are read from.
 
-        Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", or from "pixels".
+        Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", from "pixels" or from "discriminator".
 
-        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels`, and not at all without.
+        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or `judged`, and not at
+        all without.
         """
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
@@ -86,6 +87,9 @@ class Comparisons:
                 if need.pixels:
                     if i == 0 and pixels is not None:
                         yield metric, pixels, "", "pixels"
+                elif need.discriminator:
+                    if i == 0 and judged is not None:
+                        yield metric, judged, "", "discriminator"
                 elif not need.classes or i == 0:
                     by = (self.reference.knows_classes or described) if need.classes else described
                     suffix = f"@{described.label}" if i > 0 else ""
@@ -100,17 +104,26 @@ class Comparisons:
         return {key: value for _, found in self.measured_from(metrics, config, pixels=pixels) for key, value in found.items()}
 
     def measured_from(
-        self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
+        self,
+        metrics: Mapping[str, Any],
+        config: EvaluateConfig,
+        *,
+        pixels: PixelComparison | None = None,
+        judged: LogitComparison | None = None,
     ) -> list[tuple[str, dict[str, float]]]:
         """The same a metric at a time, each with where it was read from."""
-        return [(place, renamed(metric(data, config), suffix)) for metric, data, suffix, place in self.shown(metrics, pixels)]
+        return [
+            (place, renamed(metric(data, config), suffix))
+            for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged)
+        ]
 
     def nulls(
         self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
     ) -> dict[str, dict[str, Any]]:
         """What each number is for real images against real ones (`ganlib.metrics.null`)."""
         found: dict[str, dict[str, Any]] = {}
-        for metric, data, suffix, _ in self.shown(metrics, pixels):
+        for metric, data, suffix, _ in self.shown(metrics, pixels=pixels):
+            assert not isinstance(data, LogitComparison)
             found |= renamed(null(metric, data, config), suffix)
         return found
 
