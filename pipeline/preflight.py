@@ -122,10 +122,8 @@ def _check_metrics(params: Params) -> None:
             if needs.of(metric).classes
         ]
     problems += needs.lacking(metrics, params.evaluate, num_fake=params.sample.num_images)
-    declared = [needs.of(metric) for metric in metrics.values()]
-    given = [name for each in declared for name in (*(each.gives or ()), *(each.gives_conditional if params.model.conditional else ()))]
-    is_told = all(each.gives is not None for each in declared)
-    if is_told and params.register_.metric not in [name + end for name in given for end in ("", "_low", "_high")]:
+    given = [key for key, value in needs.values(metrics).items() if params.model.conditional or not value.is_conditional]
+    if params.register_.metric not in [name + end for name in given for end in ("", "_low", "_high")]:
         problems.append(
             f"register.metric={params.register_.metric!r} is given by none of evaluate.metrics={params.evaluate.metrics}; "
             f"legal: {', '.join(given) or 'none, as no metric is measured'}; or add the metric to evaluate.metrics"

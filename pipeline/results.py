@@ -18,7 +18,7 @@ def describe(root: Path, tracking_uri: str) -> str:
         registration = json.loads((root / "reports" / "registration.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"no results yet: {error}; run `make repro`") from None
-    metrics = ", ".join(f"{key} {evaluation[key]:.4g}" for key in ("fid", "kid", "precision", "recall") if key in evaluation)
+    metrics = ", ".join(f"{key} {evaluation[key]:.4g}" for key in evaluation if f"{key}_low" in evaluation)
     version = f"models:/{registration['model']}/{registration['version']}"
     return "\n".join(
         [

@@ -5,7 +5,7 @@ import numpy as np
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
-from ganlib.metrics.needs import Needs, declares
+from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 COVERED_SHARE = 0.1  # a class counts as covered when it has at least a tenth of its share of the real images
@@ -16,8 +16,46 @@ def class_shares(classes: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(classes, minlength=num_classes) / len(classes)
 
 
+GIVES = (
+    Value(
+        key="class_coverage",
+        title="Classes covered",
+        meaning="Classes with at least a tenth of their real share.",
+        better="higher",
+        ideal=1.0,
+        is_share=True,
+    ),
+    Value(
+        key="class_kl",
+        title="Distance of the classes",
+        meaning="Divergence of the classes of the generated images from those of the real ones, in nats.",
+        better="lower",
+        ideal=0.0,
+        is_distance=True,
+        is_headline=False,
+    ),
+    Value(
+        key="smallest_class_share",
+        title="Rarest class",
+        meaning="Share of the class that is generated least often.",
+        better="higher",
+        is_share=True,
+        is_headline=False,
+    ),
+    Value(
+        key="label_agreement",
+        title="Label agreement",
+        meaning="Images recognised as the class that was asked for.",
+        better="higher",
+        ideal=1.0,
+        is_share=True,
+        is_conditional=True,
+    ),
+)
+
+
 @METRICS.register("class_coverage")
-@declares(Needs(classes=True, gives=("class_coverage", "class_kl", "smallest_class_share"), gives_conditional=("label_agreement",)))
+@declares(Needs(classes=True, gives=GIVES))
 def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Share of the classes that the fakes cover, and KL(fakes || held-out real) of their predicted classes in nats.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
-from ganlib.metrics.needs import Needs, declares
+from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 
@@ -33,8 +33,18 @@ def frechet_distance(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -
     return max(0.0, float(distance))
 
 
+FID = Value(
+    key="fid",
+    title="FID",
+    meaning="Distance of all generated from all real images: quality and variety in one.",
+    better="lower",
+    ideal=0.0,
+    is_distance=True,
+)
+
+
 @METRICS.register("fid", paper="arXiv:1706.08500, eq. 6")
-@declares(Needs(above_features=True, gives=("fid",)))
+@declares(Needs(above_features=True, gives=(FID,)))
 def fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Frechet distance of all held-out real and all fake features: fidelity and diversity in one number, lower is better.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
-from ganlib.metrics.needs import Needs, declares
+from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 CHUNK_ROWS = 1024
@@ -43,8 +43,18 @@ def polynomial_kernel_with_self(x: Tensor) -> Tensor:
     return (x.square().sum(dim=1) / x.shape[1] + 1) ** 3
 
 
+KID = Value(
+    key="kid",
+    title="KID",
+    meaning="The same by another yardstick, which the number of images does not move.",
+    better="lower",
+    ideal=0.0,
+    is_distance=True,
+)
+
+
 @METRICS.register("kid", paper="arXiv:1801.01401, eq. 4")
-@declares(Needs(fake=10, gives=("kid",)))  # of fewer, a bootstrap may draw one image alone, of which there are no pairs
+@declares(Needs(fake=10, gives=(KID,)))  # of fewer, a bootstrap may draw one image alone, of which there are no pairs
 def kid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Unbiased squared MMD with a cubic kernel over all held-out real and all fake features: 0 for equal distributions, may fall below.
 

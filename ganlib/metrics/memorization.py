@@ -10,7 +10,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
-from ganlib.metrics.needs import Needs, declares
+from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
 NEAR_QUANTILE = 0.01  # "too close" is what one real image in a hundred is, by chance
@@ -37,11 +37,40 @@ def nearest_pairs(data: Comparison, count: int) -> tuple[Tensor, Tensor, Tensor]
     return fakes, index[fakes], distance[fakes]
 
 
+GIVES = (
+    Value(
+        key="memorized_share",
+        title="Near copies",
+        meaning="Generated images closer to a training image than 99 % of unseen real images are.",
+        better="target",
+        ideal=NEAR_QUANTILE,
+        is_share=True,
+    ),
+    Value(
+        key="copying_probability",
+        title="Farther than unseen images",
+        meaning="Probability that a generated image is farther from the training images than an unseen real one.",
+        better="target",
+        ideal=0.5,
+        is_headline=False,
+    ),
+    Value(
+        key="copying_z",
+        title="Data-copying statistic",
+        meaning="The same as a z-score: very negative means copying.",
+        better="target",
+        ideal=0.0,
+        is_headline=False,
+    ),
+)
+
+
 @METRICS.register("memorization", paper="arXiv:2004.05675, section 4")
 @declares(
     Needs(
         reliable_real=round(1 / NEAR_QUANTILE),
-        gives=("memorized_share", "copying_probability", "copying_z", "nearest_train_distance", "nearest_train_distance_real"),
+        gives=GIVES,
+        also_gives=("nearest_train_distance", "nearest_train_distance_real"),
     )
 )
 def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:

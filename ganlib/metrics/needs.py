@@ -1,13 +1,60 @@
-"""What a metric needs of the images it compares, declared beside it: what lacks is known before anything is trained."""
+"""What a metric needs and what it gives, declared beside it: what lacks is known before anything is trained, and nobody keeps a list of names."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from ganlib.metrics import METRICS
 from ganlib.metrics.settings import EvaluateConfig
 
 M = TypeVar("M", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """One number of a metric: what it is called, what it means, and which way is better.
+
+    Attributes:
+        key: in reports/evaluation.json; `<key>_low` and `<key>_high` beside it are its 95 % interval.
+        title: a few words for a person.
+        meaning: one sentence.
+        better: `target` means the nearer to `ideal` the better, on either side.
+        ideal: where there is one; always for `target`.
+        is_share: in [0, 1], shown in per cent.
+        is_distance: between two sets of images; real images against each other are not at 0, so their null belongs beside it.
+        is_conditional: given only for a generator that is told the class.
+        is_headline: worth a place of its own in a report.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    better: Literal["lower", "higher", "target"]
+    ideal: float | None = None
+    is_share: bool = False
+    is_distance: bool = False
+    is_conditional: bool = False
+    is_headline: bool = True
+
+    def __post_init__(self) -> None:
+        if self.better == "target" and self.ideal is None:
+            raise ValueError(f"{self.key}: better='target' says that a value is best near `ideal`, which is None; give it")
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Whether `one` is strictly better than `other`."""
+        if self.better == "target":
+            assert self.ideal is not None
+            return abs(one - self.ideal) < abs(other - self.ideal)
+        return one > other if self.better == "higher" else one < other
+
+    @property
+    def hint(self) -> str:
+        """Which way is better, in words."""
+        ideal = "" if self.ideal is None else f"{100 * self.ideal:g} %" if self.is_share else f"{self.ideal:g}"
+        if self.better == "target":
+            return f"The nearer to {ideal} the better"
+        return f"{self.better.capitalize()} is better{f', {ideal} is ideal' if ideal else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +68,7 @@ class Needs:
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
         gives: the numbers that it returns, without their intervals; what `register.metric` can name.
-        gives_conditional: those it returns beside them for a generator that is told the class.
+        also_gives: keys of those that stand beside them and have no direction.
     """
 
     real: int = 2
@@ -30,8 +77,8 @@ class Needs:
     classes: bool = False
     reliable_real: int = 2
     above_features: bool = False
-    gives: tuple[str, ...] | None = None
-    gives_conditional: tuple[str, ...] = ()
+    gives: tuple[Value, ...] = ()
+    also_gives: tuple[str, ...] = ()
 
 
 DEFAULT = Needs()
@@ -51,6 +98,18 @@ def declares(needs: Needs) -> Callable[[M], M]:
 def of(metric: Callable[..., Any]) -> Needs:
     """What a registered metric declares; two images a side where it declares nothing."""
     return _DECLARED.get(metric, DEFAULT)
+
+
+def values(metrics: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Value]:
+    """What these metrics give by key, in their order; None: what every registered metric gives."""
+    chosen = [entry.value for entry in METRICS] if metrics is None else metrics.values()
+    return {value.key: value for metric in chosen for value in of(metric).gives}
+
+
+def value_of(key: str) -> Value | None:
+    """The declaration behind a key of reports/evaluation.json: `fid`, one end of its interval, or `fid@rotation`, by a second extractor."""
+    plain = key.partition("@")[0]
+    return values().get(plain.removesuffix("_low").removesuffix("_high"))
 
 
 def lacking(metrics: Mapping[str, Callable[..., Any]], config: EvaluateConfig, *, num_fake: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import normal, wilson
-from ganlib.metrics.needs import Needs, declares
+from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
@@ -49,8 +49,24 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
     )
 
 
+GIVES = (
+    Value(key="precision", title="Precision", meaning="Generated images that look like real ones.", better="higher", is_share=True),
+    Value(key="recall", title="Recall", meaning="Real images the generator could have made: variety.", better="higher", is_share=True),
+    Value(
+        key="density",
+        title="Density",
+        meaning="How deep inside the real images the generated ones lie; may exceed 1.",
+        better="target",
+        ideal=1.0,
+    ),
+    Value(
+        key="coverage", title="Coverage", meaning="Real images with a generated one in their neighbourhood.", better="higher", is_share=True
+    ),
+)
+
+
 @METRICS.register("prdc", paper="arXiv:1904.06991, eq. 1-2; arXiv:2002.09797, eq. 3-4")
-@declares(Needs(above_neighbours=True, gives=("precision", "recall", "density", "coverage", "prdc_images")))
+@declares(Needs(above_neighbours=True, gives=GIVES, also_gives=("prdc_images",)))
 def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Precision, recall, density and coverage of equally many real and fake images, at most `evaluate.prdc_images` each.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.described import Value
+from ganlib.metrics.needs import Value
 
 SHARE_OF_BAR = 0.8  # of a bar that the largest of what it shows reaches
 
@@ -61,10 +61,7 @@ class Number:
 
     @property
     def goal(self) -> str:
-        if self.about.better == "target":
-            return f"{self.show(self.about.ideal or 0.0)} is ideal"
-        ideal = f", {self.show(self.about.ideal)} is ideal" if self.about.ideal is not None else ""
-        return f"{self.about.better.capitalize()} is better{ideal}"
+        return self.about.hint
 
     def show(self, value: float) -> str:
         return percent(value) if self.about.is_share else number(value)

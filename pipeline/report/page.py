@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.report import charts, described, ladder, numbers, verdict
+from ganlib.metrics import needs
+from pipeline.report import charts, ladder, numbers, verdict
 from pipeline.report.seen import Seen
 from pipeline.report.templates import environment
 
 MAX_GRIDS = 8  # sample grids over time
-CARDS = 12  # numbers that are shown large; all stand in the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
     generator, data = _read_json(root / "models" / "generator.json"), _read_json(root / "reports" / "data.json")
     training = root / "reports" / "training"
     steps = ladder.read(root)
-    found = numbers.measured(evaluation, described.values(), steps.null if steps is not None else {})
+    found = numbers.measured(evaluation, needs.values(), steps.null if steps is not None else {})
     protocol, baseline = evaluation["protocol"], evaluation.get("baseline", {})
     alarms = _alarms(training / "alarms.json")
     main = verdict.main_distance(found, steps)
@@ -70,7 +70,7 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         scale=steps.scale(main.key, main.span.value) if steps is not None and main is not None else None,
         equivalents=steps.equivalent(main.key, main.span.value) if steps is not None and main is not None else [],
         numbers=found,
-        cards=[item for item in found if "@" not in item.key][:CARDS],
+        cards=[item for item in found if item.about.is_headline and "@" not in item.key],
         others=_others(evaluation, found),
         baseline=baseline,
         grid=_file(root / "samples" / "grid.png", f"Random samples, not selected{_classes_told(root / 'samples' / 'grid.png')}."),

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ganlib.metrics import needs
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
@@ -21,14 +22,15 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
     """Register the generator when its content is new; write reports/registration.json.
 
     Raises:
-        ValueError: the evaluation lacks the metric that decides.
+        ValueError: the evaluation lacks the metric that decides, or nobody has declared which way it is better.
     """
     trained = generator.load(root / "models")
     report = json.loads((root / "reports" / "evaluation.json").read_text())
-    metric = config.metric
-    if metric not in report:
-        legal = ", ".join(key for key, value in report.items() if isinstance(value, int | float))
-        raise ValueError(f"register.metric={metric!r} is not in reports/evaluation.json; legal: {legal}")
+    metric, value = config.metric, needs.value_of(config.metric)
+    if metric not in report or value is None:
+        legal = ", ".join(key for key, number in report.items() if isinstance(number, int | float) and needs.value_of(key) is not None)
+        why = "has no direction that its metric declares" if metric in report else "is not in reports/evaluation.json"
+        raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
     sha256 = trained.facts["sha256"]
@@ -41,6 +43,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         run_key=trained.facts["run_key"],
         content=sha256 if truncation == 1.0 else lineage.digest([sha256, truncation]),
         score=float(report[metric]),
+        value=value,
         protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from ganlib.files import sha256_file
+from ganlib.metrics.needs import Value
 from ganlib.redact import redacted
 from pipeline.lineage import digest
 from pipeline.params import ROOT
@@ -46,6 +47,7 @@ def register_generator(
     run_key: str,
     content: str,
     score: float,
+    value: Value,
     protocol: Mapping[str, Any],
     tags: Mapping[str, str],
     files: list[Path],
@@ -58,7 +60,8 @@ def register_generator(
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
         content: sha256 that tells one generator from another; a version that has it is used again.
-        score: of `register.metric`; lower is better.
+        score: of `register.metric`.
+        value: what that number is; it says which score is better.
         protocol: how it was measured; two scores are compared only when they agree in it.
 
     Raises:
@@ -80,15 +83,15 @@ def register_generator(
             version = _log_version(store, run_id, name, generator, example, words, files)
             measured = {f"metric.{register.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
-            for key, value in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
-                client.set_model_version_tag(name, str(version), key, value)
+            for key, told in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
+                client.set_model_version_tag(name, str(version), key, told)
             if lacking := _lacking(store, name, version, files):
                 raise ValueError(
                     f"{name} version {version} was registered, but {redacted(store.uri)} does not give back {', '.join(lacking)} as it was stored; "
                     "no alias was moved. Look at the server's artifact store (--artifacts-destination), then run `dvc repro register` again"
                 )
         client.set_registered_model_alias(name, "challenger", str(version))
-        is_champion, reason = _decide(store, register, version, score=score, protocol=digest(dict(protocol)))
+        is_champion, reason = _decide(store, register, version, score=score, value=value, protocol=digest(dict(protocol)))
         if is_champion:
             client.set_registered_model_alias(name, "champion", str(version))
         if is_new_run:  # the training was not tracked here
@@ -149,7 +152,7 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.set_model_version_tag(name, str(version), key, value)
 
 
-def _decide(store: Store, register: RegisterConfig, version: int, *, score: float, protocol: str) -> tuple[bool, str]:
+def _decide(store: Store, register: RegisterConfig, version: int, *, score: float, value: Value, protocol: str) -> tuple[bool, str]:
     """Whether `version` becomes (or stays) champion, and why."""
     name, metric = register.model, register.metric
     registered = store.client.get_registered_model(name)
@@ -163,7 +166,7 @@ def _decide(store: Store, register: RegisterConfig, version: int, *, score: floa
         return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"
     theirs = float(tags[f"metric.{metric}"])
     verdict = f"{metric} {score:.4g} against {theirs:.4g} of version {champion}"
-    return score < theirs, verdict
+    return value.is_better(score, theirs), verdict
 
 
 def _log_version(store: Store, run_id: str, name: str, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]) -> int:

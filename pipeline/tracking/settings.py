@@ -22,4 +22,4 @@ class RegisterConfig(Section):
     """The promotion decision."""
 
     model: str = Field("gan-generator", description="name in the MLflow model registry")
-    metric: str = Field("fid", description="key of reports/evaluation.json that decides; lower is better")
+    metric: str = Field("fid", description="key of reports/evaluation.json that decides; which way is better is declared by its metric")

@@ -9,6 +9,7 @@ import torch
 from ruamel.yaml import YAML
 
 from ganlib.files import sha256_file
+from ganlib.metrics import needs
 from ganlib.storage import open_storage
 from pipeline import preflight
 from pipeline.tracking import outbox, registration, training_run, versions
@@ -35,6 +36,7 @@ def register(config, root, *, content, score, protocol="p", files=()):
         run_key="key",
         content=content,
         score=score,
+        value=needs.value_of(config.register_.metric),
         protocol={"extractor": protocol},
         tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
         files=list(files),
@@ -101,6 +103,17 @@ def test_versions_and_champions(config, tmp_path):
     registered = client.get_registered_model("gan-generator")
     assert {alias: int(version) for alias, version in registered.aliases.items()} == {"champion": 3, "challenger": 4}
     assert {first.run_id, again.run_id, worse.run_id} == {better.run_id}  # one training, one run
+
+
+@pytest.mark.parametrize(("metric", "scores", "champion"), [("recall", (0.2, 0.5, 0.4), 2), ("density", (1.4, 0.7, 0.9), 3)])
+def test_the_metric_says_which_way_is_better(config, tmp_path, metric, scores, champion):
+    """Kills: the lowest recall crowned, and a density of 1.4 that is better than one of 0.9."""
+    config = config.model_copy(update={"register_": config.register_.model_copy(update={"metric": metric})})
+    for content, score in zip("abc", scores, strict=True):
+        last = register(config, tmp_path, content=content, score=score)
+    assert last.reason.startswith(f"{metric} {scores[2]:.4g} against")
+    client = stores.open_store(config.tracking, tmp_path).client
+    assert int(client.get_registered_model("gan-generator").aliases["champion"]) == champion
 
 
 def test_a_replay_of_the_history_adds_nothing(config, tmp_path):

@@ -38,8 +38,40 @@ def test_a_metric_gives_the_numbers_that_it_says(name, is_conditional):
     metric = METRICS.get(name)
     need = needs.of(metric)
     given = [key for key in metric(compare(40, 40, is_conditional=is_conditional), CONFIG) if not key.endswith(("_low", "_high"))]
-    assert need.gives is not None
-    assert given == [*need.gives, *(need.gives_conditional if is_conditional else ())]
+    expected = [value.key for value in need.gives if is_conditional or not value.is_conditional]
+    assert expected, "nothing that a decision could stand on"
+    assert [key for key in given if key not in need.also_gives] == expected
+    assert set(need.also_gives) <= set(given)
+
+
+def test_no_two_metrics_give_one_key_and_each_value_is_explained():
+    declared = [value for entry in METRICS for value in needs.of(entry.value).gives]
+    also = [key for entry in METRICS for key in needs.of(entry.value).also_gives]
+    keys = [value.key for value in declared] + also
+    assert len(set(keys)) == len(keys)
+    for value in declared:
+        assert value.title
+        assert value.meaning.endswith(".")
+        assert not value.key.endswith(("_low", "_high"))
+        assert "@" not in value.key
+
+
+@pytest.mark.parametrize(
+    ("key", "better", "worse"),
+    [("fid", 1.0, 2.0), ("recall_high", 0.6, 0.5), ("density", 0.9, 1.4), ("memorized_share", 0.012, 0.0), ("fid_low@rotation", 1.0, 2.0)],
+)
+def test_a_key_says_which_way_is_better(key, better, worse):
+    """Kills "lower is better" for all, and a target that only counts from one side."""
+    value = needs.value_of(key)
+    assert value.is_better(better, worse)
+    assert not value.is_better(worse, better)
+    assert not value.is_better(better, better)
+    assert needs.value_of("nearest_train_distance") is None
+
+
+def test_a_target_without_an_ideal_is_refused():
+    with pytest.raises(ValueError, match="ideal"):
+        needs.Value(key="x", title="X", meaning="X.", better="target")
 
 
 @pytest.mark.parametrize("n", [7, 40, 100])
