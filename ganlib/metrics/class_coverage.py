@@ -22,6 +22,7 @@ GIVES = (
         title="Classes covered",
         meaning="Classes with at least a tenth of their real share.",
         better="higher",
+        must_see=("one_mode",),
         ideal=1.0,
         is_share=True,
     ),
@@ -33,6 +34,7 @@ GIVES = (
         ideal=0.0,
         is_distance=True,
         is_headline=False,
+        must_see=("one_mode",),
     ),
     Value(
         key="smallest_class_share",
@@ -41,6 +43,7 @@ GIVES = (
         better="higher",
         is_share=True,
         is_headline=False,
+        must_see=("one_mode",),
     ),
     Value(
         key="label_agreement",

@@ -44,6 +44,7 @@ GIVES = (
         meaning="Generated images closer to a training image than 99 % of unseen real images are.",
         better="target",
         ideal=NEAR_QUANTILE,
+        must_see=("train_duplicates",),
         is_share=True,
     ),
     Value(
@@ -52,6 +53,7 @@ GIVES = (
         meaning="Probability that a generated image is farther from the training images than an unseen real one.",
         better="target",
         ideal=0.5,
+        must_see=("train_duplicates",),
         is_headline=False,
     ),
     Value(
@@ -60,6 +62,7 @@ GIVES = (
         meaning="The same as a z-score: very negative means copying.",
         better="target",
         ideal=0.0,
+        must_see=("train_duplicates",),
         is_headline=False,
     ),
 )

@@ -25,6 +25,7 @@ class Value:
         is_distance: between two sets of images; real images against each other are not at 0, so their null belongs beside it.
         is_conditional: given only for a generator that is told the class.
         is_headline: worth a place of its own in a report.
+        must_see: faults (ganlib.metrics.faults) that it must tell from real images in their strongest form, or it decides nothing on these data.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Value:
     is_distance: bool = False
     is_conditional: bool = False
     is_headline: bool = True
+    must_see: tuple[str, ...] = ("noise", "phase_scrambling")
 
     def __post_init__(self) -> None:
         if self.better == "target" and self.ideal is None:

@@ -51,7 +51,14 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
 
 GIVES = (
     Value(key="precision", title="Precision", meaning="Generated images that look like real ones.", better="higher", is_share=True),
-    Value(key="recall", title="Recall", meaning="Real images the generator could have made: variety.", better="higher", is_share=True),
+    Value(
+        key="recall",
+        title="Recall",
+        meaning="Real images the generator could have made: variety.",
+        better="higher",
+        is_share=True,
+        must_see=("noise", "phase_scrambling", "one_mode"),
+    ),
     Value(
         key="density",
         title="Density",
@@ -60,7 +67,12 @@ GIVES = (
         ideal=1.0,
     ),
     Value(
-        key="coverage", title="Coverage", meaning="Real images with a generated one in their neighbourhood.", better="higher", is_share=True
+        key="coverage",
+        title="Coverage",
+        meaning="Real images with a generated one in their neighbourhood.",
+        better="higher",
+        is_share=True,
+        must_see=("noise", "phase_scrambling", "one_mode"),
     ),
 )
 
