@@ -21,7 +21,7 @@ def judging(network: nn.Module) -> Iterator[None]:
     network.eval()
     for module in network.modules():
         if isinstance(module, Measured):
-            module.train()  # type: ignore[attr-defined]
+            module.train()
     try:
         yield
     finally:

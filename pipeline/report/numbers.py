@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ganlib.metrics.calibration import Null
 from ganlib.metrics.needs import Value
 
 SHARE_OF_BAR = 0.8  # of a bar that the largest of what it shows reaches
@@ -73,7 +74,7 @@ class Number:
         return round(100 * min(1.0, max(0.0, value / top)), 1)
 
 
-def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null: Mapping[str, Mapping[str, float]]) -> list[Number]:
+def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null: Mapping[str, Null]) -> list[Number]:
     """Every described number of an evaluation, in the order in which it was measured.
 
     Args:
@@ -87,10 +88,11 @@ def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null
         if about is None or span is None:
             continue
         if key in null:
-            real = Span(value=float(null[key]["mean"]), low=float(null[key]["low"]), high=float(null[key]["high"]))
+            ends = (null[key].low, null[key].high)
+            low, high = (min(1.0, max(0.0, end)) for end in ends) if about.is_share else ends
+            real: Span | None = Span(value=null[key].mean, low=low, high=high)
         else:
-            real_span = _span(baseline, key)
-            real = real_span
+            real = _span(baseline, key)
         found.append(Number(key=key, about=about, span=span, real=real, is_null=key in null))
     return found
 
@@ -101,12 +103,13 @@ def _span(values: Mapping[str, Any], key: str) -> Span | None:
         return None
     name, at, extractor = key.partition("@")
     low, high = values.get(f"{name}_low{at}{extractor}"), values.get(f"{name}_high{at}{extractor}")
-    has_ends = low is not None and high is not None
-    return Span(value=float(value), low=float(low) if has_ends else float(value), high=float(high) if has_ends else float(value))
+    if low is None or high is None:
+        return Span(value=float(value), low=float(value), high=float(value))
+    return Span(value=float(value), low=float(low), high=float(high))
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\u00a0%"
 
 
 def number(value: float) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from ganlib.metrics import calibration as calibrations
 from ganlib.metrics import needs
-from pipeline.report import charts, ladder, numbers, verdict
+from pipeline.report import charts, numbers, standing, verdict
 from pipeline.report.seen import Seen
 from pipeline.report.templates import environment
 
+SPLITS = ("train", "val", "test")
 MAX_GRIDS = 8  # sample grids over time
 
 
@@ -37,7 +39,11 @@ class Picture:
         with Image.open(io.BytesIO(png)) as image:
             width, height = image.size
         return cls(
-            source=f"data:image/png;base64,{base64.b64encode(png).decode()}", caption=caption, width=width, height=height, is_pixels=is_pixels
+            source=f"data:image/png;base64,{base64.b64encode(png).decode()}",
+            caption=caption,
+            width=width,
+            height=height,
+            is_pixels=is_pixels,
         )
 
 
@@ -45,11 +51,11 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
     """The page, from `evaluation`, the pictures that were taken of it, and whatever the project folder `root` holds; what is missing is said."""
     generator, data = _read_json(root / "models" / "generator.json"), _read_json(root / "reports" / "data.json")
     training = root / "reports" / "training"
-    steps = ladder.read(root)
-    found = numbers.measured(evaluation, needs.values(), steps.null if steps is not None else {})
+    calibration = calibrations.read(root / "data" / "calibration")
+    found = numbers.measured(evaluation, needs.values(), calibration.null if calibration is not None else {})
     protocol, baseline = evaluation["protocol"], evaluation.get("baseline", {})
     alarms = _alarms(training / "alarms.json")
-    main = verdict.main_distance(found, steps)
+    main = verdict.main_distance(found, calibration)
     classes = _classes(data)
     page = environment().get_template("report.html")
     return page.render(
@@ -58,7 +64,7 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         extractor=protocol["extractor"],
         verdict=verdict.judge(
             found,
-            ladder=steps,
+            calibration=calibration,
             alarms=alarms,
             rollbacks=len(generator.get("rollbacks", ())),
             accuracy=protocol.get("extractor_accuracy") if classes else None,
@@ -66,9 +72,9 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
             num_real=protocol["n_real"],
         ),
         main=main,
-        ladder=steps,
-        scale=steps.scale(main.key, main.span.value) if steps is not None and main is not None else None,
-        equivalents=steps.equivalent(main.key, main.span.value) if steps is not None and main is not None else [],
+        calibration=calibration,
+        scale=standing.scale(calibration, main.key, main.span.value) if calibration is not None and main is not None else None,
+        equivalents=calibration.equivalent(main.key, main.span.value) if calibration is not None and main is not None else [],
         numbers=found,
         cards=[item for item in found if item.about.is_headline and "@" not in item.key],
         others=_others(evaluation, found),
@@ -91,7 +97,7 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
             if (picture := _file(root / "samples" / f"directions_{name}.png", caption)) is not None
         ],
         seen=seen,
-        picture=_inline,
+        picture=Picture.of,
         features=_file(
             root / "reports" / "plots" / "features.png",
             "Each image a dot, in the two main directions of the real images' features. Real without generated nearby: a missing mode.",
@@ -105,14 +111,11 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         facts=numbers.flat({key: value for key, value in data.items() if key != "classes"}),
         protocol=numbers.flat(protocol),
         generator=generator,
+        origin=_origin(generator),
         lineage=numbers.flat(_with_known_classes(generator)),
         percent=numbers.percent,
         number=numbers.number,
     )
-
-
-def _inline(png: bytes, caption: str) -> Picture:
-    return Picture.of(png, caption)
 
 
 def _file(path: Path, caption: str, *, is_pixels: bool = True) -> Picture | None:
@@ -147,15 +150,16 @@ def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[
 
 def _classes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
     """(name, images of each split) of the classes that have images; [] without classes."""
-    images = data.get("classes", {}).get("images", {}) if isinstance(data.get("classes"), Mapping) else {}
-    counted = [(str(name), dict(splits)) for name, splits in images.items()] if isinstance(images, Mapping) else []
-    return [(name, splits) for name, splits in counted if sum(splits.values())]
+    images = (data.get("classes") or {}).get("images") or {}
+    counted = [(str(name), {split: counts[split] for split in SPLITS if split in counts}) for name, counts in images.items()]
+    return [(name, splits) for name, splits in counted if any(splits.values())]
 
 
 def _majority(data: Mapping[str, Any], split: str) -> float | None:
     """Share of the largest class among the held-out images; None without classes."""
     counts = [splits.get(split, 0) for _, splits in _classes(data)]
-    return max(counts) / sum(counts) if len(counts) > 1 and sum(counts) else None
+    total = sum(counts)
+    return max(counts) / total if len(counts) > 1 and total else None
 
 
 def _classes_told(path: Path) -> str:
@@ -174,6 +178,24 @@ def _with_known_classes(generator: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**generator, "class_names": [f"{i} {name}" for i, (name, count) in enumerate(zip(names, counts, strict=True)) if count]}
 
 
+def _origin(generator: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines of generator.json that tell one generator from another."""
+    size = generator.get("image", {}).get("size")
+    chosen = {
+        "family": generator.get("family"),
+        "images": f"{size[0]} x {size[1]}, {generator.get('output', {}).get('channels', '')}" if size else None,
+        "weights": generator.get("weights"),
+        "parameters": generator.get("parameters"),
+        "images seen": generator.get("images_seen"),
+        "run key": generator.get("run_key"),
+        "git commit": generator.get("git_commit"),
+        "parent": generator.get("parent"),
+        "data digest": generator.get("data_digest"),
+        "sha256 of the weights": generator.get("sha256"),
+    }
+    return numbers.flat({key: value for key, value in chosen.items() if value is not None})
+
+
 def _spread(paths: list[Path], count: int) -> list[Path]:
     """At most `count` of them, evenly, first and last included."""
     if len(paths) <= count:
@@ -186,5 +208,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))
     return value if isinstance(value, dict) else {}
-
-

@@ -1,4 +1,4 @@
-"""The pictures that an evaluation takes for the page: both sides, each class, the best and the worst, near copies, what the discriminator looks at."""
+"""The pictures that an evaluation takes for the page: both sides, classes, best and worst, near copies, what the discriminator looks at."""
 
 import io
 from collections.abc import Sequence
@@ -72,7 +72,11 @@ def tiles_png(images: np.ndarray, *, columns: int, description: dict[str, str] |
     """[N, C, H, W] uint8 as a PNG grid with clear gaps, small images enlarged by whole factors and large ones shrunk."""
     n, c, h, w = images.shape
     scale = max(1, 48 // max(h, w))
-    size = (max(1, round(w * THUMBNAIL / max(h, w))), max(1, round(h * THUMBNAIL / max(h, w)))) if max(h, w) > THUMBNAIL else (w * scale, h * scale)
+    size = (
+        (max(1, round(w * THUMBNAIL / max(h, w))), max(1, round(h * THUMBNAIL / max(h, w))))
+        if max(h, w) > THUMBNAIL
+        else (w * scale, h * scale)
+    )
     gap = max(2, max(size) // 24)
     rows = -(-n // columns)
     sheet = Image.new("RGBA", (columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap), (0, 0, 0, 0))
@@ -105,7 +109,8 @@ def class_rows(data: Comparison, fake: Images, names: Sequence[str] | None) -> d
     top = 1 + max(int(by.max()), int(data.known_classes.max()) if data.num_classes else 0)
     known = data.known_classes if data.num_classes else np.unique(by)
     shares: list[np.ndarray | None] = [
-        None if numbers is None else np.bincount(numbers, minlength=top) / len(numbers) for numbers in (data.real_classes, data.fake_classes)
+        None if numbers is None else np.bincount(numbers, minlength=top) / len(numbers)
+        for numbers in (data.real_classes, data.fake_classes)
     ]
     real, seen = shares
     gap = np.zeros(top) if real is None or seen is None else np.abs(real - seen)

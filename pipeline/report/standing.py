@@ -1,13 +1,13 @@
 """The ladder of known faults, made from real images, and where a generator stands on it."""
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-FOLDER = "data/calibration"
+from ganlib.metrics.calibration import Calibration
+
+MOST_TICKS = 5
+ROOM = 7.0  # per cent of the axis that a strength needs to be read
+DECADES = 5  # of the axis at most: what is smaller lies at its beginning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +15,13 @@ class Rung:
     """One fault in its strengths, as one number sees it.
 
     Attributes:
-        points: (strength, value, place on the axis, 0 to 100).
+        points: (strength, value, place on the axis, 0 to 100, whether there is room for its strength beside it).
         seen_from: the smallest strength that is told from real images; None: none is.
     """
 
     title: str
     unit: str
-    points: tuple[tuple[float, float, float], ...]
+    points: tuple[tuple[float, float, float, bool], ...]
     seen_from: float | None
     rises: bool
 
@@ -38,92 +38,71 @@ class Scale:
 
     rungs: tuple[Rung, ...]
     ticks: tuple[tuple[float, float], ...]
-    null: tuple[float, float] | None
+    null: tuple[float, float]
     here: float
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """data/calibration/calibration.json."""
+def titles(calibration: Calibration) -> list[str]:
+    """Of the faults that change these data."""
+    return [rungs.title for rungs in calibration.faults.values() if rungs.applies]
 
-    content: Mapping[str, Any]
 
-    @property
-    def faults(self) -> Mapping[str, Any]:
-        return dict(self.content["faults"])
+def seen(calibration: Calibration, key: str) -> list[str]:
+    """Titles of the faults that a number sees in some strength."""
+    sees = calibration.metrics[key].sees if key in calibration.metrics else {}
+    return [calibration.faults[name].title for name, strength in sees.items() if strength is not None]
 
-    @property
-    def null(self) -> Mapping[str, Mapping[str, float]]:
-        return dict(self.content.get("null", {}))
 
-    @property
-    def warnings(self) -> list[str]:
-        return [str(line) for line in self.content.get("warnings", [])]
+def is_trusted(calibration: Calibration | None, key: str) -> bool:
+    return calibration is not None and key in calibration.metrics and calibration.metrics[key].is_trusted
 
-    @property
-    def applying(self) -> list[str]:
-        """Titles of the faults that change these data."""
-        return [str(fault["title"]) for fault in self.faults.values() if fault["applies"]]
 
-    @property
-    def keys(self) -> list[str]:
-        return list(self.content["metrics"])
+def scale(calibration: Calibration, key: str, value: float) -> Scale | None:
+    """The ladder of one distance, by whose value its faults are sorted; None where the calibration does not have it."""
+    rows = [(name, rungs) for name, rungs in calibration.faults.items() if rungs.applies and rungs.values.get(key)]
+    null, verdict = calibration.null.get(key), calibration.metrics.get(key)
+    if not rows or null is None or verdict is None:
+        return None
+    every = [number for _, rungs in rows for number in rungs.values[key]] + [value, null.high]
+    positive = [number for number in every if number > 0]
+    if not positive:
+        return None
+    top = math.log10(max(positive)) + 0.08
+    bottom = max(math.log10(min(positive)) - 0.12, top - DECADES)
 
-    def is_trusted(self, key: str) -> bool:
-        return bool(self.content["metrics"].get(key, {}).get("is_trusted", False))
+    def place(number: float) -> float:
+        at = (math.log10(number) - bottom) / (top - bottom) if number > 0 else 0.0
+        return round(100 * min(1.0, max(0.0, at)), 2)
 
-    def why(self, key: str) -> str:
-        return str(self.content["metrics"].get(key, {}).get("why", "The calibration does not have this number."))
-
-    def seen(self, key: str) -> list[str]:
-        """Titles of the faults that a number sees in some strength."""
-        sees = self.content["metrics"].get(key, {}).get("sees", {})
-        return [str(fault["title"]) for name, fault in self.faults.items() if fault["applies"] and sees.get(name) is not None]
-
-    def seen_from(self, key: str, fault: str) -> float | None:
-        found = self.content["metrics"].get(key, {}).get("sees", {}).get(fault)
-        return None if found is None else float(found)
-
-    def equivalent(self, key: str, value: float) -> list[str]:
-        """`as far from real as a blur of 1.3 pixels`."""
-        return []
-
-    def scale(self, key: str, value: float) -> Scale | None:
-        """The ladder of one distance; None where the calibration does not have it."""
-        rows = [(name, fault) for name, fault in self.faults.items() if fault["applies"] and fault["values"].get(key)]
-        if not rows:
-            return None
-        null = self.null.get(key)
-        every = [float(number) for _, fault in rows for number in fault["values"][key]]
-        every += [value, *([float(null["high"])] if null else [])]
-        positive = [number for number in every if number > 0 and math.isfinite(number)]
-        if not positive:
-            return None
-        top = math.log10(max(positive)) + 0.08
-        bottom = max(math.log10(min(positive)) - 0.12, top - 5)
-
-        def place(number: float) -> float:
-            at = (math.log10(number) - bottom) / (top - bottom) if number > 0 else 0.0
-            return round(100 * min(1.0, max(0.0, at)), 2)
-
-        rungs = tuple(
+    return Scale(
+        rungs=tuple(
             Rung(
-                title=str(fault["title"]),
-                unit=str(fault["unit"]),
-                points=tuple((float(s), float(v), place(float(v))) for s, v in zip(fault["strengths"], fault["values"][key], strict=True)),
-                seen_from=self.seen_from(key, name),
-                rises=bool(self.content["metrics"].get(key, {}).get("rises", {}).get(name, False)),
+                title=rungs.title,
+                unit=rungs.unit,
+                points=_roomy([(strength, at, place(at)) for strength, at in zip(rungs.strengths, rungs.values[key], strict=True)]),
+                seen_from=verdict.sees.get(name),
+                rises=verdict.rises.get(name, False),
             )
-            for name, fault in sorted(rows, key=lambda row: max(row[1]["values"][key]))
-        )
-        powers = range(math.ceil(bottom), math.floor(top) + 1)
-        ticks = tuple((10.0**power, place(10.0**power)) for power in powers)
-        return Scale(
-            rungs=rungs, ticks=ticks, null=(place(float(null["low"])), place(float(null["high"]))) if null else None, here=place(value)
-        )
+            for name, rungs in sorted(rows, key=lambda row: max(row[1].values[key]))
+        ),
+        ticks=tuple((tick, place(tick)) for tick in _ticks(bottom, top)),
+        null=(place(null.low), place(null.high)),
+        here=place(value),
+    )
 
 
-def read(root: Path) -> Ladder | None:
-    """The calibration of a project; None where there is none."""
-    path = root / FOLDER / "calibration.json"
-    return Ladder(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+def _ticks(bottom: float, top: float) -> list[float]:
+    """Powers of ten between 10**bottom and 10**top; with 2 and 5 times them where these are few."""
+    factors = (1, 2, 5) if top - bottom < MOST_TICKS / 2 else (1,)
+    every = [factor * 10.0**power for power in range(math.floor(bottom), math.ceil(top) + 1) for factor in factors]
+    return [tick for tick in every if bottom <= math.log10(tick) <= top]
+
+
+def _roomy(points: list[tuple[float, float, float]]) -> tuple[tuple[float, float, float, bool], ...]:
+    shown: list[float] = []
+    found = []
+    for strength, value, place in points:
+        has_room = all(abs(place - other) >= ROOM for other in shown)
+        shown += [place] if has_room else []
+        found.append((strength, value, place, has_room))
+    return tuple(found)

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ganlib.metrics.calibration import Calibration
 from ganlib.metrics.intervals import Z95
-from pipeline.report.ladder import Ladder
+from pipeline.report import standing
 from pipeline.report.numbers import Number, number, percent
 
 Tone = Literal["good", "fair", "bad", "unknown"]
 
 CLOSE, OFF = 3.0, 10.0  # a distance of so many times that of real images: the words for it, no statistics
+TIMES: tuple[tuple[str, Tone], ...] = (("Close to real", "fair"), ("Visibly off", "fair"), ("Far from real", "bad"))
 NEARLY, HALF = 0.8, 0.5  # the same for a share of what real images score
 COPIES = 0.05  # near copies that chance makes 0.01 of: five times as many is not the tail any more
 
@@ -44,8 +46,9 @@ class Verdict:
     @property
     def tone(self) -> Tone:
         """The worst of what is known."""
-        tones = [answer.tone for answer in self.answers]
-        return next((tone for tone in ("bad", "fair", "good") if tone in tones), "unknown")  # type: ignore[return-value]
+        tones = {answer.tone for answer in self.answers}
+        order: tuple[Tone, ...] = ("bad", "fair", "good")
+        return next((tone for tone in order if tone in tones), "unknown")
 
     @property
     def sentence(self) -> str:
@@ -57,7 +60,7 @@ class Verdict:
 def judge(
     numbers: Sequence[Number],
     *,
-    ladder: Ladder | None,
+    calibration: Calibration | None,
     alarms: Sequence[Mapping[str, Any]] | None,
     rollbacks: int,
     accuracy: float | None,
@@ -74,26 +77,26 @@ def judge(
     """
     return Verdict(
         answers=(
-            quality(numbers, ladder),
+            quality(numbers, calibration),
             variety(numbers),
             copies(numbers),
             health(alarms, rollbacks),
-            ruler(main_distance(numbers, ladder), ladder, accuracy, majority_share, num_real),
+            ruler(main_distance(numbers, calibration), calibration, accuracy, majority_share, num_real),
         )
     )
 
 
-def main_distance(numbers: Sequence[Number], ladder: Ladder | None) -> Number | None:
+def main_distance(numbers: Sequence[Number], calibration: Calibration | None) -> Number | None:
     """The first distance that the calibration trusts, else the first there is."""
     distances = [item for item in numbers if item.about.is_distance]
-    trusted = [item for item in distances if ladder is not None and ladder.is_trusted(item.key)]
+    trusted = [item for item in distances if standing.is_trusted(calibration, item.key)]
     return next(iter([*trusted, *distances]), None)
 
 
-def quality(numbers: Sequence[Number], ladder: Ladder | None) -> Answer:
+def quality(numbers: Sequence[Number], calibration: Calibration | None) -> Answer:
     """How far the generated images are from real ones: the interval of the main distance against that of real images."""
     question = "Is it good?"
-    main = main_distance(numbers, ladder)
+    main = main_distance(numbers, calibration)
     if main is None:
         return _unknown(question, "quality is not measured", "No distance was measured: add one to evaluate.metrics (fid, kid).")
     told = f"{main.title} {main.text}" + (f" (95 %: {main.interval})" if main.interval else "")
@@ -101,23 +104,34 @@ def quality(numbers: Sequence[Number], ladder: Ladder | None) -> Answer:
         why = f"{told}. There is no calibration and no second held-out split, so nothing says what real images would score."
         return _unknown(question, f"{main.title} is {main.text}, with nothing to set it beside", why)
     against = f"{'real images against real ones' if main.is_null else 'other real images'} score {main.real_text}"
-    equivalents = ladder.equivalent(main.key, main.span.value) if ladder is not None else []
-    like = f" That is {' and '.join(equivalents[:2])}." if equivalents else ""
-    if main.span.low <= main.real.high:
-        return Answer(
-            question=question, word="Like real images", phrase="as close to real images as other real images are", tone="good",
-            why=f"{told} lies where {against}.{like}",
-        )
-    times = main.span.value / main.real.value if main.real.value > 0 else math.inf
-    ratio = f"{number(round(times, 1 if times < 10 else 0))} times as far as real images are" if times < 1e4 else "far beyond real images"
-    word, tone = ("Close to real", "fair") if times <= CLOSE else ("Visibly off", "fair") if times <= OFF else ("Far from real", "bad")
-    fidelity = next((item for item in numbers if item.key == "precision"), None)
-    few = ""
+    equivalents = calibration.equivalent(main.key, main.span.value) if calibration is not None else []
+    like = f" It is {' and '.join(equivalents[:2])}." if equivalents and main.span.low > main.real.high else ""
+    beyond = [item for item in numbers if item.about.is_distance and item.real is not None and item.span.low > item.real.high]
+    trusted = [item for item in beyond if calibration is None or standing.is_trusted(calibration, item.key)]
+    tells = next(iter(trusted), None)
+    fidelity = next((item for item in numbers if item.key == "precision" and item.real is not None), None)
     if fidelity is not None and fidelity.real is not None and fidelity.span.high < HALF * fidelity.real.value:
-        word, tone = "Far from real", "bad"
-        few = f" Only {fidelity.text} of the images look real to the extractor; of real ones {fidelity.show(fidelity.real.value)} do."
-    phrase = {"Close to real": "close to real", "Visibly off": "visibly off from real images", "Far from real": "far from real images"}[word]
-    return Answer(question=question, word=word, phrase=phrase, tone=tone, why=f"{told}; {against}: {ratio}.{like}{few}")  # type: ignore[arg-type]
+        few = f"only {fidelity.text} of the images look real to the extractor, of real ones {fidelity.show(fidelity.real.value)} do"
+        return Answer(
+            question=question, word="Far from real", phrase="far from real images", tone="bad", why=f"{told}; {against}; {few}.{like}"
+        )
+    if main.span.low > main.real.high:
+        times = main.span.value / main.real.value if main.real.value > 0 else math.inf
+        ratio = f": {number(round(times, 1 if times < 10 else 0))} times as far" if times < 1e4 else ""
+        word, tone = TIMES[0 if times <= CLOSE else 1 if times <= OFF else 2]
+        phrase = f"{word[:1].lower()}{word[1:]} images" if word.endswith("real") else "visibly off from real images"
+        return Answer(question=question, word=word, phrase=phrase, tone=tone, why=f"{told}; {against}{ratio}.{like}")
+    if tells is not None:
+        seen = f"{tells.title} tells them apart: {tells.text}, real images {tells.real_text}"
+        return Answer(
+            question=question,
+            word="Close to real",
+            phrase="close to real images",
+            tone="fair",
+            why=f"{told} lies where {against}, but {seen}.",
+        )
+    phrase = "as close to real images as other real images are"
+    return Answer(question=question, word="Like real images", phrase=phrase, tone="good", why=f"{told} lies where {against}.")
 
 
 def variety(numbers: Sequence[Number]) -> Answer:
@@ -126,22 +140,28 @@ def variety(numbers: Sequence[Number]) -> Answer:
     found = [item for item in numbers if item.key in VARIETY]
     if not found:
         return _unknown(question, "variety is not measured", "Add prdc or class_coverage to evaluate.metrics.")
-    told = ", ".join(f"{item.title.lower()} {item.text}" + (f" (real images: {item.real_text})" if item.real_text else "") for item in found)
+    told = ", ".join(
+        f"{item.title.lower()} {item.text}" + (f" (real images: {item.real_text})" if item.real_text else "") for item in found
+    )
     beside = [(item, item.real.value if item.real is not None else item.about.ideal or 1.0) for item in found]
     if all(item.real is None for item in found):
         told += "; no real images to set them beside, so 100 % stands in"
     shares = [(item.span.high / real if real > 0 else 1.0, item.span.value / real if real > 0 else 1.0, item) for item, real in beside]
     highest, share, worst = min(shares, key=lambda row: row[1])
     if highest >= 1.0 or share >= 0.97:
-        return Answer(question=question, word="As varied as real", phrase="as varied as real images", tone="good", why=f"{_sentence(told)}.")
+        return Answer(
+            question=question, word="As varied as real", phrase="as varied as real images", tone="good", why=f"{_sentence(told)}."
+        )
     lowest = f"{worst.title.lower()} reaches {percent(share)} of what real images score"
     if worst.key == "class_coverage":
         lowest = "some classes hardly occur"
-    if share >= NEARLY:
-        return Answer(question=question, word="A little less varied", phrase="a little less varied", tone="fair", why=f"{_sentence(told)}: {lowest}.")
-    if share >= HALF:
-        return Answer(question=question, word="Less varied", phrase="less varied than real images", tone="fair", why=f"{_sentence(told)}: {lowest}.")
-    return Answer(question=question, word="Much is missing", phrase="with much of the variety missing", tone="bad", why=f"{_sentence(told)}: {lowest}.")
+    words: tuple[tuple[float, str, str, Tone], ...] = (
+        (NEARLY, "A little less varied", "a little less varied", "fair"),
+        (HALF, "Less varied", "less varied than real images", "fair"),
+        (0.0, "Much is missing", "with much of the variety missing", "bad"),
+    )
+    word, phrase, tone = next((word, phrase, tone) for least, word, phrase, tone in words if share >= least)
+    return Answer(question=question, word=word, phrase=phrase, tone=tone, why=f"{_sentence(told)}: {lowest}.")
 
 
 def copies(numbers: Sequence[Number]) -> Answer:
@@ -176,12 +196,20 @@ def health(alarms: Sequence[Mapping[str, Any]] | None, rollbacks: int) -> Answer
     if alarms is None:
         tone: Tone = "fair" if rollbacks else "unknown"
         return Answer(
-            question=question, word=f"{rollbacks} rollbacks" if rollbacks else "Not watched", phrase="its training was not watched", tone=tone,
+            question=question,
+            word=f"{rollbacks} rollbacks" if rollbacks else "Not watched",
+            phrase="its training was not watched",
+            tone=tone,
             why=f"There is no reports/training/alarms.json.{back} The curves below are what there is.",
         )
     if not alarms:
-        word, tone = ("Healthy", "good") if not rollbacks else ("No alarm now", "fair")
-        return Answer(question=question, word=word, phrase="trained without an alarm", tone=tone, why=f"No alarm was raised.{back}")  # type: ignore[arg-type]
+        return Answer(
+            question=question,
+            word="Healthy" if not rollbacks else "No alarm now",
+            phrase="trained without an alarm",
+            tone="good" if not rollbacks else "fair",
+            why=f"No alarm was raised.{back}",
+        )
     names = list(dict.fromkeys(str(alarm["name"]).replace("_", " ") for alarm in alarms))
     is_bad = any(alarm.get("action") != "warn" for alarm in alarms)
     first = alarms[0]
@@ -191,11 +219,17 @@ def health(alarms: Sequence[Mapping[str, Any]] | None, rollbacks: int) -> Answer
     )
     count = f"{len(alarms)} alarm{'s' if len(alarms) > 1 else ''}"
     return Answer(
-        question=question, word=count, phrase=f"trained with alarms ({', '.join(names)})", tone="bad" if is_bad else "fair", why=f"{why}{back}"
+        question=question,
+        word=count,
+        phrase=f"trained with alarms ({', '.join(names)})",
+        tone="bad" if is_bad else "fair",
+        why=f"{why}{back}",
     )
 
 
-def ruler(main: Number | None, ladder: Ladder | None, accuracy: float | None, majority_share: float | None, num_real: int) -> Answer:
+def ruler(
+    main: Number | None, calibration: Calibration | None, accuracy: float | None, majority_share: float | None, num_real: int
+) -> Answer:
     """Whether the metric that decides tells real images from damaged ones, and the extractor its classes."""
     question = "Can the ruler see?"
     is_blind = False
@@ -206,28 +240,41 @@ def ruler(main: Number | None, ladder: Ladder | None, accuracy: float | None, ma
         learnt = f" The extractor is right on {percent(accuracy)} of held-out images; the largest class alone is {percent(majority_share)}."
     if is_blind:
         return Answer(
-            question=question, word="It is blind", phrase="measured by a ruler that learnt nothing", tone="bad",
+            question=question,
+            word="It is blind",
+            phrase="measured by a ruler that learnt nothing",
+            tone="bad",
             why=f"{learnt.strip()} It has learnt nothing of these labels, so no number of its features means anything.",
         )
-    if ladder is None:
+    if calibration is None:
         return _unknown(
-            question, "the ruler is not calibrated",
-            f"There is no data/calibration/calibration.json: which faults these numbers see is not known.{learnt}", word="Not calibrated",
+            question,
+            "the ruler is not calibrated",
+            f"There is no data/calibration/calibration.json: which faults these numbers see is not known.{learnt}",
+            word="Not calibrated",
         )
     if main is None:
         return _unknown(question, "nothing was measured that the calibration knows", f"No distance was measured.{learnt}")
-    seen, applies = ladder.seen(main.key), ladder.applying
+    if not calibration.n:
+        return _unknown(question, "the ruler could not be calibrated", f"{' '.join(calibration.warnings)}{learnt}", word="Not calibrated")
+    why = _sentence(calibration.metrics[main.key].why) if main.key in calibration.metrics else "The calibration does not have it."
+    seen, applies = standing.seen(calibration, main.key), standing.titles(calibration)
     told = f"{main.title} sees {len(seen)} of {len(applies)} known faults on real images ({', '.join(seen) or 'none'})."
-    warnings = f" {' '.join(ladder.warnings)}" if ladder.warnings else ""
-    if not ladder.is_trusted(main.key):
+    warnings = "".join(f" {_sentence(_end(line))}" for line in calibration.warnings)
+    if not standing.is_trusted(calibration, main.key):
         return Answer(
-            question=question, word="Not with this metric", phrase=f"measured by {main.title}, which the calibration does not trust", tone="bad",
-            why=f"{told} {_end(ladder.why(main.key))}{learnt}{warnings}",
+            question=question,
+            word="Not with this metric",
+            phrase=f"measured by {main.title}, which the calibration does not trust",
+            tone="bad",
+            why=f"{told} {_end(why)}{learnt}{warnings}",
         )
-    tone: Tone = "fair" if ladder.warnings else "good"
+    tone: Tone = "fair" if calibration.warnings else "good"
     missed = [title for title in applies if title not in seen]
     missing = f" It misses {', '.join(missed)}; other numbers may see them." if missed else ""
-    return Answer(question=question, word="It sees", phrase="measured by a ruler that sees", tone=tone, why=f"{told}{missing}{learnt}{warnings}")
+    return Answer(
+        question=question, word="It sees", phrase="measured by a ruler that sees", tone=tone, why=f"{told}{missing}{learnt}{warnings}"
+    )
 
 
 def _unknown(question: str, phrase: str, why: str, *, word: str = "Not measured") -> Answer:
