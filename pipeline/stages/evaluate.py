@@ -11,15 +11,14 @@ from torch import Tensor
 
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
-from ganlib.files import atomic_folder, atomic_write, sha256_file
+from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, interface, needs
-from ganlib.metrics.memorization import nearest_pairs
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, discriminator, params
-from pipeline.report import page, plots, seen
+from pipeline import cli, looking, params
+from pipeline.report import page
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import log_evaluation
 from pipeline.tracking.settings import TrackingConfig
@@ -103,33 +102,19 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             **({"classes": _drawn_counts(fake_images)} if drawn is not None else {}),
         },
     }
-    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
-    side = np.arange(min(plots.NUM_SIDE, len(fake_images)))
-    beside, real_beside = fake_images.gather(side), splits[config.split].gather(real_indices[: plots.NUM_SIDE])
-    near, near_train = fake_images.gather(fakes), splits["train"].gather(reference.tensors["train.indices"].numpy()[nearest])
-    with atomic_folder(root / "reports" / "plots") as folder:
-        plots.real_vs_fake(folder / "real_vs_fake.png", real_beside, beside)
-        plots.nearest_train(folder / "nearest_train.png", near, near_train, distances)
-        plots.feature_map(folder / "features.png", real, fake)
-        if data.real_classes is not None and data.fake_classes is not None:
-            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.known_classes)
-    judge = discriminator.load(root / "models")
-    looked = seen.Seen(
-        real=seen.tiles_png(real_beside, columns=8),
-        fake=seen.synthetic(beside, columns=8),
-        pairs=seen.pairs(near, near_train, distances),
-        extremes=(*seen.by_distance(data, fake_images), *(judge.extremes(fake_images) if judge is not None else ())),
-        judged=() if judge is None else judge.views(beside, fake_images.labels, real_beside, _labels(splits[config.split], real_indices)),
-        **seen.class_rows(data, fake_images, manifest.class_names),
+    looked = looking.take(
+        data,
+        fake=fake_images,
+        real=looking.Rows(images=splits[config.split], indices=real_indices),
+        train=looking.Rows(images=splits["train"], indices=reference.tensors["train.indices"].numpy()),
+        class_names=manifest.class_names,
+        models=root / "models",
+        plots_folder=root / "reports" / "plots",
     )
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
     return result
-
-
-def _labels(images: interface.Images, indices: np.ndarray) -> np.ndarray | None:
-    return None if images.labels is None else images.labels[indices]
 
 
 def _drawn_counts(samples: Samples) -> dict[str, int]:

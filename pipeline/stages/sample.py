@@ -3,25 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ganlib import directions, samples, sampling
+from ganlib import samples, sampling
 from ganlib.files import atomic_folder
-from ganlib.models import MODELS
 from ganlib.pictures import class_sheet, grid_png
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
-from pipeline import cli, generator, params
-from pipeline.generator import TrainedGenerator
+from pipeline import cli, generator, params, latent_walks
 from pipeline.params import ROOT
-
-DIRECTIONS, DIRECTION_STEPS = 5, 9
-DIRECTION_REACH = 3.0  # standard deviations of the latents along a direction, to each side
-DIRECTION_SAMPLES = 512  # from which principal components are taken
-DIRECTION_PIXELS = 32  # a side of the images they are taken of
 
 
 def sample(config: SampleConfig, root: Path = ROOT) -> None:
@@ -91,9 +83,9 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         between = images_of(walks(prior, config))
         picture = grid_png(between, columns=config.interpolation_steps, description=told("row"))
         (folder / "interpolation.png").write_bytes(picture)
-        for name, images in directed(trained, config, options).items():
+        for name, images in latent_walks.directions_of(trained, config, options).items():
             (folder / f"directions_{name}.png").write_bytes(
-                grid_png(images, columns=DIRECTION_STEPS, description=description | {"Directions": f"{name}, a row each"})
+                grid_png(images, columns=latent_walks.STEPS, description=description | {"Directions": f"{name}, a row each"})
             )
 
 
@@ -135,44 +127,6 @@ def walks(prior: Prior, config: SampleConfig) -> Inputs:
     z = sampling.interpolate(prior.seeded(config.seed, range(2 * rows)).z, steps=steps, distribution=prior.distribution)
     shown = shown_classes(prior, rows=rows, columns=1)
     return Inputs(z, torch.tensor(column_classes(shown, rows)[:rows]).repeat_interleave(steps) if shown else None)
-
-
-def directed(trained: TrainedGenerator, config: SampleConfig, options: dict[str, Any]) -> dict[str, np.ndarray]:
-    """One image of `sample.seed` moved along latent directions: how they were found -> [directions * steps, C, H, W] uint8.
-
-    Three standard deviations of the latents along a direction to each side of the image itself; uniform latents stay in [-1, 1].
-    """
-    prior, network = trained.prior, trained.network
-    drawn = prior.seeded(config.seed, range(DIRECTION_SAMPLES))
-    start = Inputs(drawn.z[:1], None if drawn.labels is None else drawn.labels[:1])
-    count = min(DIRECTIONS, prior.latent_dim)
-    has_styles = MODELS.get(trained.model.name).has_styles
-    mapping = network.get_submodule("mapping") if has_styles else None
-    if mapping is not None:
-        with torch.no_grad():
-            latents = mapping(*drawn)
-        found = {"factorised": directions.factorised(network, prior.latent_dim, count, labels=start.labels, mapping=mapping)}
-        found["principal"] = directions.principal(latents, latents, count)
-    else:
-        latents = drawn.z
-        made = sampling.to_float(sampling.generate(network, drawn, batch_images=config.batch_images, **options))
-        height, width = (min(side, DIRECTION_PIXELS) for side in made.shape[2:])
-        small = torch.nn.functional.adaptive_avg_pool2d(made, (height, width))
-        found = {"factorised": directions.factorised(network, prior.latent_dim, count, labels=start.labels)}
-        found["principal"] = directions.principal(small, latents, count)
-    pictures = {}
-    for name, vectors in found.items():
-        spread = ((latents - latents.mean(dim=0)) @ vectors.T).std(dim=0)
-        walk = directions.walk(latents[0], vectors * spread[:, None], DIRECTION_STEPS, DIRECTION_REACH)
-        labels = None if start.labels is None else start.labels.expand(len(walk))
-        if mapping is None:
-            walk = walk.clamp(-1, 1) if prior.distribution == "uniform" else walk
-            pictures[name] = sampling.generate(network, Inputs(walk, labels), batch_images=config.batch_images, **options)
-        else:
-            with directions.styled(mapping, walk):
-                inputs = Inputs(start.z.expand(len(walk), -1), labels)
-                pictures[name] = sampling.generate(network, inputs, batch_images=len(walk), **options)
-    return pictures
 
 
 def main() -> None:

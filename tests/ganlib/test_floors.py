@@ -57,7 +57,7 @@ GANLIB_FLOORS = (
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
-    {"augment", "models", "networks"},
+    {"augment", "directions", "models", "networks", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
     {"regularizers"},
@@ -66,8 +66,8 @@ GANLIB_FLOORS = (
 )
 PIPELINE_FLOORS = (
     {"__init__", "code_digest", "driver.settings", "dvc_ignore", "edit", "generator", "params", "processes", "report", "tracking.settings"},
-    {"lineage", "state_address", "tracking.store"},
-    {"identity", "tracking.versions"},
+    {"discriminator", "latent_walks", "lineage", "state_address", "tracking.store"},
+    {"identity", "looking", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
     {"cli"},
@@ -75,7 +75,7 @@ PIPELINE_FLOORS = (
     {"tracking"},
     {"artifacts", "deliver", "ready", "results", "states"},
     {"cached_outs", "parents"},
-    {"stages"},
+    {"compare", "stages"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
