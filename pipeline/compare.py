@@ -97,12 +97,13 @@ def find(run: str, scratch: Path, root: Path) -> Found:
     if is_key(run) and not folder.exists():
         return _of_state(run, scratch, root)
     trained = generator.load(folder)
-    return Found(name=run, trained=trained, evaluation=_evaluation(folder, trained.facts["sha256"]))
+    measured = _evaluation(trained.facts["sha256"], folder, folder.resolve().parent / "reports", root / "reports")
+    return Found(name=run, trained=trained, evaluation=measured)
 
 
-def _evaluation(folder: Path, sha256: str) -> Mapping[str, Any] | None:
-    """What was measured of these weights: in the folder itself, or in the project that it is the models/ of."""
-    for path in (folder / "evaluation.json", folder.resolve().parent / "reports" / "evaluation.json"):
+def _evaluation(sha256: str, *folders: Path) -> Mapping[str, Any] | None:
+    """The first evaluation.json in `folders` that is of these weights."""
+    for path in (folder / "evaluation.json" for folder in folders):
         if path.is_file():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if found["protocol"]["generator_sha256"] == sha256:
@@ -114,17 +115,13 @@ def _of_version(run: str, scratch: Path, root: Path) -> Found:
     tracking = params.section("tracking", TrackingConfig)
     where = versions.fetch(run, ["generator"], scratch, tracking, root, named=NAMED)
     trained = generator.load(scratch)
-    measured = versions.evaluation(where, scratch, tracking, root)
-    is_its_own = measured is not None and measured["protocol"]["generator_sha256"] == trained.facts["sha256"]
-    return Found(name=run if run == where else f"{run} ({where})", trained=trained, evaluation=measured if is_its_own else None)
+    versions.evaluation(where, scratch, tracking, root)
+    measured = _evaluation(trained.facts["sha256"], scratch, root / "reports")
+    return Found(name=run if run == where else f"{run} ({where})", trained=trained, evaluation=measured)
 
 
 def _of_state(run: str, scratch: Path, root: Path) -> Found:
     """The averaged generator of a training's newest checkpoint, finished or not; the data it was trained on must be the prepared ones."""
-    local = root / "models" / "generator.json"
-    if local.is_file() and str(json.loads(local.read_text(encoding="utf-8")).get("run_key", "")).startswith(run):
-        trained = generator.load(root / "models")
-        return Found(name=run, trained=trained, evaluation=_evaluation(root / "models", trained.facts["sha256"]))
     found = parents.trained(f"{NAMED}={run}", run, params.section("train", TrainConfig).state_uri, root)
     prepared = root / "data" / "prepared"
     if not (prepared / "manifest.json").is_file() or (digest := read_manifest(prepared).data_digest) != found.data_digest:
@@ -151,7 +148,7 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
         "sha256": sha256_file(scratch / "generator.safetensors"),
     }
     write_json(scratch / "generator.json", facts)
-    return Found(name=run, trained=generator.load(scratch), evaluation=None)
+    return Found(name=run, trained=generator.load(scratch), evaluation=_evaluation(facts["sha256"], root / "reports"))
 
 
 def main() -> None:

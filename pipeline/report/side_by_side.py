@@ -1,6 +1,7 @@
 """Models side by side: the page, one picture, and the numbers of a comparison."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -160,7 +161,10 @@ def picture(models: Sequence[Model]) -> bytes:
     """All models in one PNG, a strip of the same latents each, below its name."""
     strips = [Image.open(io.BytesIO(seen.tiles_png(model.images, columns=COLUMNS))).convert("RGBA") for model in models]
     font = ImageFont.load_default(16)
-    height, width = sum(strip.height + 40 for strip in strips), max(strip.width for strip in strips) + 20
+    height, width = (
+        sum(strip.height + 40 for strip in strips),
+        20 + max(*(strip.width for strip in strips), *(math.ceil(font.getlength(f"{model.name}: {model.about}")) for model in models)),
+    )
     sheet = Image.new("RGB", (width, height), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for model, strip in zip(models, strips, strict=True):

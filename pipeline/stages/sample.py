@@ -12,7 +12,7 @@ from ganlib.files import atomic_folder
 from ganlib.pictures import class_sheet, grid_png
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
-from pipeline import cli, generator, params, latent_walks
+from pipeline import cli, generator, latent_walks, params
 from pipeline.params import ROOT
 
 

@@ -1,6 +1,5 @@
 """A version of the MLflow registry as the files a training can start from."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,8 +77,8 @@ def fetch(source: str, networks: Iterable[str], folder: Path, tracking: Tracking
     return where
 
 
-def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> dict[str, Any] | None:
-    """The evaluation.json of a version's run, brought into `folder`; None where the run has none.
+def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> None:
+    """Bring the evaluation.json of a version's run, where it has one, into `folder`.
 
     Raises:
         ValueError: there is no such version.
@@ -88,11 +87,8 @@ def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path 
     store = open_store(tracking, root)
     with answering(store.uri):
         run_id = _version(store, version, SETTING).run_id
-        if EVALUATION not in {entry.path for entry in store.client.list_artifacts(run_id, str(Path(EVALUATION).parent))}:
-            return None
-        text = Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+        if EVALUATION in {entry.path for entry in store.client.list_artifacts(run_id, str(Path(EVALUATION).parent))}:
+            Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).replace(folder / Path(EVALUATION).name)
 
 
 def _version(store: Store, source: str, named: str) -> Any:
