@@ -137,6 +137,7 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
     network.load_state_dict({name: weights[f"{parent.GENERATOR}.{name}"] for name in network.state_dict()})
     calibrate_generator(network, Prior.of(model, image), TrainConfig.model_validate(found.settings["train"]))
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, scratch / "generator.safetensors")
+    sha256 = sha256_file(scratch / "generator.safetensors")
     facts = {
         "family": model.name,
         "model": model.model_dump(mode="json"),
@@ -145,10 +146,10 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
         "images_seen": found.bundle.images_seen,
         "run_key": found.run_key,
         "data_digest": found.data_digest,
-        "sha256": sha256_file(scratch / "generator.safetensors"),
+        "sha256": sha256,
     }
     write_json(scratch / "generator.json", facts)
-    return Found(name=run, trained=generator.load(scratch), evaluation=_evaluation(facts["sha256"], root / "reports"))
+    return Found(name=run, trained=generator.load(scratch), evaluation=_evaluation(sha256, root / "reports"))
 
 
 def main() -> None:
