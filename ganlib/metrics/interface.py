@@ -1,16 +1,17 @@
 """What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
 
-A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`; an extractor is a class with the methods of `Extractor`.
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` where it declares `pixels`; an extractor is a
+class with the methods of `Extractor`.
 Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.neighbours import nearest
 from ganlib.metrics.settings import EvaluateConfig
+from ganlib.rng import keyed_rng
 
 EXTRACT_BATCH_IMAGES = 500  # fixed: which kernel multiplies a matrix depends on its height, so a batch size is part of the numerics
 WEIGHTS_FILE = "extractor.safetensors"
@@ -132,6 +134,27 @@ class Comparison:
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} features hold NaN or infinity; check the images, then the extractor (params.yaml: reference)")
 
+    @property
+    def num_real(self) -> int:
+        return len(self.real)
+
+    def parts(self, first: np.ndarray, second: np.ndarray) -> "Comparison":
+        """Some of the real images, and others of them in the place of the fakes; which class was asked for is not known of these."""
+        classes = self.real_classes
+        chosen = replace(
+            self,
+            real=self.real[torch.from_numpy(first)],
+            fake=self.real[torch.from_numpy(second)],
+            real_classes=None if classes is None else classes[first],
+            fake_classes=None if classes is None else classes[second],
+            fake_labels=None,
+        )
+        if "real_to_train" in self.__dict__:  # searched already, and the search is the costliest part
+            for name, indices in (("real_to_train", first), ("fake_to_train", second)):
+                distance, index = self.real_to_train
+                chosen.__dict__[name] = distance[torch.from_numpy(indices)], index[torch.from_numpy(indices)]
+        return chosen
+
     @cached_property
     def fake_to_train(self) -> tuple[Tensor, Tensor]:
         """Distance [m] float64 to, and index [m] int64 of, the training image nearest to each fake."""
@@ -143,7 +166,46 @@ class Comparison:
         return nearest(self.real, self.train)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelComparison:
+    """What a metric without features looks at: the images themselves."""
+
+    real: Images  # held out
+    fake: Images
+    real_indices: np.ndarray | None = None  # [n] int64: those of `real` that are compared; None: all
+    fake_indices: np.ndarray | None = None  # [m] int64, of `fake`
+    SIDES: ClassVar[tuple[Literal["real", "fake"], ...]] = ("real", "fake")
+
+    def __post_init__(self) -> None:
+        if self.real.shape != self.fake.shape:
+            raise ValueError(f"generated images are {self.fake.shape}, the real ones {self.real.shape}; expected (C, H, W) of both alike")
+        if min(self.num_real, self.num_fake) < 2:
+            raise ValueError(f"got {self.num_real} real and {self.num_fake} generated images, expected 2 or more of both")
+
+    @property
+    def num_real(self) -> int:
+        return len(self.real) if self.real_indices is None else len(self.real_indices)
+
+    @property
+    def num_fake(self) -> int:
+        return len(self.fake) if self.fake_indices is None else len(self.fake_indices)
+
+    def parts(self, first: np.ndarray, second: np.ndarray) -> "PixelComparison":
+        """Some of the real images, and others of them in the place of the fakes."""
+        indices = np.arange(len(self.real)) if self.real_indices is None else self.real_indices
+        return replace(self, fake=self.real, real_indices=indices[first], fake_indices=indices[second])
+
+    def drawn(self, side: Literal["real", "fake"], count: int, *, seed: int) -> np.ndarray:
+        """`count` images of a side without replacement, in their order in the file: [count, C, H, W] uint8."""
+        images, indices = (self.real, self.real_indices) if side == "real" else (self.fake, self.fake_indices)
+        indices = np.arange(len(images)) if indices is None else indices
+        chosen = np.sort(torch.randperm(len(indices), generator=keyed_rng(seed, f"pixels {side}"))[:count].numpy())
+        parts = [images.gather(indices[chosen[start : start + EXTRACT_BATCH_IMAGES]]) for start in range(0, count, EXTRACT_BATCH_IMAGES)]
+        return np.concatenate(parts)
+
+
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
+PixelMetric = Callable[[PixelComparison, EvaluateConfig], dict[str, float]]
 
 
 def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """95 % intervals of an estimate, and the weights of a bootstrap."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +26,16 @@ def normal(value: float, standard_error: float, *, low: float = -math.inf, high:
     Not the percentiles of a bootstrap: resampling repeats images, which raises FID, so those percentiles sit above the estimate.
     """
     return max(low, value - Z95 * standard_error), min(high, value + Z95 * standard_error)
+
+
+def jackknife_error(without: Sequence[float]) -> float:
+    """Standard error of an estimate, from its values with each of g equal groups of the sample left out (delete-a-group jackknife).
+
+    Unlike a bootstrap it repeats no image.
+    """
+    g = len(without)
+    mean = sum(without) / g
+    return math.sqrt((g - 1) / g * sum((value - mean) ** 2 for value in without))
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -67,6 +67,8 @@ class Needs:
         real, fake: held-out and generated images at least.
         above_neighbours: more of both than `evaluate.neighbours`.
         classes: an extractor that knows the classes.
+        pixels: the images themselves and no features: the metric is given a `PixelComparison`.
+        is_costly: takes many seconds, so that its null is of one draw.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
         gives: the numbers that it returns, without their intervals; what `register.metric` can name.
@@ -77,6 +79,8 @@ class Needs:
     fake: int = 2
     above_neighbours: bool = False
     classes: bool = False
+    pixels: bool = False
+    is_costly: bool = False
     reliable_real: int = 2
     above_features: bool = False
     gives: tuple[Value, ...] = ()
@@ -117,18 +121,18 @@ def value_of(key: str) -> Value | None:
 def lacking(metrics: Mapping[str, Callable[..., Any]], config: EvaluateConfig, *, num_fake: int) -> Iterator[str]:
     """What `sample.num_images` is too few for, a line a metric, with what to set."""
     for name, metric in metrics.items():
-        least, why = _least(of(metric).fake, of(metric), config)
-        if num_fake < least:
-            yield f"sample.num_images={num_fake}, but {name}{why} needs at least {least}; set sample.num_images: {least} or more{_or_less(why)}"
+        fewest, why = _least(of(metric).fake, of(metric), config)
+        if num_fake < fewest:
+            yield f"sample.num_images={num_fake}, but {name}{why} needs at least {fewest}; set sample.num_images: {fewest} or more{_or_less(why)}"
 
 
 def lacking_real(metrics: Mapping[str, Callable[..., Any]], config: EvaluateConfig, *, num_real: int) -> Iterator[str]:
     """What the held-out images are too few for, a line a metric, with what to set."""
     for name, metric in metrics.items():
-        least, why = _least(of(metric).real, of(metric), config)
-        if num_real < least:
+        fewest, why = _least(of(metric).real, of(metric), config)
+        if num_real < fewest:
             yield (
-                f"the {config.split} split has {num_real} images to compare with, but {name}{why} needs at least {least}; "
+                f"the {config.split} split has {num_real} images to compare with, but {name}{why} needs at least {fewest}; "
                 f"raise data.{config.split}_fraction, choose another evaluate.split, add images{_or_less(why)}, "
                 f"or take {name} out of evaluate.metrics"
             )
@@ -144,8 +148,10 @@ def doubtful(metrics: Mapping[str, Callable[..., Any]], *, num_real: int, num_fa
                 f"{n - 1:,} of {feature_dim}, and a perfect generator would score about {frechet_bias(n, feature_dim):.2g} times the variance of the "
                 f"features, not 0 (were all directions alike); compare with nothing but the same images; have well above {feature_dim}"
             )
-        if num_real < needs.reliable_real:
-            yield f"{name} looks at the tail of {num_real:,} held-out images; below {needs.reliable_real} one image decides it"
+    few = [name for name, metric in metrics.items() if num_real < of(metric).reliable_real]
+    if few:
+        wanted = max(of(metrics[name]).reliable_real for name in few)
+        yield f"of {num_real:,} held-out images, {', '.join(few)} are nothing to rely on: below {wanted} a single one may decide them"
 
 
 def frechet_bias(n: int, d: int) -> float:
@@ -156,6 +162,11 @@ def frechet_bias(n: int, d: int) -> float:
     """
     r = (n - 1) / d
     return 1 / n + 2 - 2 * math.sqrt(r) * (1 - r / 8 - r**2 / 64)
+
+
+def least(needs: Needs, config: EvaluateConfig) -> int:
+    """Images on each side below which it cannot be computed."""
+    return _least(max(needs.real, needs.fake), needs, config)[0]
 
 
 def _least(images: int, needs: Needs, config: EvaluateConfig) -> tuple[int, str]:

@@ -22,7 +22,7 @@ class EvaluateConfig(Section):
     """Protocol of the evaluation."""
 
     metrics: list[str] = Field(
-        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
+        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage", "swd", "spectrum", "two_sample"],
         description="registered metrics, by the name of their protocol; class_coverage only where reference.extractor=auto found classes",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")
@@ -30,6 +30,9 @@ class EvaluateConfig(Section):
     prdc_images: int = Field(5_000, ge=10, description="real and generated images each, for precision, recall, density, coverage")
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density, coverage")
     bootstrap: int = Field(20, ge=2, description="resamples behind each confidence interval")
+    null_draws: int = Field(
+        5, ge=0, description="random halves of the held-out images, against each other, behind each real-against-real null"
+    )
 
     @model_validator(mode="after")
     def _neighbours_are_among_the_images(self) -> "EvaluateConfig":

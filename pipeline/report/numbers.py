@@ -78,23 +78,28 @@ def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null
     """Every described number of an evaluation, in the order in which it was measured.
 
     Args:
-        null: of the calibration: key -> mean, low and high of real against real images; it goes before the other split's single score.
+        null: of the calibration. An evaluation's own, of real images in the very same metrics, goes before it, and it before the other split's score.
     """
-    baseline = evaluation.get("baseline", {})
+    nulls = {key: _ends(found.mean, found.low, found.high, described.get(_plain(key))) for key, found in null.items()}
+    own = evaluation.get("null", {})
+    nulls |= {key: _ends(found["mean"], found["low"], found["high"], described.get(_plain(key))) for key, found in own.items()}
     found = []
     for key in evaluation:
-        about = described.get(key.partition("@")[0])
-        span = _span(evaluation, key)
-        if about is None or span is None:
-            continue
-        if key in null:
-            ends = (null[key].low, null[key].high)
-            low, high = (min(1.0, max(0.0, end)) for end in ends) if about.is_share else ends
-            real: Span | None = Span(value=null[key].mean, low=low, high=high)
-        else:
-            real = _span(baseline, key)
-        found.append(Number(key=key, about=about, span=span, real=real, is_null=key in null))
+        about, span = described.get(_plain(key)), _span(evaluation, key)
+        if about is not None and span is not None:
+            real = nulls.get(key) or _span(evaluation.get("baseline", {}), key)
+            found.append(Number(key=key, about=about, span=span, real=real, is_null=key in nulls))
     return found
+
+
+def _plain(key: str) -> str:
+    return key.partition("@")[0]
+
+
+def _ends(mean: float, low: float, high: float, about: Value | None) -> Span:
+    if about is not None and about.is_share:
+        low, high = max(0.0, low), min(1.0, high)
+    return Span(value=mean, low=low, high=high)
 
 
 def _span(values: Mapping[str, Any], key: str) -> Span | None:

@@ -13,6 +13,7 @@ from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, interface, needs
+from ganlib.metrics.null import null
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
@@ -36,7 +37,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     Raises:
         ValueError: an unknown metric, or inputs that do not belong together.
     """
-    metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
+    metrics: dict[str, Any] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
     if reference.summary["asked_for"] == "auto" and reference.extractor.class_logits(reference.features("train")[:1]) is None:
@@ -76,14 +77,19 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     other = "val" if config.split == "test" else "test"
     baseline_features = held_out(other)[0] if f"{other}.features" in reference.tensors else None
     data = compare(fake, fake_images.labels)
-    values = {key: value for metric in metrics.values() for key, value in metric(data, config).items()}
+    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
+    shown = {name: pixels if needs.of(metric).pixels else data for name, metric in metrics.items()}
+    values = {key: value for name, metric in metrics.items() for key, value in metric(shown[name], config).items()}
+    nulls = {key: value for name, metric in metrics.items() for key, value in null(metric, shown[name], config).items()}
     baseline: dict[str, Any] = {}
     if baseline_features is not None and len(baseline_features) > config.neighbours:  # real images in the place of the fakes
         perfect = compare(baseline_features)
-        baseline = {key: value for metric in metrics.values() for key, value in metric(perfect, config).items()}
+        of_features = [metric for metric in metrics.values() if not needs.of(metric).pixels]
+        baseline = {key: value for metric in of_features for key, value in metric(perfect, config).items()}
         baseline |= {"split": other, "n": len(baseline_features)}
     require_finite(values, where="evaluation")
     result = values | {
+        "null": nulls,
         "baseline": baseline,
         "protocol": {
             "n_fake": len(fake),

@@ -15,15 +15,14 @@ from PIL import Image
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, trunk
+from ganlib.metrics import METRICS, interface, needs, trunk
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from pipeline.report import page as report
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.reference import reference
 
 SHAPE = (1, 10, 8)
-ALL_METRICS = ["fid", "kid", "prdc", "memorization", "class_coverage"]
-CONFIG = EvaluateConfig(metrics=ALL_METRICS, split="test", seed=0, prdc_images=50, neighbours=3, bootstrap=4)
+CONFIG = EvaluateConfig(split="test", seed=0, prdc_images=50, neighbours=3, bootstrap=4, null_draws=3)
 
 
 def draw(n: int, seed: int, *, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +110,13 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     written = json.loads((root / "reports" / "evaluation.json").read_text())
     assert written == result
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
-    assert list(written)[-2:] == ["baseline", "protocol"]
+    assert list(written)[-3:] == ["null", "baseline", "protocol"]
+    for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
+        if not value.is_conditional:  # beside every number what real images score
+            null = written["null"][key]
+            assert null["low"] <= null["mean"] <= null["high"]
+            assert (null["draws"], null["images"]) == (1 if key == "two_sample_accuracy" else 3, 30)
+    assert written["null"].keys() & {"label_agreement", "prdc_images", "fid_low"} == set()
     protocol = written["protocol"]
     assert (protocol["n_fake"], protocol["n_real"], protocol["n_train"], protocol["split"]) == (80, 60, 120, "test")
     assert re.fullmatch("[0-9a-f]{64}", protocol["extractor_sha256"])
