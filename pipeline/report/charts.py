@@ -14,9 +14,9 @@ HEADROOM = 4.0  # a few points may lie so many times beyond the others before th
 TITLES = (  # a chart for each, in this order; prefixes of columns
     ("Losses", ("loss_",)),
     ("Logits", ("logit_", "real_logits", "held_out_logits", "fake_logits")),
-    ("Discriminator's accuracy", ("discriminator_accuracy",)),
-    ("Overfitting gap", ("overfitting_gap",)),
-    ("Diversity", ("diversity",)),
+    ("Pairs the discriminator ranks rightly", ("discriminator_accuracy",)),
+    ("Overfitting gap, in deviations", ("overfitting_gap",)),
+    ("Diversity (1: as real images)", ("diversity",)),
     ("Gradient norms", ("gradient_norm_",)),
     ("Update norms", ("update_norm_",)),
     ("Penalties", ("penalty_",)),

@@ -200,7 +200,7 @@ def health(alarms: Sequence[Mapping[str, Any]] | None, rollbacks: int) -> Answer
             word=f"{rollbacks} rollbacks" if rollbacks else "Not watched",
             phrase="its training was not watched",
             tone=tone,
-            why=f"There is no reports/training/alarms.json.{back} The curves below are what there is.",
+            why=f"Its health was not measured (train.health_interval_images).{back} The curves below are what there is.",
         )
     if not alarms:
         return Answer(
