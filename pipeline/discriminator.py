@@ -1,7 +1,9 @@
-"""The trained discriminator, read back: what it makes of images, for the report."""
+"""The discriminator that a training leaves, read back, and its logits of whole sets of images."""
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,70 +11,75 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib import saliency
-from ganlib.metrics.interface import Images
+from ganlib.metrics.interface import Images, LogitComparison
 from ganlib.models import ImageSpec, build_discriminator
 from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng, layer_noise
 from ganlib.sampling import to_float
-from pipeline.report import seen
 
-MOST_IMAGES = 2048  # that are ranked
-SHOWN = 5  # images of each kind that its view is shown of
-MOST_LEVELS = 5
+NAME = "discriminator"
+BATCH_IMAGES = 32  # fixed: layers that look over a batch make it part of the numbers
+MAX_IMAGES = 5_000  # of each kind
+MAX_BYTES = 500_000_000  # of images in memory at once
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Shown:
+    """Images of one kind."""
+
+    images: Images  # with labels where the networks are told classes
+    indices: np.ndarray  # [n] int64: which of them
+
+
+@dataclass(frozen=True)
 class TrainedDiscriminator:
-    """models/discriminator.safetensors ready to judge: float32, CPU, its last weights (not averaged: D never is)."""
+    """models/discriminator.safetensors ready to use: float32, on the CPU, in training mode, as a phase calls it."""
 
     network: nn.Module
-    image: ImageSpec
     is_conditional: bool
 
-    def extremes(self, images: Images) -> list[seen.Strip]:
-        """Strips of the generated images that it takes for real most, and least."""
-        chosen = np.arange(min(len(images), MOST_IMAGES))
-        scores = [
-            saliency.logits(self.network, to_float(np.array(images.gather(part))), self._told(images.labels, part))
-            for part in np.split(chosen, range(saliency.BATCH_IMAGES, len(chosen), saliency.BATCH_IMAGES))
-        ]
-        return seen.by_logit(torch.cat(scores), images)
+    def comparison(self, sets: Mapping[str, Shown], *, seed: int) -> LogitComparison:
+        """Logits of `train`, `real` and `fake`, equally many where there are enough, at most `MAX_IMAGES` and what memory holds."""
+        size = math.prod(next(iter(sets.values())).images.shape)
+        most = max(BATCH_IMAGES, min(MAX_IMAGES, MAX_BYTES // size, *(len(shown.indices) for shown in sets.values())))
+        logits = {}
+        for name, shown in sets.items():
+            order = torch.randperm(len(shown.indices), generator=keyed_rng(seed, f"discriminator {name}")).numpy()[:most]
+            logits[name] = self.logits(replace(shown, indices=np.sort(shown.indices[order])), seed=seed, purpose=f"logits {name}")
+        return LogitComparison(**logits)
 
-    def views(
-        self, fake: np.ndarray, fake_labels: np.ndarray | None, real: np.ndarray, real_labels: np.ndarray | None
-    ) -> tuple[seen.Strip, ...]:
-        """The first images of both kinds ([n, C, H, W] uint8), its activity at each level, and the saliency of its logit, a strip each."""
-        kinds = [(images[: saliency.BATCH_IMAGES], labels) for images, labels in ((fake, fake_labels), (real, real_labels))]
-        inputs = [(to_float(images), self._told(labels, np.arange(len(images)))) for images, labels in kinds]
-        shown = np.concatenate([images[:SHOWN] for images, _ in kinds])
-        levels = [saliency.activity(self.network, *batch) for batch in inputs]
-        gradients = torch.cat([saliency.saliency(self.network, *batch)[:SHOWN] for batch in inputs])
-        strips = [seen.Strip(png=seen.tiles_png(shown, columns=2 * SHOWN), title="Images", caption=f"{SHOWN} generated, {SHOWN} real")]
-        for size in list(levels[0])[:MOST_LEVELS]:
-            maps = torch.cat([found[size][:SHOWN] for found in levels])
-            png = seen.tiles_png(seen.heat(shown, maps), columns=2 * SHOWN)
-            strips.append(seen.Strip(png=png, title=f"Level of {size[0]} x {size[1]}", caption="mean absolute activation"))
-        png = seen.tiles_png(seen.heat(shown, gradients), columns=2 * SHOWN)
-        return (*strips, seen.Strip(png=png, title="Saliency", caption="gradient of the logit by the pixel"))
+    @torch.inference_mode()
+    def logits(self, shown: Shown, *, seed: int, purpose: str) -> Tensor:
+        """In an order of their own and without augmentation: [n] float64.
 
-    def _told(self, labels: np.ndarray | None, chosen: np.ndarray) -> Tensor | None:
-        return torch.from_numpy(labels[chosen]) if self.is_conditional and labels is not None else None
+        It is called as in a training, on batches of one kind alone, because batch statistics have no other source; the last batch is filled up.
+        """
+        images, indices, labels = shown.images, shown.indices, shown.images.labels
+        order = torch.randperm(len(indices), generator=keyed_rng(seed, f"{purpose} order")).numpy()
+        pixels = images.gather(indices)[order]
+        told = None if labels is None or not self.is_conditional else torch.from_numpy(np.array(labels[indices][order], np.int64))
+        found = []
+        for batch, start in enumerate(range(0, len(indices), BATCH_IMAGES)):
+            rows = np.arange(start, start + BATCH_IMAGES) % len(indices)
+            x = to_float(pixels[rows])
+            with layer_noise(keyed_rng(seed, purpose, batch)):
+                found.append(self.network(x, None if told is None else told[torch.from_numpy(rows)]).double())
+        return torch.cat(found)[: len(indices)]
 
 
 def load(folder: Path) -> TrainedDiscriminator | None:
-    """Read `folder`/discriminator.safetensors; None where the task left none, or there are no class labels for one that needs them.
-
-    Raises:
-        ValueError: the weights are not those of the network that generator.json describes.
-    """
-    weights = folder / "discriminator.safetensors"
-    if not weights.exists():
+    """Read `folder`/discriminator.safetensors; None where the task left none."""
+    path = folder / f"{NAME}.safetensors"
+    if not path.exists():
         return None
     facts = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
     network = build_discriminator(model, image, seed=0)
-    try:
-        network.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {folder / 'generator.json'}: {error}; run `dvc repro train`") from None
-    return TrainedDiscriminator(network=network.eval(), image=image, is_conditional=model.conditional)
+    network.load_state_dict(load_file(path))
+    return TrainedDiscriminator(network.train(), model.conditional)
+
+
+def judged(folder: Path, sets: Mapping[str, Shown], *, seed: int) -> LogitComparison | None:
+    """The logits of `sets`; None where the task left no discriminator."""
+    trained = load(folder)
+    return None if trained is None else trained.comparison(sets, seed=seed)

@@ -22,7 +22,19 @@ class EvaluateConfig(Section):
     """Protocol of the evaluation."""
 
     metrics: list[str] = Field(
-        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage", "swd", "spectrum", "two_sample"],
+        default_factory=lambda: [
+            "fid",
+            "kid",
+            "prdc",
+            "memorization",
+            "duplicates",
+            "class_coverage",
+            "swd",
+            "spectrum",
+            "two_sample",
+            "discriminator",
+            "membership",
+        ],
         description="registered metrics, by the name of their protocol; class_coverage only where reference.extractor=auto found classes",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")

@@ -106,8 +106,7 @@ def _span(values: Mapping[str, Any], key: str) -> Span | None:
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    name, at, extractor = key.partition("@")
-    low, high = values.get(f"{name}_low{at}{extractor}"), values.get(f"{name}_high{at}{extractor}")
+    low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
     if low is None or high is None:
         return Span(value=float(value), low=float(value), high=float(value))
     return Span(value=float(value), low=float(low), high=float(high))
@@ -141,5 +140,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as dotted keys; numbers and short lists as text."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
+        if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(i): item for i, item in enumerate(value, start=1)}
         rows += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, text(value))]
     return rows

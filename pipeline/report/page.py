@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from ganlib.metrics import EXTRACTORS, needs
 from ganlib.metrics import calibration as calibrations
-from ganlib.metrics import needs
+from ganlib.metrics.calibration import Calibration
 from pipeline.report import charts, numbers, standing, verdict
 from pipeline.report.seen import Seen
 from pipeline.report.templates import environment
@@ -68,8 +69,8 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
             calibration=calibration,
             alarms=alarms,
             rollbacks=len(generator.get("rollbacks", ())),
-            accuracy=protocol.get("extractor_accuracy") if classes else None,
-            majority_share=_majority(data, protocol["split"]),
+            accuracy=protocol.get("extractor_accuracy"),
+            majority_share=_majority(calibration, data, protocol),
             num_real=protocol["n_real"],
         ),
         main=main,
@@ -144,7 +145,7 @@ def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[
     rest = {
         key: value
         for key, value in evaluation.items()
-        if isinstance(value, int | float) and key not in known and not key.partition("@")[0].endswith(("_low", "_high"))
+        if isinstance(value, int | float) and key not in known and not key.endswith(("_low", "_high"))
     }
     return numbers.flat(rest)
 
@@ -156,9 +157,14 @@ def _classes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
     return [(name, splits) for name, splits in counted if any(splits.values())]
 
 
-def _majority(data: Mapping[str, Any], split: str) -> float | None:
-    """Share of the largest class among the held-out images; None without classes."""
-    counts = [splits.get(split, 0) for _, splits in _classes(data)]
+def _majority(calibration: Calibration | None, data: Mapping[str, Any], protocol: Mapping[str, Any]) -> float | None:
+    """What an extractor that learnt nothing would reach: as the calibration says, else of one that learns classes their largest share."""
+    if calibration is not None:
+        return calibration.majority_share
+    extractor = protocol["extractor"]
+    if extractor not in EXTRACTORS.names() or not EXTRACTORS.get(extractor).needs_classes:
+        return None
+    counts = [splits.get(protocol["split"], 0) for _, splits in _classes(data)]
     total = sum(counts)
     return max(counts) / total if len(counts) > 1 and total else None
 

@@ -18,7 +18,7 @@ from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, looking, params
+from pipeline import cli, discriminator, looking, params
 from pipeline.report import page
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import log_evaluation
@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     fake = interface.extract(reference.extractor, fake_images)
     splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
 
-    def held_out(split: str) -> tuple[Tensor, np.ndarray]:
+    def asked_for(split: str) -> tuple[Tensor, np.ndarray]:
         """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""
         features, indices = reference.features(split), reference.tensors[f"{split}.indices"].numpy()
         labels = splits[split].labels
@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         chosen = np.isin(labels[indices], drawn)
         return features[torch.from_numpy(chosen)], indices[chosen]
 
-    (real, real_indices), train = held_out(config.split), reference.features("train")
+    (real, real_indices), (train, train_indices) = asked_for(config.split), asked_for("train")
 
     def compare(fake: Tensor, labels: np.ndarray | None = None) -> interface.Comparison:
         return interface.Comparison(
@@ -75,18 +75,30 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         )
 
     other = "val" if config.split == "test" else "test"
-    baseline_features = held_out(other)[0] if f"{other}.features" in reference.tensors else None
+    baseline_features = asked_for(other)[0] if f"{other}.features" in reference.tensors else None
     data = compare(fake, fake_images.labels)
     pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
-    shown = {name: pixels if needs.of(metric).pixels else data for name, metric in metrics.items()}
-    values = {key: value for name, metric in metrics.items() for key, value in metric(shown[name], config).items()}
-    nulls = {key: value for name, metric in metrics.items() for key, value in null(metric, shown[name], config).items()}
+    sets = {
+        "train": discriminator.Shown(splits["train"], train_indices),
+        "real": discriminator.Shown(splits[config.split], real_indices),
+        "fake": discriminator.Shown(fake_images, np.arange(len(fake_images))),
+    }
+    judging = [metric for metric in metrics.values() if needs.of(metric).discriminator]
+    judged = discriminator.judged(root / "models", sets, seed=config.seed) if judging else None
+    metrics = {name: metric for name, metric in metrics.items() if judged is not None or metric not in judging}
+
+    def shown(metric: Any) -> Any:
+        """What a metric of its kind looks at."""
+        return pixels if needs.of(metric).pixels else judged if needs.of(metric).discriminator else data
+
+    values = {key: value for metric in metrics.values() for key, value in metric(shown(metric), config).items()}
+    comparing = [metric for metric in metrics.values() if metric not in judging]
+    nulls = {key: value for metric in comparing for key, value in null(metric, shown(metric), config).items()}
     baseline: dict[str, Any] = {}
     if baseline_features is not None and len(baseline_features) > config.neighbours:  # real images in the place of the fakes
         perfect = compare(baseline_features)
-        of_features = [metric for metric in metrics.values() if not needs.of(metric).pixels]
-        baseline = {key: value for metric in of_features for key, value in metric(perfect, config).items()}
-        baseline |= {"split": other, "n": len(baseline_features)}
+        of_features = [metric(perfect, config) for metric in comparing if not needs.of(metric).pixels]
+        baseline = {key: value for found in of_features for key, value in found.items()} | {"split": other, "n": len(baseline_features)}
     require_finite(values, where="evaluation")
     result = values | {
         "null": nulls,
@@ -105,14 +117,14 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
-            **({"classes": _drawn_counts(fake_images)} if drawn is not None else {}),
+            **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },
     }
     looked = looking.take(
         data,
-        fake=fake_images,
-        real=looking.Rows(images=splits[config.split], indices=real_indices),
-        train=looking.Rows(images=splits["train"], indices=reference.tensors["train.indices"].numpy()),
+        fake=sets["fake"],
+        real=sets["real"],
+        train=sets["train"],
         class_names=manifest.class_names,
         models=root / "models",
         plots_folder=root / "reports" / "plots",
@@ -123,18 +135,18 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     return result
 
 
-def _drawn_counts(samples: Samples) -> dict[str, int]:
-    """Class name -> samples of it, of a generator that was asked for some classes: part of the protocol."""
-    assert samples.labels is not None
-    numbers, counts = np.unique(samples.labels, return_counts=True)
-    return {samples.facts.class_names[number]: int(count) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
-
-
 def main() -> None:
     config = params.section("evaluate", EvaluateConfig)
     result = evaluate(config, root=params.ROOT)
-    if left_out := [name for name in config.metrics if needs.of(METRICS.get(name)).classes and name not in result]:
-        print(f"{', '.join(left_out)}: left out, the data have no classes (reference.extractor=auto)")
+    for name in config.metrics:
+        need = needs.of(METRICS.get(name))
+        if not any(value.key in result for value in need.gives):
+            why = (
+                "models/ holds no discriminator"
+                if need.discriminator
+                else "the data have no classes (reference.extractor=auto), or too few images of each"
+            )
+            print(f"{name}: left out, {why}")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     # ---- the one place that tells the tracking server ----

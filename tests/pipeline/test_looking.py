@@ -13,7 +13,7 @@ from ganlib.metrics.interface import ArrayImages
 from ganlib.models import ImageSpec, build
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
-from pipeline import discriminator, generator, latent_walks
+from pipeline import discriminator, generator, latent_walks, looking
 
 
 def export(root: Path, name: str, *, conditional: bool = False, distribution: str = "normal") -> Path:
@@ -71,7 +71,7 @@ def test_images_are_ranked_by_their_own_logit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     count = saliency.BATCH_IMAGES + 9
     images = ArrayImages(rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), rng.choice([0, 2], count))
-    best, worst = judge.extremes(images)
+    best, worst = looking.ranked(judge, images)
     assert images.labels is not None
     scores = saliency.logits(judge.network, sampling.to_float(images.array), torch.from_numpy(images.labels))
     assert f"(logit {scores.max():.2f} and below)" in best.caption
@@ -83,18 +83,9 @@ def test_the_view_names_every_level(tmp_path: Path) -> None:
     judge = discriminator.load(export(tmp_path, "dcgan"))
     assert judge is not None
     images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
-    assert [strip.title for strip in judge.views(images, None, images[:3], None)] == [
+    assert [strip.title for strip in looking.views(judge, (images, None), (images[:3], None))] == [
         "Images",
         "Level of 4 x 4",
         "Level of 2 x 2",
         "Saliency",
     ]
-
-
-def test_without_a_discriminator_nothing_is_judged_and_another_one_is_refused(tmp_path: Path) -> None:
-    folder = export(tmp_path, "dcgan")
-    save_file({"x": torch.zeros(1)}, folder / "discriminator.safetensors")
-    with pytest.raises(ValueError, match=r"discriminator.safetensors does not fit .*generator.json"):
-        discriminator.load(folder)
-    (folder / "discriminator.safetensors").unlink()
-    assert discriminator.load(folder) is None

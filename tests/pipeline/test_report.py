@@ -63,7 +63,7 @@ def measured(values: dict[str, Any]) -> list[numbers.Number]:
 
 def test_real_images_own_draws_go_before_the_other_splits_single_score() -> None:
     """Kills the mutant that shows the baseline beside a number that has a null, and one that reads the interval of another extractor."""
-    values = {**FID, "fid@rotation": 7.0, "fid_low@rotation": 6.0, "fid_high@rotation": 8.0, "recall": 0.5}
+    values = {**FID, "fid@rotation": 7.0, "fid@rotation_low": 6.0, "fid@rotation_high": 8.0, "recall": 0.5}
     values |= {"null": {"fid": {"mean": 0.5, "low": -1.0, "high": 2.0}}, "baseline": {"fid": 3.0, "recall": 0.9}}
     main, second, recall = measured(values)
     assert (main.is_null, main.real) == (True, numbers.Span(value=0.5, low=-1.0, high=2.0))
