@@ -1,6 +1,6 @@
 """The pictures of an evaluation: what the plots show, and what the page takes of the images, their features and the discriminator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,35 +22,27 @@ MOST_LEVELS = 5
 
 
 def take(
-    data: Comparison,
-    *,
-    classes: Comparison | None = None,
-    fake: Shown,
-    real: Shown,
-    train: Shown,
-    class_names: Sequence[str] | None,
-    models: Path,
-    plots_folder: Path,
+    data: Comparison, sets: Mapping[str, Shown], *, class_names: Sequence[str] | None, root: Path, classes: Comparison | None = None
 ) -> seen.Seen:
-    """Draw the plots into `plots_folder`, and take the pictures of the page.
+    """Draw reports/plots of the project at `root`, and take the pictures of the page.
 
     Args:
-        data: features of `fake`, `real` and `train`, image by image.
-        classes: where others tell the classes; None: these do.
-        models: with discriminator.safetensors; without it nothing is said of it.
+        data: features of the images in `sets`: `fake`, `real` and `train`, image by image.
+        classes: a comparison that tells the classes, where `data` does not.
     """
+    fake, real, train = (sets[name] for name in ("fake", "real", "train"))
     classes = data if classes is None else classes
     fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
     near, near_train = _gather(fake, fakes), _gather(train, nearest)
     first, first_real = (np.arange(min(plots.NUM_SIDE, len(shown.indices))) for shown in (fake, real))
     beside, real_beside = _gather(fake, first), _gather(real, first_real)
-    with atomic_folder(plots_folder) as folder:
+    with atomic_folder(root / "reports" / "plots") as folder:
         plots.real_vs_fake(folder / "real_vs_fake.png", real_beside, beside)
         plots.nearest_train(folder / "nearest_train.png", near, near_train, distances)
         plots.feature_map(folder / "features.png", data.real, data.fake)
         if classes.real_classes is not None and classes.fake_classes is not None:
             plots.classes(folder / "classes.png", classes.real_classes, classes.fake_classes, class_names, classes.known_classes)
-    judge = discriminator.load(models)
+    judge = discriminator.load(root / "models")
     return seen.Seen(
         real=seen.tiles_png(real_beside, columns=8),
         fake=seen.synthetic(beside, columns=8),

@@ -8,6 +8,7 @@ from typing import Any
 from ganlib.metrics.calibration import Null
 from ganlib.metrics.needs import Value
 
+ENDS = ("_low", "_high")  # of a number's interval
 SHARE_OF_BAR = 0.8  # of a bar that the largest of what it shows reaches
 
 
@@ -84,7 +85,7 @@ def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null
     own = evaluation.get("null", {})
     nulls |= {key: _ends(found["mean"], found["low"], found["high"], described.get(_plain(key))) for key, found in own.items()}
     found = []
-    for key in evaluation:
+    for key in (key for key in evaluation if not key.endswith(ENDS)):
         about, span = described.get(_plain(key)), _span(evaluation, key)
         if about is not None and span is not None:
             real = nulls.get(key) or _span(evaluation.get("baseline", {}), key)

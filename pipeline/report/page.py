@@ -145,7 +145,7 @@ def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[
     rest = {
         key: value
         for key, value in evaluation.items()
-        if isinstance(value, int | float) and key not in known and not key.endswith(("_low", "_high"))
+        if isinstance(value, int | float) and key not in known and not key.endswith(numbers.ENDS)
     }
     return numbers.flat(rest)
 

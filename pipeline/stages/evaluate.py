@@ -120,15 +120,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },
     }
-    looked = looking.take(
-        data,
-        fake=sets["fake"],
-        real=sets["real"],
-        train=sets["train"],
-        class_names=manifest.class_names,
-        models=root / "models",
-        plots_folder=root / "reports" / "plots",
-    )
+    looked = looking.take(data, sets, class_names=manifest.class_names, root=root)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
