@@ -121,6 +121,7 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
                 "total_images": images,
                 "ema_halflife_images": 20,  # short enough to follow the ramp of the first steps within the training
                 "history_interval_images": 1,  # every step
+                "health_interval_images": max(1, images // 4),  # measurements move nothing
                 "grid_interval_images": 10**12,  # at the end
                 "checkpoint_interval_images": images // 2,
             }
@@ -128,6 +129,7 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
             config = preflight.parse(values)
             spec = TrainingSpec(
                 data=str(folder / "data" / "prepared" / "train.arrow"),
+                held_out=str(folder / "data" / "prepared" / "val.arrow"),
                 folder=str(folder / path.stem),
                 model=config.model,
                 task=config.task,

@@ -14,7 +14,7 @@ def require_finite(values: dict[str, float], *, where: str) -> None:
             raise ValueError(f"{where}: {name} is {value}, expected a finite number")
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every element of every tensor is finite; one pass, one synchronisation."""
+def norm(tensors: Iterable[Tensor]) -> float:
+    """Euclidean norm of all tensors together, in one pass and one synchronisation; not finite where one element is not."""
     norms = torch._foreach_norm([t for t in tensors if t.numel() > 0])
-    return bool(torch.isfinite(torch.stack([n.double() for n in norms]).sum())) if norms else True
+    return float(torch.stack([n.double() for n in norms]).square().sum().sqrt()) if norms else 0.0

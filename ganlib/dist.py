@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as td
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
 else:
     GradBucket = td.GradBucket  # DDP compares a hook's annotation with this very class
+
+T = TypeVar("T")
 
 
 def is_open() -> bool:
@@ -115,6 +117,15 @@ def maximum(values: Sequence[int]) -> list[int]:
     tensor = torch.tensor(values, dtype=torch.int64, device=device() if td.get_backend() == "nccl" else "cpu")
     td.all_reduce(tensor, op=td.ReduceOp.MAX)
     return [int(value) for value in tensor.tolist()]
+
+
+def from_main(value: T) -> T:
+    """What the main process has, on every process; the others' own is not looked at. It travels as a pickle: for small things, now and then."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    td.broadcast_object_list(box, src=0, device=device() if td.get_backend() == "nccl" else None)
+    return box[0]
 
 
 class TreeAccumulator:

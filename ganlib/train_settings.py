@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ganlib.alarms import AlarmsConfig
 from ganlib.config import Section
 from ganlib.schedule import Images, not_negative
 
@@ -39,6 +40,13 @@ class TrainConfig(Section):
         "history_interval_images, each of them. Never changes a result",
     )
     grid_interval_images: int = Field(50_000, ge=1)
+    health_interval_images: int | None = Field(
+        10_000,
+        ge=0,
+        description="logits on real, held-out and generated images, norms, diversity and overfitting gap are measured, and alarms raised; "
+        "0 or null: never",
+    )
+    alarms: AlarmsConfig = Field(default_factory=AlarmsConfig, description="name -> action (warn, stop, rollback), threshold, measurements")
     checkpoint_interval_images: int = Field(100_000, ge=1)
     keep_checkpoints: int = Field(3, ge=1, description="the newest so many are kept")
     keep_best: int = Field(1, ge=0, description="beside the newest, the so many whose generator was nearest to the data are kept")
@@ -98,6 +106,21 @@ class TrainConfig(Section):
                 f"nearest: {max(v, b // v * v)} or {-(-b // v) * v} (params.yaml: train.batch_images)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _alarms_are_measured(self) -> "TrainConfig":
+        acting = [name for name, alarm in self.alarms.by_name().items() if alarm.action in ("stop", "rollback")]
+        if acting and not self.health_interval_images:
+            raise ValueError(
+                f"train.alarms.{acting[0]}.action={getattr(self.alarms, acting[0]).action} acts on measurements that are not made; set "
+                "train.health_interval_images, or the action to warn"
+            )
+        return self
+
+    @property
+    def may_roll_back(self) -> bool:
+        """Whether a divergence, or an alarm, goes back to an earlier state."""
+        return "rollback" in (self.on_divergence, *(alarm.action for alarm in self.alarms.by_name().values()))
 
     @property
     def shard_images(self) -> int:

@@ -1,6 +1,7 @@
 """What a finished training leaves for the stages after it: models/ and reports/training/."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.journal import GRIDS
 from ganlib.training.loop import TrainingSpec, image_of
-from ganlib.training.state import Bundle
+from ganlib.training.state import Bundle, health_of
 from pipeline.report import curves
 from pipeline.tracking.outbox import TrainingFacts
 
 FORMAT = 2  # of models/generator.json; one of another format is never restored
 GENERATOR = "generator"  # the averaged one is exported in its place
-OUTS = ("models", "reports/training/grids", "reports/training/history.csv", "reports/training/curves.png")  # as dvc.yaml has them
+OUTS = (
+    "models",
+    *(f"reports/training/{name}" for name in ("grids", "history.csv", "curves.png", "health.csv", "health.png", "alarms.json")),
+)
 
 
 def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: Storage, root: Path, facts: TrainingFacts) -> None:
@@ -62,19 +66,26 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
             save_file(tensors, models / f"{name}.safetensors")
         description["sha256"] = sha256_file(models / "generator.safetensors")
         write_json(models / "generator.json", description)
+    measured, alarms = health_of(bundle.numbers), list(bundle.numbers.get("alarms", ()))
     with atomic_folder(root / "reports" / "training") as reports:
-        names = sorted({name for line in bundle.history for name in line["scalars"]})
-        with (reports / "history.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["step", "images_seen", *names])
-            writer.writerows(
-                [line["step"], line["images_seen"], *(line["scalars"].get(name, "") for name in names)] for line in bundle.history
-            )
+        _table(reports / "history.csv", bundle.history, "scalars")
+        _table(reports / "health.csv", measured, "values")
+        write_json(reports / "alarms.json", alarms)
         (reports / "grids").mkdir()
         for name in storage.names(GRIDS):
             if not name.startswith("."):  # half-written by a process that died
                 (reports / "grids" / name).write_bytes(storage.read(f"{GRIDS}/{name}"))
         curves.draw(bundle.history, reports / "curves.png")
+        curves.draw_health(measured, alarms, reports / "health.png")
+
+
+def _table(path: Path, lines: Sequence[Mapping[str, Any]], numbers: str) -> None:
+    """Lines with their numbers as columns; a cell is empty where a line has no such number."""
+    names = sorted({name for line in lines for name in line[numbers]})
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "images_seen", *names])
+        writer.writerows([line["step"], line["images_seen"], *(line[numbers].get(name, "") for name in names)] for line in lines)
 
 
 def _half_life(train: TrainConfig) -> str:

@@ -59,6 +59,8 @@ MAY_CHANGE = frozenset(
         "train.log_interval_images",
         "train.history_interval_images",
         "train.grid_interval_images",
+        "train.health_interval_images",
+        "train.alarms",
         "train.on_divergence",
         "train.max_rollbacks",
         "train.rollback_lr_factor",

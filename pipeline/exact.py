@@ -62,6 +62,7 @@ def small(images: int) -> dict[str, Any]:
             "batch_images": 8 * LOGICAL_WORKERS,
             "logical_workers": LOGICAL_WORKERS,
             "history_interval_images": max(1, images // 20),
+            "health_interval_images": max(1, images // 4),
             "grid_interval_images": max(1, images // 2),
             "checkpoint_interval_images": max(1, images // 8),
             "state_uri": "state",
@@ -236,6 +237,7 @@ def main() -> None:
         for number, way in enumerate(WAYS):
             spec = TrainingSpec(
                 data=str(data),
+                held_out=str(data.with_name("val.arrow")),
                 folder=str(Path(scratch) / f"run{number}"),
                 model=config.model,
                 task=config.task,

@@ -83,6 +83,7 @@ class BatchStream:
     ) -> None:
         self.images = images
         self.prior = prior
+        self.train = train
         self.seed = train.seed
         self.batch_images = train.batch_images
         self.shard_images = train.shard_images
@@ -91,12 +92,20 @@ class BatchStream:
         self.device = device
         self._permutations: dict[int, np.ndarray] = {}
 
+    def of(self, images: ArrowImages) -> "BatchStream":
+        """Other images in the same way."""
+        return BatchStream(images, prior=self.prior, train=self.train, here=self.here, augmentations=self.augmentations, device=self.device)
+
     def shards(self, phase: str, *, step: int, repeat: int, images_seen: int) -> list[Shard]:
         """This process's shards of one update, in logical order."""
         start = images_seen + repeat * self.batch_images
         return [
             Shard(self, phase=phase, step=step, repeat=repeat, position=start + v * self.shard_images, logical_worker=v) for v in self.here
         ]
+
+    def fixed(self, purpose: str, index: int) -> Shard:
+        """The index-th of a row of shards that are the same at every time of asking: images, latents and all that is drawn."""
+        return Shard(self, phase=purpose, step=0, repeat=0, position=index * self.shard_images, logical_worker=index)
 
     def order(self, position: int, count: int) -> np.ndarray:
         """Row numbers [count] int64 of stream positions position .. position + count."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ganlib.data.stream import Shard
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
+from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
 from ganlib.registry import Registry
@@ -19,6 +20,7 @@ from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
 PhaseLoss = Callable[[View, Shard, ShardScalars], Tensor]  # per-sample losses [n] of one shard
+MomentOf = Callable[[View, Shard, ShardScalars], Moment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Play:
     """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged.
 
     Attributes:
+        moment: a shard as the discriminator is shown it, to look at and not to train.
         steering: every loss, regularizer and augmentation the phases use, with the numbers of theirs that follow the training.
         before_step: called with images_seen before every step.
         ends_at_images: the next stage of the task is built then (`Task.build(stage=...)`); None: this one is the last.
@@ -59,6 +62,7 @@ class Play:
     phases: list[Phase]
     optimizers: Mapping[str, torch.optim.Optimizer]
     sampled: str
+    moment: MomentOf
     steering: Steering = field(default_factory=lambda: Steering({}))
     before_step: Callable[[int], None] = lambda images_seen: None
     ends_at_images: int | None = None

@@ -83,6 +83,10 @@ class Rules:
 
         return compute
 
+    def moment(self, nets: View, shard: Shard, scalars: ShardScalars) -> Moment:
+        """A shard to look at: generated images without a gradient."""
+        return self._moment(nets, shard, scalars, trains_generator=False)
+
     def _moment(self, nets: View, shard: Shard, scalars: ShardScalars, *, trains_generator: bool) -> Moment:
         return Moment(
             nets,
@@ -200,7 +204,9 @@ def play(
         for trained in phases
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
-    return Play(networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", steering=steering, **attributes)
+    return Play(
+        networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", moment=rules.moment, steering=steering, **attributes
+    )
 
 
 def _parts(task: TaskConfig) -> dict[str, Scheduled[Any]]:

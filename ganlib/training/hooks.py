@@ -165,7 +165,7 @@ class CheckpointHook:
 
     def is_boundary(self, state: TrainState) -> bool:
         """Whether a rollback may come back here: at places that depend on no interruption."""
-        return self.config.on_divergence == "rollback" and (state.images_seen == 0 or is_due(self.config.grid_interval_images, state))
+        return self.config.may_roll_back and (state.images_seen == 0 or is_due(self.config.grid_interval_images, state))
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if is_last or is_due(self.config.checkpoint_interval_images, state) or self.is_boundary(state):

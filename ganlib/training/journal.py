@@ -1,7 +1,7 @@
 """What a training says while it runs: history lines, events, grids; written in the background, so that a slow disk or store holds up no step.
 
-`history.jsonl` has one line a log tick and is the truth about the losses; `events.jsonl` only grows, over every attempt at the training, and
-tells what happened to it: started, resumed, rolled back, could not write, interrupted, finished.
+`history.jsonl` has one line a log tick and is the truth about the losses, `health.jsonl` one a measurement; `events.jsonl` only grows, over every
+attempt at the training, and tells what happened to it: started, resumed, an alarm, rolled back, could not write, interrupted, finished.
 """
 
 import json
@@ -9,13 +9,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ganlib import dist
 from ganlib.storage import Storage
 
 HISTORY = "history.jsonl"
+HEALTH = "health.jsonl"
 EVENTS = "events.jsonl"
 GRIDS = "grids"
 
@@ -64,6 +65,30 @@ class Background:
                     self._idle.set()
 
 
+class _Live:
+    """A JSON-lines file that grows with a training, and is written anew where that goes back. Belongs to the background thread."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
+        self._lines: list[str] = []
+        self._num_written: int | None = None  # lines in the file; None: it must be written anew
+
+    def restart(self, lines: list[str]) -> None:
+        self._lines, self._num_written = lines, None
+
+    def add(self, line: str) -> None:
+        self._lines.append(line)
+
+    def bring(self) -> None:
+        """Write what is not written yet."""
+        if self._num_written is None:
+            self._storage.write(self._name, "".join(self._lines).encode())
+        elif self._num_written < len(self._lines):
+            written, self._num_written = self._num_written, None  # until it is there
+            self._storage.append(self._name, "".join(self._lines[written:]))
+        self._num_written = len(self._lines)
+
+
 class Journal:
     """The live files of one training; silent on every process but the main one.
 
@@ -75,33 +100,42 @@ class Journal:
         self.background = background
         self.history: list[dict[str, Any]] = []
         # what follows belongs to the background thread
-        self._lines: list[str] = []
-        self._num_written: int | None = None  # lines in the live file; None: it must be written anew
+        self._live = {name: _Live(storage, name) for name in (HISTORY, HEALTH)}
         self._events_owed = "\n" if self._is_torn(EVENTS) else ""  # a process died in the middle of a line
 
-    def restart(self, history: list[dict[str, Any]]) -> int:
-        """Continue after `history`; what the live file has beyond it will be computed again.
+    def restart(self, history: list[dict[str, Any]], health: Sequence[dict[str, Any]] = ()) -> int:
+        """Continue after `history` and `health`; what the live files have beyond them will be computed again.
 
         Returns:
             images computed before and to be computed again, as far as the log tells.
         """
         last = max((line["images_seen"] for line in parse_lines(self._read(HISTORY))), default=0) if dist.is_main() else 0
         self.history[:] = history
-        lines = [json.dumps(line) + "\n" for line in history]
+        kept = {name: [json.dumps(line) + "\n" for line in lines] for name, lines in ((HISTORY, history), (HEALTH, health))}
 
         def write() -> None:
-            self._lines, self._num_written = lines, None
-            self._bring_history()
+            for name, live in self._live.items():
+                live.restart(kept[name])
+            self._bring_lines()
 
         self._do(write)
         return max(0, last - (history[-1]["images_seen"] if history else 0))
 
     def line(self, line: dict[str, Any]) -> None:
+        """A line of the history."""
         self.history.append(line)
+        self._add(HISTORY, line)
+
+    def health(self, line: dict[str, Any]) -> None:
+        """A measurement of the health, with the alarms so far."""
+        self._add(HEALTH, line)
+
+    def _add(self, name: str, line: dict[str, Any]) -> None:
+        text = json.dumps(line) + "\n"
 
         def write() -> None:
-            self._lines.append(json.dumps(line) + "\n")
-            self._bring_history()
+            self._live[name].add(text)
+            self._bring_lines()
 
         self._do(write)
 
@@ -121,16 +155,12 @@ class Journal:
         """Wait for what is being written, and bring what could not be; raises OSError when it still cannot be."""
         if dist.is_main():
             self.background.wait()
-            self._bring_history()
+            self._bring_lines()
             self._bring_events()
 
-    def _bring_history(self) -> None:
-        if self._num_written is None:
-            self.storage.write(HISTORY, "".join(self._lines).encode())
-        elif self._num_written < len(self._lines):
-            written, self._num_written = self._num_written, None  # until it is there
-            self.storage.append(HISTORY, "".join(self._lines[written:]))
-        self._num_written = len(self._lines)
+    def _bring_lines(self) -> None:
+        for live in self._live.values():
+            live.bring()
 
     def _bring_events(self) -> None:
         if self._events_owed:

@@ -24,10 +24,11 @@ from ganlib.tasks import TASKS, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
+from ganlib.training.health import HealthHook
 from ganlib.training.hooks import AgreeHook, CheckpointHook, GridHook, Hook, LogHook, Score
 from ganlib.training.journal import Background, Journal
 from ganlib.training.parent import Parent
-from ganlib.training.state import Bundle, BundleStore, TrainState
+from ganlib.training.state import Bundle, BundleStore, TrainState, health_of
 from ganlib.training.step import DivergenceError, follow_schedules, set_learning_rates, train_step
 from ganlib.training.watchdog import Watchdog
 
@@ -36,6 +37,7 @@ class TrainingSpec(Section):
     """All that a worker must be told; plain JSON."""
 
     data: str = Field(description="absolute path of train.arrow")
+    held_out: str | None = None  # absolute path of val.arrow, which is only looked at; None: there are no such images
     folder: str = Field(description="absolute path or object-store address of this training's state")
     model: ModelConfig
     task: TaskConfig
@@ -103,15 +105,27 @@ class Running:
         else:
             self.state.restore(bundle.tensors, bundle.numbers)
 
-    def step(self) -> None:
-        """The next stage where it is time, the schedules, then one iteration."""
+    def held_out(self) -> BatchStream | None:
+        """The held-out images, cut and drawn as those that are trained on; None where there are none."""
+        if self.spec.held_out is None:
+            return None
+        images = ArrowImages(Path(self.spec.held_out))
+        return self.batches.of(images) if len(images) else None
+
+    def step(self, before: Callable[[TrainState], None] = lambda state: None) -> None:
+        """The next stage where it is time, the schedules, then one iteration.
+
+        Args:
+            before: shown the state right before the iteration.
+        """
         if self.play.ends_at_images is not None and self.state.images_seen >= self.play.ends_at_images:
-            before = self.state.networks, self.state.ema, self.state.steering.numbers()
+            left = self.state.networks, self.state.ema, self.state.steering.numbers()
             self._enter(self.state.stage + 1)
-            self._inherit(*before)
+            self._inherit(*left)
         self.play.before_step(self.state.images_seen)
         follow_schedules(self.state, self._plans, self.spec.train)
         set_learning_rates(self.state, self.spec.optim, self.spec.train)
+        before(self.state)
         train_step(self.state, self.batches, self.play.phases)
 
     @cached_property
@@ -159,7 +173,7 @@ def train(
         the final state; its bundle is written.
 
     Raises:
-        DivergenceError: a loss or gradient stopped being finite, and no rollback is left.
+        DivergenceError: a loss or gradient stopped being finite, or an alarm says to stop (AlarmError), and no rollback is left.
         Interrupted: `should_stop` said so; the bundle of the last finished step is written.
         ValueError: settings that do not fit the data, or every checkpoint damaged.
         OSError: the last checkpoint cannot be written.
@@ -173,7 +187,7 @@ def train(
     bundle, problems = store.newest()
     is_new = bundle is None
     bundle = bundle or parents.origin(storage, spec.parent)
-    computed_again = journal.restart(bundle.history if bundle is not None else [])
+    computed_again = journal.restart(*((bundle.history, health_of(bundle.numbers)) if bundle is not None else ([],)))
     dist.barrier()  # nobody writes before everybody has read
     for problem in problems:
         journal.event("refused", f"checkpoint refused, the one before is used: {problem}", images_seen=0)
@@ -207,20 +221,31 @@ def train(
         while_waiting=watchdog.beat,
     )
     agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
+    health = HealthHook(
+        spec.train,
+        moment_of=lambda: running.play.moment,
+        train=running.batches.of(running.batches.images),
+        held_out=running.held_out(),
+        journal=journal,
+    )
     hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
-    log.restart_clock(state.images_seen)
+    for clocked in (log, health):
+        clocked.restart_clock(state.images_seen)
     try:
+        health.begin(state)
         if state.images_seen == 0 and checkpoint.is_boundary(state):
             checkpoint.save(state, scored=False, is_needed=True)
         while state.images_seen < spec.train.total_images:
             try:
-                running.step()
+                running.step(before=health.before_step)
+                watchdog.beat()
+                is_last = state.images_seen >= spec.train.total_images
+                health(state, is_last=is_last)
             except DivergenceError as divergence:
                 _roll_back(divergence, running=running, checkpoint=checkpoint, journal=journal)
-                log.restart_clock(state.images_seen)
+                for clocked in (log, health):
+                    clocked.restart_clock(state.images_seen)
                 continue
-            watchdog.beat()
-            is_last = state.images_seen >= spec.train.total_images
             for hook in hooks:
                 hook(state, is_last=is_last)
             watchdog.beat()
@@ -251,7 +276,7 @@ def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: Che
     Boundaries are multiples of `grid_interval_images`, so where a training goes back to depends on no interruption and no checkpoint interval.
     """
     state, config = running.state, running.spec.train
-    if config.on_divergence != "rollback":
+    if (divergence.action or config.on_divergence) != "rollback":
         raise divergence
     if len(state.rollbacks) >= config.max_rollbacks:
         raise DivergenceError(f"{divergence}. {len(state.rollbacks)} rollbacks did not help (train.max_rollbacks)") from divergence
@@ -262,11 +287,11 @@ def _roll_back(divergence: DivergenceError, *, running: Running, checkpoint: Che
     if bundle is None:
         raise DivergenceError(f"{divergence}. No checkpoint to go back to could be read") from divergence
     record = {"from_images": state.images_seen, "to_images": bundle.images_seen, "reason": str(divergence)}
-    rollbacks = [*state.rollbacks, record]
-    journal.restart(bundle.history)
+    rollbacks, alarms = [*state.rollbacks, record], state.alarms
+    journal.restart(bundle.history, health_of(bundle.numbers))
     dist.barrier()  # everybody has read
     running.restore(bundle)
-    state.rollbacks = rollbacks
+    state.rollbacks, state.alarms = rollbacks, alarms
     text = (
         f"{divergence}. Rolled back to {bundle.images_seen:,} images, learning rates times {config.rollback_lr_factor ** len(rollbacks):g} "
         f"(rollback {len(rollbacks)} of {config.max_rollbacks})"

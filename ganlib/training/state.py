@@ -48,6 +48,9 @@ class TrainState:
         stage: of the task; networks, optimizers and steering are of this stage.
         rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
         scheduled: by name, the numbers that follow images seen, as the last step had them: for the log, they are no state.
+        gradient_norms: by network, of the last update that was no lazy penalty's, before clipping: for the health, they are no state.
+        health: what was measured so far, `{"step", "images_seen", "values": {...}}` and the clock, oldest first; the same on every process.
+        alarms: what was raised so far, also before a rollback.
     """
 
     networks: Networks
@@ -61,6 +64,9 @@ class TrainState:
     images_seen: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     scheduled: dict[str, float] = field(default_factory=dict)
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+    health: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors by name, numbers): copies on the CPU, so that the training may go on. All processes must call it together.
@@ -77,6 +83,8 @@ class TrainState:
             "scalars": counts,
             "steering": self.steering.numbers(),
             "rollbacks": list(self.rollbacks),
+            "health": list(self.health),
+            "alarms": list(self.alarms),
             "optimizers": {},
         }
         if not dist.is_main():
@@ -118,6 +126,12 @@ class TrainState:
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]
         self.rollbacks = list(numbers["rollbacks"])
+        self.health, self.alarms = health_of(numbers), list(numbers.get("alarms", ()))
+
+
+def health_of(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The health's lines in the numbers of a bundle; none in one of an older version."""
+    return list(numbers.get("health", ()))
 
 
 @dataclass(frozen=True, kw_only=True)

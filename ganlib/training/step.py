@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ganlib import optim, rng
-from ganlib.checks import all_finite
+from ganlib.alarms import Action
+from ganlib.checks import norm
 from ganlib.data.stream import BatchStream
 from ganlib.optim import OptimConfig, Plan
 from ganlib.schedule import Schedule
@@ -17,7 +18,25 @@ from ganlib.training.state import TrainState
 
 
 class DivergenceError(RuntimeError):
-    """A loss or gradient stopped being finite; nothing was updated with it."""
+    """A loss or gradient stopped being finite; nothing was updated with it.
+
+    Attributes:
+        action: stop or rollback; None: what train.on_divergence says.
+    """
+
+    action: Action | None = None
+
+
+class AlarmError(DivergenceError):
+    """An alarm of the training's health that does not only warn; the text is all that a person needs.
+
+    Args:
+        action: has a default because exceptions travel between processes as their text, with their attributes set afterwards.
+    """
+
+    def __init__(self, text: str, action: Action = "stop") -> None:
+        super().__init__(text)
+        self.action = action
 
 
 def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase]) -> None:
@@ -35,7 +54,9 @@ def train_step(state: TrainState, batches: BatchStream, phases: Sequence[Phase])
                         losses = phase.loss(nets, shard, state.scalars.shard(index))  # [n] per sample
                         (poisoned(losses).sum() / batches.batch_images).backward()
                 replica.finish()
-                check_finite(phase, state, replica.accumulator.parameters)
+                gradient_norm = check_finite(phase, state, replica.accumulator.parameters)
+                if phase.interval_steps == 1:
+                    state.gradient_norms[phase.trains] = gradient_norm
                 if phase.max_gradient_norm is not None:
                     nn.utils.clip_grad_norm_(replica.accumulator.parameters, phase.max_gradient_norm)
                 phase.optimizer.step()
@@ -73,13 +94,14 @@ def poisoned(losses: Tensor) -> Tensor:
     return losses * torch.where(torch.isfinite(losses.detach()).all(), 1.0, torch.nan)
 
 
-def check_finite(phase: Phase, state: TrainState, parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Raise DivergenceError before the update when a loss or a gradient is NaN or infinite.
+def check_finite(phase: Phase, state: TrainState, parameters: Sequence[torch.nn.Parameter]) -> float:
+    """The norm of the gradient; raises DivergenceError before the update when a loss or a gradient is NaN or infinite.
 
     Gradients are the same on every process by now, so every process stops at the same place.
     """
-    if all_finite(p.grad for p in parameters if p.grad is not None):
-        return
+    gradient_norm = norm(p.grad for p in parameters if p.grad is not None)
+    if math.isfinite(gradient_norm):
+        return gradient_norm
     means = state.scalars.take()
     listed = ", ".join(f"{name}={value:.4g}" for name, value in means.items())
     raise DivergenceError(

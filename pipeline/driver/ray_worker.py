@@ -65,7 +65,8 @@ def work(config: dict[str, Any]) -> None:
     """The train loop of one worker; Ray has opened the process group."""
     worker = Worker.model_validate_json(config["worker"])
     spec = worker.spec
-    for path in [Path(spec.data)] if "://" in spec.folder else [Path(spec.folder), Path(spec.data)]:
+    data = [Path(path) for path in (spec.data, spec.held_out) if path is not None]
+    for path in data if "://" in spec.folder else [Path(spec.folder), *data]:
         if not path.exists():
             raise ClusterError(
                 f"node {os.uname().nodename} does not see {path}: every node needs the project folder at the same place, on a file system they "

@@ -115,8 +115,10 @@ def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
 
 
 def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path) -> TrainingSpec:
+    prepared = (root / "data" / "prepared").resolve()
     return TrainingSpec(
-        data=str((root / "data" / "prepared" / "train.arrow").resolve()),
+        data=str(prepared / "train.arrow"),
+        held_out=str(prepared / "val.arrow"),
         folder=folder,
         model=config.model,
         task=config.task,

@@ -32,6 +32,9 @@ class Console:
                 flush=True,
             )
 
+    def health(self, lines: list[dict[str, Any]]) -> None:
+        return  # its alarms are events
+
     def grid(self, path: Path) -> None:
         return
 

@@ -41,6 +41,9 @@ class Listener(Protocol):
     def lines(self, lines: list[dict[str, Any]]) -> None:
         """New history lines, oldest first. After a rollback, a step comes again with other numbers."""
 
+    def health(self, lines: list[dict[str, Any]]) -> None:
+        """New measurements of the health, oldest first, each with all alarms so far."""
+
     def grid(self, path: Path) -> None:
         """A new sample grid."""
 
@@ -75,6 +78,8 @@ class Follower(threading.Thread):
         self._finish = threading.Event()
         self._status = ""
         self._history = _Lines(storage, "history.jsonl")
+        self._health = _Lines(storage, "health.jsonl")
+        self._measured: dict[int, dict[str, float]] = {}  # images_seen -> values
         self._events = {name: _Lines(storage, name) for name in EVENTS}
         self._num_events = {name: num_events.get(name, 0) for name in EVENTS}
         self._delivered: dict[int, dict[str, float]] = {}  # images_seen -> scalars
@@ -114,7 +119,7 @@ class Follower(threading.Thread):
         self.listener.beat()
 
     def _deliver(self, *, is_whole: bool = False) -> bool:
-        """Events and lines; whether there was anything new."""
+        """Events, lines and measurements; whether there was anything new."""
         is_new = False
         for name, log in self._events.items():
             for event in log.read()[self._num_events[name] :]:
@@ -128,7 +133,11 @@ class Follower(threading.Thread):
         if fresh:
             self.listener.lines(fresh)
             self._delivered |= {line["images_seen"]: line["scalars"] for line in fresh}
-        return is_new or bool(fresh)
+        measured = [line for line in self._health.read() if self._measured.get(line["images_seen"]) != line["values"]]
+        if measured:
+            self.listener.health(measured)
+            self._measured |= {line["images_seen"]: line["values"] for line in measured}
+        return is_new or bool(fresh) or bool(measured)
 
     def _deliver_grids(self) -> None:
         for name in self.storage.names("grids"):

@@ -21,6 +21,7 @@ STATE = "gan.state"
 START = "gan.attempt"  # which start of the training told the run last
 HEARTBEAT = "gan.heartbeat"
 LAST_EVENT = "gan.last_event"
+ALARMS = "alarms"
 HEARTBEAT_SECONDS = 60.0
 MAX_METRICS = 1000  # in one call; a call is one transaction
 
@@ -53,22 +54,38 @@ class TrainingRun:
         self._outbox.write(self._storage)
 
     def lines(self, lines: list[dict[str, Any]]) -> None:
-        """Losses over images, with the time they were made. A line the run has already, computed again at another time, is left out."""
+        """Losses over images, with the time they were made."""
+        self._ship(lines, prefix="train", numbers="scalars", clocks=("images_per_second",))
+
+    def health(self, lines: list[dict[str, Any]]) -> None:
+        """Measurements over images, and as a tag the alarms so far."""
+        self._ship(lines, prefix="health", numbers="values", clocks=("images_per_second", "memory_bytes"))
+        with self._run() as (store, run_id):
+            store.client.set_tag(run_id, ALARMS, "; ".join(lines[-1]["alarms"])[:4000] or "none")
+
+    def _ship(self, lines: list[dict[str, Any]], *, prefix: str, numbers: str, clocks: tuple[str, ...]) -> None:
+        """Lines as points of PREFIX/NAME. A line the run has already, computed again at another time, is left out.
+
+        Args:
+            numbers: key of a line whose numbers are the same whenever it is computed.
+            clocks: keys of numbers that are not.
+        """
         with self._run() as (store, run_id):
             metric = store.mlflow.entities.Metric
             batch: list[Any] = []
             for line in lines:
-                name, point = _mark(line)
+                name, point = _mark(line, prefix, numbers)
                 if point in self._points(store, run_id, name):
                     continue
                 when, step = int(line["time"] * 1000), line["images_seen"]
-                values = {**line["scalars"], "images_per_second": line["images_per_second"]}
+                values = {**line[numbers], **{clock: line[clock] for clock in clocks}}
                 if len(batch) + len(values) > MAX_METRICS:  # a line is whole in one call, so that one of its points stands for all
                     store.client.log_batch(run_id, metrics=batch)
                     batch = []
-                batch += [metric(f"train/{key}", float(value), when, step) for key, value in values.items()]
+                batch += [metric(f"{prefix}/{key}", float(value), when, step) for key, value in values.items()]
             store.client.log_batch(run_id, metrics=batch)
-            for name, point in map(_mark, lines):
+            for line in lines:
+                name, point = _mark(line, prefix, numbers)
                 self._has_points[name].add(point)
 
     def grid(self, path: Path) -> None:
@@ -160,15 +177,15 @@ class TrainingRun:
 
     def _points(self, store: Store, run_id: str, name: str) -> set[tuple[int, str]]:
         if name not in self._has_points:
-            history = [] if self._is_empty else store.client.get_metric_history(run_id, f"train/{name}")
+            history = [] if self._is_empty else store.client.get_metric_history(run_id, name)
             self._has_points[name] = {(point.step, _rounded(point.value)) for point in history}
         return self._has_points[name]
 
 
-def _mark(line: Mapping[str, Any]) -> tuple[str, tuple[int, str]]:
+def _mark(line: Mapping[str, Any], prefix: str, numbers: str) -> tuple[str, tuple[int, str]]:
     """The metric and the point that stand for a line: computed again they are the same, after a rollback they are not."""
-    name = min(line["scalars"], key=lambda name: (not name.startswith("loss_"), name))
-    return name, (line["images_seen"], _rounded(line["scalars"][name]))
+    name = min(line[numbers], key=lambda name: (not name.startswith("loss_"), name))
+    return f"{prefix}/{name}", (line["images_seen"], _rounded(line[numbers][name]))
 
 
 def _rounded(value: float) -> str:

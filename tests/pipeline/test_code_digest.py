@@ -61,8 +61,8 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a lone text": ("rng.py", "", "'what follows'\n", set()),
     "a line broken": ("rng.py", "digest_size=8).digest()", "digest_size=8,\n    ).digest()", set()),
     "imports in another order": (
-        "training/step.py", "from ganlib.checks import all_finite\nfrom ganlib.data.stream import BatchStream\n",
-        "from ganlib.data.stream import BatchStream\nfrom ganlib.checks import all_finite\n", set(),
+        "training/step.py", "from ganlib.checks import norm\nfrom ganlib.data.stream import BatchStream\n",
+        "from ganlib.data.stream import BatchStream\nfrom ganlib.checks import norm\n", set(),
     ),
     "an import that is used by nothing that counts": (
         "losses.py", "@LOSSES.register(\"hinge\"", "import cmath\n\ndef helper():\n    return cmath.pi\n\n@LOSSES.register(\"hinge\"", set(),
@@ -96,7 +96,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a default argument": ("optim.py", "lazy_interval: int = 1", "lazy_interval: int = 2", {"ganlib.optim:build"}),
     "an annotation": ("training/step.py", "batches: BatchStream,", "batches: object,", {"ganlib.training.step:train_step"}),
     "a decorator": ("training/hooks.py", "@torch.no_grad()\ndef calibrate_g", "def calibrate_g", {"ganlib.training.hooks:calibrate_generator"}),
-    "the name of a local variable": ("checks.py", "for t in tensors if t.numel()", "for x in tensors if x.numel()", {"ganlib.checks:all_finite"}),
+    "the name of a local variable": ("checks.py", "for t in tensors if t.numel()", "for x in tensors if x.numel()", {"ganlib.checks:norm"}),
     "the random numbers": ("rng.py", "digest_size=8", "digest_size=7", {"ganlib.rng:key_of"}),
     "how processes are summed": ("dist.py", "level[i] + level[i + 1]", "level[i + 1] + level[i]", {"ganlib.dist:tree_sum"}),
     "what a name is": (

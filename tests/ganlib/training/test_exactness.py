@@ -91,7 +91,9 @@ def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec):
         alone = make_spec(f"{name} alone", **settings)
         train(alone)
         expected[name] = parts_of(alone.folder)
-    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses"} <= set(expected["hard"])
+    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses", "health"} <= set(
+        expected["hard"]
+    )
     for processes in (2, 4):
         specs = {name: make_spec(f"{name} {processes}", **settings) for name, settings in cases.items()}
         torchrun(list(specs.values()), processes)
