@@ -15,7 +15,10 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "exact", "deliver", "results", "deps")))
+MODULES = (
+    "ganlib.catalog",
+    *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "exact", "deliver", "results", "deps")),
+)
 
 
 def verbs() -> dict[str, str]:

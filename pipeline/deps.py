@@ -24,8 +24,10 @@ def code_deps(stage: str, root: Path = ROOT) -> list[str]:
 
 
 def _is_whole(folder: Path, closure: Iterable[Path], root: Path) -> bool:
+    """Every module of it is meant; one alone stands for its folder where that holds more than code (templates)."""
     files = {path.relative_to(root) for path in (root / folder).rglob("*.py")}
-    return len(files) > 1 and files <= set(closure)
+    others = [path for path in (root / folder).iterdir() if path.is_file() and path.suffix not in (".py", ".pyc")]
+    return files <= set(closure) and (len(files) > 1 or bool(files and others))
 
 
 def is_code(dep: str) -> bool:

@@ -154,7 +154,7 @@ def _setting(kind: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trained:
+class Trained:
     """The state of another training at its newest bundle."""
 
     run_key: str
@@ -164,9 +164,12 @@ class _Trained:
     problems: list[str]
 
 
-def _trained(kind: str, asked: str, base: str, root: Path) -> _Trained:
-    """The training whose key begins with `asked`."""
-    where = f"train.{_setting(kind)}={asked}"
+def trained(where: str, asked: str, base: str, root: Path) -> Trained:
+    """The training whose key begins with `asked`, at its newest bundle; `where` is how an error names it.
+
+    Raises:
+        ValueError: there is none below `base` (`train.state_uri`), or more than one, or nothing of it can be used.
+    """
     names = dict(_states(base, root))
     found = {name: storage for name, storage in names.items() if name.startswith(asked[:16])}
     read = {name: records.read(storage) for name, storage in found.items()}
@@ -188,23 +191,23 @@ def _trained(kind: str, asked: str, base: str, root: Path) -> _Trained:
         raise ValueError(f"{where}: nothing of that training can be used; {str(error).rpartition(chr(10))[0]}") from None
     if bundle is None:
         raise ValueError(f"{where}: that training has no checkpoint yet ({found[name].uri})")
-    return _Trained(run_key=record.run_key, settings=record.settings, data_digest=record.data_digest, bundle=bundle, problems=problems)
+    return Trained(run_key=record.run_key, settings=record.settings, data_digest=record.data_digest, bundle=bundle, problems=problems)
 
 
 def _continued(config: TrainingParams, asked: str, key: str, image: ImageSpec, data_digest: str, root: Path) -> Inheritance:
-    trained = _trained("continue", asked, config.train.state_uri, root)
-    bundle = trained.bundle
-    continuing.check(config, image, before=trained.settings, data=(trained.data_digest, data_digest), bundle=bundle)
+    found = trained(f"train.continue_from={asked}", asked, config.train.state_uri, root)
+    bundle = found.bundle
+    continuing.check(config, image, before=found.settings, data=(found.data_digest, data_digest), bundle=bundle)
     record = ParentRecord(
         kind="continue",
         asked=asked,
         training=key,
-        run_key=trained.run_key,
+        run_key=found.run_key,
         step=bundle.numbers["step"],
         images_seen=bundle.images_seen,
         digest=parent.bundle_digest(bundle),
     )
-    lines = [*(f"checkpoint refused, the one before is used: {line}" for line in trained.problems), f"continues {_named(record)}"]
+    lines = [*(f"checkpoint refused, the one before is used: {line}" for line in found.problems), f"continues {_named(record)}"]
     return Inheritance(record=record, files=bundle_files(bundle.tensors, bundle.numbers, bundle.history), lines=lines)
 
 
@@ -212,9 +215,9 @@ def _started(config: TrainingParams, asked: str, key: str, image: ImageSpec, roo
     networks = TASKS.get(config.task.name)().meta_networks(config.model, image, stage=0)
     facts: dict[str, Any]
     if is_key(asked):
-        trained = _trained("start", asked, config.train.state_uri, root)
-        weights = parent.weights_of(trained.bundle)
-        facts = {"run_key": trained.run_key, "step": trained.bundle.numbers["step"], "images_seen": trained.bundle.images_seen}
+        found = trained(f"train.start_from={asked}", asked, config.train.state_uri, root)
+        weights = parent.weights_of(found.bundle)
+        facts = {"run_key": found.run_key, "step": found.bundle.numbers["step"], "images_seen": found.bundle.images_seen}
     elif asked.startswith(continuing.REGISTRY):
         with tempfile.TemporaryDirectory(prefix="version-") as scratch:
             version = versions.fetch(asked, networks, Path(scratch), config.tracking, root)

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("catalog", "recipe", "submit", "states", "exact", "deliver", "results", "deps")
+VERBS = ("catalog", "recipe", "submit", "states", "compare", "exact", "deliver", "results", "deps")
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -83,7 +83,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel):
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(name).decode()
-    assert files == {name for name in tracked("ganlib", "pipeline") if name.endswith(".py")}
+    assert files == {name for name in tracked("ganlib", "pipeline") if name.endswith(".py") or "/templates/" in name}
     asked = {str(Requirement(line.partition(": ")[2])) for line in metadata.splitlines() if line.startswith("Requires-Dist: ")}
     extras = {requirement for requirement in asked if "extra ==" in requirement}
     assert asked - extras == {str(requirement) for requirement in requirements("requirements.in").values()}
@@ -115,7 +115,7 @@ def test_a_stage_needs_a_clone_and_says_so(installed):
     assert not (installed.project / "data").exists()
 
 
-@pytest.mark.parametrize("command", ["recipe x.yaml", "states list", "exact", "deliver", "results", "deps"])
+@pytest.mark.parametrize("command", ["recipe x.yaml", "states list", "compare a b", "exact", "deliver", "results", "deps"])
 def test_a_command_without_a_project_says_what_it_looked_for(installed, command):
     done = installed.run("ganpipe", *command.split(), cwd=installed.site.parent / "empty")
     assert done.returncode == 1

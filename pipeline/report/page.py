@@ -1,204 +1,172 @@
-"""reports/report.html: one page a person reads to judge a generator. Self-contained: pictures inside, no script, nothing fetched.
-
-Longer than other files because the page's style sheet lives here.
-"""
+"""reports/report.html: one page a person reads to judge a generator. Self-contained: pictures inside, no script, nothing fetched."""
 
 import base64
+import io
 import json
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ganlib.metrics import needs
+from ganlib.metrics import EXTRACTORS, needs
+from ganlib.metrics import calibration as calibrations
+from ganlib.metrics.calibration import Calibration
+from pipeline.report import charts, numbers, standing, verdict
+from pipeline.report.seen import Seen
+from pipeline.report.templates import environment
 
+SPLITS = ("train", "val", "test")
 MAX_GRIDS = 8  # sample grids over time
 
 
-CSS = """
-:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--soft:#5d6773;--line:#e2e6ea;--accent:#2f7fd1;--bar:#dfe5eb}
-@media(prefers-color-scheme:dark){:root{--bg:#12161b;--card:#1b2128;--ink:#e4e8ec;--soft:#98a3af;--line:#2c343d;--accent:#62a8ee;--bar:#323b45}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:36px 20px 60px}
-h1{font-size:28px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:18px;margin:38px 0 4px}
-p{margin:0 0 12px;max-width:78ch}
-.soft{color:var(--soft)}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(228px,1fr));gap:14px;margin:22px 0 8px}
-.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}
-.card h3{margin:0;font-size:13px;font-weight:600;color:var(--soft)}
-.value{font-size:29px;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
-.interval{font-size:13px;color:var(--soft);font-variant-numeric:tabular-nums}
-.range{position:relative;height:6px;border-radius:3px;background:var(--bar);margin:9px 0 8px}
-.range i{position:absolute;top:0;bottom:0;border-radius:3px;background:var(--accent);opacity:.45;min-width:3px}
-.range b{position:absolute;top:-3px;width:3px;height:12px;margin-left:-1.5px;border-radius:2px;background:var(--accent)}
-.card p{margin:4px 0 0;font-size:13px;line-height:1.4}
-figure{margin:14px 0 0;background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px;text-align:center}
-figure img{max-width:100%;height:auto;border-radius:4px}
-figcaption{margin-top:8px;font-size:13px;color:var(--soft);text-align:left}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:14px;align-items:start}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:12px;margin-top:14px}
-table{border-collapse:collapse;width:100%;font-size:14px}
-td,th{padding:7px 16px;text-align:left;border-top:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
-tr:first-child td,tr:first-child th{border-top:0}
-th{font-weight:500;color:var(--soft);width:34%}
-td{font-variant-numeric:tabular-nums}
-.none{border:1px dashed var(--line);border-radius:12px;padding:12px 16px;margin-top:14px;color:var(--soft)}
-details summary{cursor:pointer;color:var(--accent);margin-top:14px}
-@media print{body{background:#fff}.card,figure,.scroll{break-inside:avoid}}
-"""
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as the page holds it.
+
+    Attributes:
+        is_pixels: it consists of images whose pixels stay squares; a drawing is shown at most at its own size.
+    """
+
+    source: str
+    caption: str
+    width: int
+    height: int
+    is_pixels: bool
+
+    @classmethod
+    def of(cls, png: bytes, caption: str, *, is_pixels: bool = True) -> "Picture":
+        with Image.open(io.BytesIO(png)) as image:
+            width, height = image.size
+        return cls(
+            source=f"data:image/png;base64,{base64.b64encode(png).decode()}",
+            caption=caption,
+            width=width,
+            height=height,
+            is_pixels=is_pixels,
+        )
 
 
-def render(root: Path, evaluation: Mapping[str, Any]) -> str:
-    """The page, from `evaluation` and whatever the project folder `root` holds; what is missing is named in its place."""
-    generator = _read_json(root / "models" / "generator.json")
-    data = _read_json(root / "reports" / "data.json")
-    protocol, baseline = evaluation["protocol"], evaluation["baseline"]
-    training, picture = root / "reports" / "training", root / "reports" / "plots"
-    grids = sorted((training / "grids").glob("*.png"))
-    curves = sorted(training.glob("*.png"))
-    title = f"{generator.get('family', 'generator')} report"
-    what = f"{protocol['n_fake']:,} generated images against {protocol['n_real']:,} held-out real ones ({protocol['split']} split)"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p class=soft>{what}, in the features of <b>{escape(protocol['extractor'])}</b>. These numbers compare only with numbers of the "
-        "same protocol, listed below: not with published Inception scores.</p>",
-        f"<div class=cards>{''.join(_card(value, evaluation, baseline) for value in _headlines(evaluation))}</div>",
-        _baseline_note(baseline),
-        _section("Generated images", "As sampled from the averaged (EMA) generator; seeds are in the Parquet file."),
-        _figure(root / "samples" / "grid.png", f"Sample grid, not selected{_classes_told(root / 'samples' / 'grid.png')}."),
-        _figure(root / "samples" / "interpolation.png", "Walks between latents: smooth change speaks against memorised images."),
-        _section("Real and generated side by side", ""),
-        _figure(picture / "real_vs_fake.png", "Held-out real images left, generated ones right; neither side is selected."),
-        _section("Variety", "Where the generator puts its images, and which kinds it forgets."),
-        _figure(
-            picture / "features.png",
-            "Both sets, in the two main directions of the real images. Blue without orange: a missing mode.",
+def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) -> str:
+    """The page, from `evaluation`, the pictures that were taken of it, and whatever the project folder `root` holds; what is missing is said."""
+    generator, data = _read_json(root / "models" / "generator.json"), _read_json(root / "reports" / "data.json")
+    training = root / "reports" / "training"
+    calibration = calibrations.read(root / "data" / "calibration")
+    found = numbers.measured(evaluation, needs.values(), calibration.null if calibration is not None else {})
+    protocol, baseline = evaluation["protocol"], evaluation.get("baseline", {})
+    watched = charts.table(training / "health.csv")
+    alarms = _alarms(training / "alarms.json") if watched else None
+    main = verdict.main_distance(found, calibration)
+    classes = _classes(data)
+    page = environment().get_template("report.html")
+    return page.render(
+        title=f"{generator.get('family', 'generator')} report",
+        what=f"{protocol['n_fake']:,} generated images against {protocol['n_real']:,} held-out real ones ({protocol['split']} split)",
+        extractor=protocol["extractor"],
+        verdict=verdict.judge(
+            found,
+            calibration=calibration,
+            alarms=alarms,
+            rollbacks=len(generator.get("rollbacks", ())),
+            accuracy=protocol.get("extractor_accuracy"),
+            majority_share=_majority(calibration, data, protocol),
+            num_real=protocol["n_real"],
         ),
-        _figure(picture / "classes.png", "Classes as the extractor sees them, on both sides.", missing="the extractor knows no classes"),
-        _section("Memorisation", _memorization_sentence(evaluation)),
-        _figure(picture / "nearest_train.png", "The generated images closest to a training image, above that image; feature distance."),
-        _section("Training", ""),
-        "".join(_figure(path, path.stem.replace("_", " ").capitalize() + ".") for path in curves)
-        or _none(training / "*.png", "training curves"),
-        f"<div class=tiles>{''.join(_figure(path, path.stem) for path in _spread(grids, MAX_GRIDS))}</div>"
-        if grids
-        else _none(training / "grids" / "*.png", "sample grids over time"),
-        _section("Every number", "95 % intervals where they were computed."),
-        _numbers_table(evaluation, baseline),
-        _section("Protocol", "A number means something only together with these."),
-        _table(protocol),
-        _section("Data", ""),
-        _table(data) if data else _none(root / "reports" / "data.json", "data summary"),
-        _section("Lineage", "What made this generator."),
-        _table(_with_known_classes(generator)) if generator else _none(root / "models" / "generator.json", "description of the generator"),
-    ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>\n{body}\n</main></body></html>\n"
+        main=main,
+        calibration=calibration,
+        scale=standing.scale(calibration, main.key, main.span.value) if calibration is not None and main is not None else None,
+        equivalents=calibration.equivalent(main.key, main.span.value) if calibration is not None and main is not None else [],
+        numbers=found,
+        cards=[item for item in found if item.about.is_headline and "@" not in item.key],
+        others=_others(evaluation, found),
+        baseline=baseline,
+        grid=_file(root / "samples" / "grid.png", f"Random samples, not selected{_classes_told(root / 'samples' / 'grid.png')}."),
+        interpolation=_file(
+            root / "samples" / "interpolation.png",
+            "Each row walks from one latent to another. Smooth change speaks against images that were learnt by heart; jumps speak for it.",
+        ),
+        directions=[
+            picture
+            for name, caption in (
+                (
+                    "factorised",
+                    "Closed-form factorisation: the directions that the generator's first layer stretches most (arXiv:2007.06600). "
+                    "A row a direction, the image itself in the middle.",
+                ),
+                ("principal", "Principal components of what the generator makes, led back to its latents (arXiv:2004.02546)."),
+            )
+            if (picture := _file(root / "samples" / f"directions_{name}.png", caption)) is not None
+        ],
+        seen=seen,
+        picture=Picture.of,
+        features=_file(
+            root / "reports" / "plots" / "features.png",
+            "Each image a dot, in the two main directions of the real images' features. Real without generated nearby: a missing mode.",
+            is_pixels=False,
+        ),
+        grids=_grids(training / "grids"),
+        charts=charts.charts(charts.table(training / "history.csv") | watched, alarms or ()),
+        alarms=alarms,
+        data=data,
+        classes=classes,
+        facts=numbers.flat({key: value for key, value in data.items() if key != "classes"}),
+        protocol=numbers.flat(protocol),
+        generator=generator,
+        origin=_origin(generator),
+        lineage=numbers.flat(_with_known_classes(generator)),
+        percent=numbers.percent,
+        number=numbers.number,
     )
 
 
-def _headlines(evaluation: Mapping[str, Any]) -> list[needs.Value]:
-    """What is shown on cards, in the order of the evaluation."""
-    known = needs.values()
-    return [known[key] for key in evaluation if key in known and known[key].is_headline]
+def _file(path: Path, caption: str, *, is_pixels: bool = True) -> Picture | None:
+    return Picture.of(path.read_bytes(), caption, is_pixels=is_pixels) if path.exists() else None
 
 
-def _card(headline: needs.Value, values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
-    value, low, high = float(values[headline.key]), values.get(f"{headline.key}_low"), values.get(f"{headline.key}_high")
-    show = _percent if headline.is_share else _number
-    interval = ""
-    if low is not None and high is not None:
-        width = f"95 % interval {show(low)} to {show(high)}"
-        top = 1.0 if headline.is_share else max(1e-12, high * 1.25, baseline.get(headline.key, 0.0) * 1.25)
-        a, b, x = (100 * min(1.0, max(0.0, v / top)) for v in (low, high, value))
-        bar = f"<div class=range><i style='left:{a:.1f}%;width:{b - a:.1f}%'></i><b style='left:{x:.1f}%'></b></div>"
-        interval = f"{bar}<div class=interval>{width}</div>"
-    null = values.get("null", {}).get(headline.key)
-    if null is not None:
-        interval += f"<div class=interval>real images against each other: {show(null['low'])} to {show(null['high'])}</div>"
-    perfect = f"<div class=interval>real images score {show(baseline[headline.key])}</div>" if headline.key in baseline else ""
-    return (
-        f"<div class=card><h3>{escape(headline.title)}</h3><div class=value>{show(value)}</div>{interval}{perfect}"
-        f"<p>{escape(headline.meaning)} <span class=soft>{escape(headline.hint)}.</span></p></div>"
-    )
+def _grids(folder: Path) -> list[Picture]:
+    """Sample grids over time, named by the images that had been seen."""
+    paths = _spread(sorted(folder.glob("*.png")), MAX_GRIDS)
+    return [Picture.of(path.read_bytes(), _grid_name(path.stem)) for path in paths]
 
 
-def _baseline_note(baseline: Mapping[str, Any]) -> str:
-    if not baseline:
-        return "<p class=soft>No second held-out split, so there is no score of real images to compare with.</p>"
-    return (
-        f"<p class=soft>“Real images score” puts the {baseline['n']:,} images of the {escape(baseline['split'])} split where the "
-        "generated ones stand: as good as it gets. With fewer images FID comes out a little higher, so a very good "
-        "generator can fall below it.</p>"
-    )
+def _grid_name(stem: str) -> str:
+    digits = stem.rpartition("-")[2]
+    return f"{int(digits):,} images" if digits.isdigit() else stem
 
 
-def _memorization_sentence(values: Mapping[str, Any]) -> str:
-    if "memorized_share" not in values:
-        return "Not measured: add memorization to evaluate.metrics."
-    share, probability = values["memorized_share"], values["copying_probability"]
-    return (
-        f"{_percent(share)} of the generated images lie closer to a training image than 99 % of unseen real images do; chance gives 1.0 %. "
-        f"A generated image is farther from the training images than an unseen real one with probability {probability:.2f}; 0.5 is "
-        "neutral. A generator of typical images is closer on average without copying, so judge the pairs by eye."
-    )
+def _alarms(path: Path) -> list[dict[str, Any]] | None:
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def _numbers_table(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
-    rows = ["<tr><th>metric</th><td>generated</td><td>95 % interval</td><td>real images</td></tr>"]
-    for key, value in values.items():
-        if not isinstance(value, int | float) or key.endswith(("_low", "_high")):
-            continue
-        low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
-        interval = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
-        real = _number(baseline[key]) if key in baseline else ""
-        rows.append(f"<tr><th>{escape(key)}</th><td>{_number(value)}</td><td>{interval}</td><td>{real}</td></tr>")
-    return f"<div class=scroll><table>{''.join(rows)}</table></div>"
+def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[tuple[str, str]]:
+    """Numbers beside the described ones: what helps to read them."""
+    known = {item.key for item in found}
+    rest = {
+        key: value
+        for key, value in evaluation.items()
+        if isinstance(value, int | float) and key not in known and not key.endswith(numbers.ENDS)
+    }
+    return numbers.flat(rest)
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(text)}</td></tr>" for key, text in _flat(values, ""))
-    return f"<div class=scroll><table>{rows}</table></div>"
+def _classes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    """(name, images of each split) of the classes that have images; [] without classes."""
+    images = (data.get("classes") or {}).get("images") or {}
+    counted = [(str(name), {split: counts[split] for split in SPLITS if split in counts}) for name, counts in images.items()]
+    return [(name, splits) for name, splits in counted if any(splits.values())]
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
-    """Nested mappings as dotted keys; numbers and short lists as text."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            rows.append((prefix + key, ", ".join(map(_text, value)) or "none"))
-        else:
-            rows.append((prefix + key, _text(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    if value is None or value == {}:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _section(title: str, text: str) -> str:
-    return f"<h2>{escape(title)}</h2>" + (f"<p class=soft>{escape(text)}</p>" if text else "")
-
-
-def _figure(path: Path, caption: str, *, missing: str = "") -> str:
-    if not path.exists():
-        return f"<div class=none>No picture: {escape(missing)}.</div>" if missing else _none(path, path.stem.replace("_", " "))
-    image = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}"><figcaption>{escape(caption)}</figcaption></figure>'
+def _majority(calibration: Calibration | None, data: Mapping[str, Any], protocol: Mapping[str, Any]) -> float | None:
+    """What an extractor that learnt nothing would reach: as the calibration says, else of one that learns classes their largest share."""
+    if calibration is not None:
+        return calibration.majority_share
+    extractor = protocol["extractor"]
+    if extractor not in EXTRACTORS.names() or not EXTRACTORS.get(extractor).needs_classes:
+        return None
+    counts = [splits.get(protocol["split"], 0) for _, splits in _classes(data)]
+    total = sum(counts)
+    return max(counts) / total if len(counts) > 1 and total else None
 
 
 def _classes_told(path: Path) -> str:
@@ -217,9 +185,22 @@ def _with_known_classes(generator: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**generator, "class_names": [f"{i} {name}" for i, (name, count) in enumerate(zip(names, counts, strict=True)) if count]}
 
 
-def _none(path: Path, what: str) -> str:
-    place = "/".join(path.parts[-2:])
-    return f"<div class=none>No {escape(what)}: {escape(place)} was not found.</div>"
+def _origin(generator: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines of generator.json that tell one generator from another."""
+    size = generator.get("image", {}).get("size")
+    chosen = {
+        "family": generator.get("family"),
+        "images": f"{size[0]} x {size[1]}, {generator.get('output', {}).get('channels', '')}" if size else None,
+        "weights": generator.get("weights"),
+        "parameters": generator.get("parameters"),
+        "images seen": generator.get("images_seen"),
+        "run key": generator.get("run_key"),
+        "git commit": generator.get("git_commit"),
+        "parent": generator.get("parent"),
+        "data digest": generator.get("data_digest"),
+        "sha256 of the weights": generator.get("sha256"),
+    }
+    return numbers.flat({key: value for key, value in chosen.items() if value is not None})
 
 
 def _spread(paths: list[Path], count: int) -> list[Path]:
@@ -234,12 +215,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))
     return value if isinstance(value, dict) else {}
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _number(value: float) -> str:
-    """Four significant figures, never an exponent for everyday sizes."""
-    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

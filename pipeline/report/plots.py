@@ -80,7 +80,7 @@ def feature_map(path: Path, real: Tensor, fake: Tensor) -> None:
     plane = vectors[:, -2:].flip(1)
     plane = plane * torch.sign(plane.gather(0, plane.abs().argmax(dim=0, keepdim=True)))  # an eigenvector's sign is arbitrary: fix it
     explained = (values.flip(0)[:2] / values.sum().clamp(min=1e-12)).tolist()
-    figure = Figure(figsize=(10, 4.6))
+    figure = Figure(figsize=(6.4, 4.4))  # narrow, so that its letters are read on a phone
     axes = figure.add_subplot()
     for features, color, label in ((real, REAL, "real, held out"), (fake, FAKE, "generated")):
         points = ((features - centre) @ plane).numpy()

@@ -10,15 +10,15 @@ import torch
 
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
-from ganlib.files import atomic_folder, atomic_write, sha256_file
+from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
-from ganlib.metrics.memorization import memorization, nearest_pairs
+from ganlib.metrics.memorization import memorization
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, discriminator, params, preflight
-from pipeline.report import page, plots
+from pipeline import cli, discriminator, looking, params, preflight
+from pipeline.report import page
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, try_to_log
 from pipeline.tracking.settings import TrackingConfig
@@ -116,19 +116,11 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },
     }
-    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(shown, plots.NUM_PAIRS))
-    with atomic_folder(root / "reports" / "plots") as folder:
-        beside = fake_images.gather(np.arange(min(plots.NUM_SIDE, len(fake_images))))
-        plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(real_indices[: plots.NUM_SIDE]), beside)
-        nearest_images = splits["train"].gather(train_indices[nearest])
-        plots.nearest_train(folder / "nearest_train.png", fake_images.gather(fakes), nearest_images, distances)
-        plots.feature_map(folder / "features.png", shown.real, shown.fake)
-        classes = compared.of(reference.knows_classes or reference.main)
-        if classes.real_classes is not None and classes.fake_classes is not None:
-            plots.classes(folder / "classes.png", classes.real_classes, classes.fake_classes, manifest.class_names, classes.known_classes)
+    classes = compared.of(reference.knows_classes or reference.main)
+    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
-    atomic_write(root / "reports" / "report.html", page.render(root, result).encode())
+    atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
     return result
 
 

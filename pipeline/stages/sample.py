@@ -12,7 +12,7 @@ from ganlib.files import atomic_folder
 from ganlib.pictures import class_sheet, grid_png
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
-from pipeline import cli, generator, params
+from pipeline import cli, generator, latent_walks, params
 from pipeline.params import ROOT
 
 
@@ -83,6 +83,10 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         between = images_of(walks(prior, config))
         picture = grid_png(between, columns=config.interpolation_steps, description=told("row"))
         (folder / "interpolation.png").write_bytes(picture)
+        for name, images in latent_walks.directions_of(trained, config, options).items():
+            (folder / f"directions_{name}.png").write_bytes(
+                grid_png(images, columns=latent_walks.STEPS, description=description | {"Directions": f"{name}, a row each"})
+            )
 
 
 def batches(prior: Prior, config: SampleConfig, counts: dict[int, int]) -> Iterator[Inputs]:

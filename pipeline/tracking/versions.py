@@ -13,6 +13,8 @@ from pipeline.tracking.store import Store, answering, open_store
 
 WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
+SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
+EVALUATION = "evaluation/evaluation.json"  # where `tracking.evaluation` puts it
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -38,28 +40,28 @@ def weights_tags(models: Path) -> dict[str, str]:
     return {weights_tag(path.stem): sha256_file(path) for path in files(models) if path.suffix == ".safetensors"}
 
 
-def check(source: str) -> None:
-    """Raise ValueError unless `source` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+def check(source: str, *, named: str = SETTING) -> None:
+    """Raise ValueError unless `source` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`; `named` is what the error calls it."""
     if _NAMED.fullmatch(source) is None:
-        raise ValueError(f"train.start_from={source!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise ValueError(f"{named}={source!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
 
 
-def fetch(source: str, networks: Iterable[str], folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> str:
+def fetch(source: str, networks: Iterable[str], folder: Path, tracking: TrackingConfig, root: Path = ROOT, *, named: str = SETTING) -> str:
     """Bring generator.json and the weights of `networks` of a version into `folder`; the version, its alias resolved: `models:/NAME/VERSION`.
 
     Raises:
         ValueError: there is no such version, it lacks a network, or its files are not what was registered.
         tracking.Unanswered: the store does not answer.
     """
-    check(source)
+    check(source, named=named)
     store = open_store(tracking, root)
     with answering(store.uri):
-        version = _version(store, source)
+        version = _version(store, source, named)
         where = f"models:/{version.name}/{version.version}"
         lacking = [network for network in networks if weights_tag(network) not in version.tags]
         if lacking:
             raise ValueError(
-                f"train.start_from={source}: {where} holds no {' and no '.join(lacking)}, so no training can start from it; run "
+                f"{named}={source}: {where} holds no {' and no '.join(lacking)}, so no training can start from it; run "
                 "`dvc repro -f register` where its models/ is, which adds what a version lacks, or start from a run key or a folder like models/"
             )
         for file in ("generator.json", *(f"{network}.safetensors" for network in networks)):
@@ -75,25 +77,39 @@ def fetch(source: str, networks: Iterable[str], folder: Path, tracking: Tracking
     return where
 
 
-def _version(store: Store, source: str) -> Any:
-    named = _NAMED.fullmatch(source)
-    assert named is not None
+def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> None:
+    """Bring the evaluation.json of a version's run, where it has one, into `folder`.
+
+    Raises:
+        ValueError: there is no such version.
+        tracking.Unanswered: the store does not answer.
+    """
+    store = open_store(tracking, root)
+    with answering(store.uri):
+        run_id = _version(store, version, SETTING).run_id
+        if EVALUATION in {entry.path for entry in store.client.list_artifacts(run_id, str(Path(EVALUATION).parent))}:
+            Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).replace(folder / Path(EVALUATION).name)
+
+
+def _version(store: Store, source: str, named: str) -> Any:
+    parts = _NAMED.fullmatch(source)
+    assert parts is not None
     missing = store.mlflow.exceptions.MlflowException
     try:
-        if named["alias"] is not None:
-            return store.client.get_model_version_by_alias(named["name"], named["alias"])
-        return store.client.get_model_version(named["name"], named["version"])
+        if parts["alias"] is not None:
+            return store.client.get_model_version_by_alias(parts["name"], parts["alias"])
+        return store.client.get_model_version(parts["name"], parts["version"])
     except missing as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
             raise
     try:
-        registered = store.client.get_registered_model(named["name"])
+        registered = store.client.get_registered_model(parts["name"])
     except missing:
         names = sorted(model.name for model in store.client.search_registered_models())
         raise ValueError(
-            f"train.start_from={source}: {redacted(store.uri)} has no model {named['name']!r}; it has: {', '.join(names) or 'none'}"
+            f"{named}={source}: {redacted(store.uri)} has no model {parts['name']!r}; it has: {', '.join(names) or 'none'}"
         ) from None
-    numbers = sorted(int(version.version) for version in store.client.search_model_versions(f"name = '{named['name']}'"))
+    numbers = sorted(int(version.version) for version in store.client.search_model_versions(f"name = '{parts['name']}'"))
     aliases = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(registered.aliases.items()))
     there = f"there are {', '.join(map(str, numbers)) or 'none'}; aliases: {aliases or 'none'}"
-    raise ValueError(f"train.start_from={source}: {redacted(store.uri)} has no such version; {there}")
+    raise ValueError(f"{named}={source}: {redacted(store.uri)} has no such version; {there}")

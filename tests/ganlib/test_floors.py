@@ -57,7 +57,7 @@ GANLIB_FLOORS = (
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
-    {"augment", "models", "networks"},
+    {"augment", "directions", "models", "networks", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
     {"regularizers"},
@@ -79,7 +79,7 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"lineage", "state_address", "tracking.store"},
+    {"latent_walks", "lineage", "looking", "state_address", "tracking.store"},
     {"identity", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
@@ -89,7 +89,7 @@ PIPELINE_FLOORS = (
     {"selection"},
     {"artifacts", "deliver", "ready", "results", "states"},
     {"cached_outs", "parents"},
-    {"stages"},
+    {"compare", "stages"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )

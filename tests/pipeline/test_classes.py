@@ -85,7 +85,7 @@ def test_a_picture_says_which_classes_it_shows(tmp_path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "generator.json").write_text('{"class_names": ["<b>", "one"], "image": {"class_counts": [0, 4]}}')
     text = page.render(tmp_path, {"baseline": {}, "protocol": protocol})
-    assert "Sample grid, not selected; one class a column, of 1 &lt;i&gt;1&lt;/i&gt;, 7 " in text
+    assert "Random samples, not selected; one class a column, of 1 &lt;i&gt;1&lt;/i&gt;, 7 " in text
     assert "<th>class_names</th><td>1 one</td>" in text
     assert "<i>" not in text
 
