@@ -369,7 +369,7 @@ def test_an_evaluation_is_told_once_and_by_whoever_comes_first(make_config, tmp_
 )
 def test_an_evaluation_whose_answers_get_lost_is_told_once(make_config, tmp_path, server, proxy, call):
     """Kills: a second model, run or point for each answer that did not arrive."""
-    config, direct = make_config(proxy.uri), make_config(server.uri)
+    config = make_config(proxy.uri)
     (tmp_path / "models").mkdir()
     (tmp_path / "reports").mkdir()
     (tmp_path / "models" / "generator.json").write_text(json.dumps(GENERATOR))
@@ -379,7 +379,7 @@ def test_an_evaluation_whose_answers_get_lost_is_told_once(make_config, tmp_path
     try:
         evaluation.log_evaluation(config.tracking, SETTINGS, tmp_path)
     except stores.Unanswered:
-        evaluation.log_evaluation(direct.tracking, SETTINGS, tmp_path)
+        evaluation.log_evaluation(config.tracking, SETTINGS, tmp_path)
     assert lost
     runs = [run for run, _ in server.runs(config.tracking.experiment)]
     assert len(runs) == 2
@@ -396,18 +396,19 @@ def test_five_seconds_a_call_do_not_hold_up_an_evaluation(make_config, tmp_path,
     (tmp_path / "reports").mkdir()
     (tmp_path / "models" / "generator.json").write_text(json.dumps(GENERATOR))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.5}))
-    slow, direct = make_config(proxy.uri), make_config(server.uri)
+    tracking = make_config(proxy.uri).tracking
     proxy.delay_seconds = 5.0
-    line = evaluation.try_to_log(slow.tracking, SETTINGS, tmp_path, limit_seconds=0.1)
+    line = evaluation.try_to_log(tracking, SETTINGS, tmp_path, limit_seconds=0.1)
     assert line == f"warning: MLflow at {proxy.uri} is slow: not done after 0.1 s"
     proxy.is_cut = True  # the process has ended
-    line = evaluation.try_to_log(slow.tracking, SETTINGS, tmp_path, limit_seconds=120)
+    line = evaluation.try_to_log(tracking, SETTINGS, tmp_path, limit_seconds=120)
     assert line.startswith(f"warning: MLflow at {proxy.uri} does not answer")
-    assert evaluation.try_to_log(direct.tracking, SETTINGS, tmp_path, limit_seconds=120).startswith(f"MLflow: {server.uri} run ")
-    assert [server.points(run) for run, _ in server.runs(direct.tracking.experiment)] == [{("evaluation/fid", 700): 1}] * 2
+    proxy.is_cut, proxy.delay_seconds = False, 0.0
+    assert evaluation.try_to_log(tracking, SETTINGS, tmp_path, limit_seconds=120).startswith(f"MLflow: {proxy.uri} run ")
+    assert [server.points(run) for run, _ in server.runs(tracking.experiment)] == [{("evaluation/fid", 700): 1}] * 2
     (tmp_path / "models" / "generator.json").write_text("{}")
     with pytest.raises(KeyError):
-        evaluation.try_to_log(direct.tracking, SETTINGS, tmp_path, limit_seconds=120)
+        evaluation.try_to_log(tracking, SETTINGS, tmp_path, limit_seconds=120)
 
 
 def test_an_evaluation_that_cannot_be_told_is_no_traceback(make_config, tmp_path, server, proxy):

@@ -29,7 +29,7 @@ from pipeline.schema import Params
 from pipeline.stages.register import register
 from pipeline.stages.sample import sample
 from pipeline.stages.train import train as train_stage
-from pipeline.tracking import outbox, registration
+from pipeline.tracking import logged_models, outbox, registration
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +197,8 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
         monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
         register(config.register_, config.tracking, tmp_path)
         assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == ("0.5", forward, {"split": "test"})
-        assert told["content"] != made.facts["sha256"]
+        assert (told["sha256"], told["truncation"]) == (made.facts["sha256"], truncation)
+        assert logged_models.content(told["sha256"], truncation) != made.facts["sha256"]
         return
     assert register(config.register_, config.tracking, tmp_path).aliases == ["challenger", "champion"]
     version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-generator", "1")

@@ -56,7 +56,14 @@ def test_nothing_to_do_the_second_time(finished):
 def test_one_run_with_everything_in_it(finished):
     code = """
 import json
-(run,) = client.search_runs(["1"])
+(run,) = client.search_runs(["1"], "tags.`gan.run_key` LIKE '%'")
+(child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+assert child.data.params["sample.num_images"] == "600"
+version = client.get_model_version_by_alias("gan-generator", "champion")
+(model,) = client.search_logged_models(["1"], "metrics.`evaluation/fid` > 0")
+assert version.source == f"models:/{model.model_id}"
+assert model.name == run.info.run_name == f"dcgan-digits-{run.data.tags['gan.run_key'][:8]}"
+assert client.search_logged_models(["1"], "model_type = 'gan-checkpoint' AND metrics.`checkpoint/sliced_wasserstein` > 0")
 history = client.get_metric_history(run.info.run_id, "train/loss_generator")
 print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags,
     "steps": [m.step for m in history], "dataset": run.inputs.dataset_inputs[0].dataset.digest,
