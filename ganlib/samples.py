@@ -189,6 +189,12 @@ class Samples:
         """[N] int64: the classes that were asked for."""
         return self._store.labels
 
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Class name -> samples that were asked to be of it; empty for an unconditional generator."""
+        numbers, counts = np.unique([] if self.labels is None else self.labels, return_counts=True)
+        return {self.facts.class_names[int(number)]: int(count) for number, count in zip(numbers, counts, strict=True)}
+
     def __len__(self) -> int:
         return len(self._store)
 

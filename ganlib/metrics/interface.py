@@ -1,7 +1,7 @@
 """What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
 
-A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` where it declares `pixels`; an extractor is a
-class with the methods of `Extractor`.
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` or a `LogitComparison` where it
+declares `pixels` or `discriminator`; an extractor is a class with the methods of `Extractor`.
 Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
 """
 
@@ -136,6 +136,8 @@ class Comparison:
     train: Tensor  # [t, d] float32: images the generator was trained on
     real_classes: np.ndarray | None = None  # [n] int64, as the extractor sees them
     fake_classes: np.ndarray | None = None  # [m] int64
+    real_probabilities: Tensor | None = None  # [n, k] float64 of the classes that count, as the extractor sees them
+    fake_probabilities: Tensor | None = None  # [m, k] float64
     fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
     num_classes: int = 0
     classes: np.ndarray | None = None  # [k] int64, the numbers below num_classes that have training images; None: all
@@ -161,13 +163,15 @@ class Comparison:
 
     def parts(self, first: np.ndarray, second: np.ndarray) -> "Comparison":
         """Some of the real images, and others of them in the place of the fakes; which class was asked for is not known of these."""
-        classes = self.real_classes
+        classes, probabilities = self.real_classes, self.real_probabilities
         chosen = replace(
             self,
             real=self.real[torch.from_numpy(first)],
             fake=self.real[torch.from_numpy(second)],
             real_classes=None if classes is None else classes[first],
             fake_classes=None if classes is None else classes[second],
+            real_probabilities=None if probabilities is None else probabilities[torch.from_numpy(first)],
+            fake_probabilities=None if probabilities is None else probabilities[torch.from_numpy(second)],
             fake_labels=None,
         )
         if "real_to_train" in self.__dict__:  # searched already, and the search is the costliest part
@@ -225,8 +229,26 @@ class PixelComparison:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogitComparison:
+    """What a metric of the discriminator looks at: its logits, [n] float64 each."""
+
+    train: Tensor  # images it was trained on
+    real: Tensor  # held out
+    fake: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("train", "real", "fake"):
+            logits = getattr(self, name)
+            if logits.ndim != 1 or len(logits) < 2 or logits.dtype != torch.float64:
+                raise ValueError(f"{name} logits: got {tuple(logits.shape)} {logits.dtype}, expected [2 images or more] float64")
+            if not bool(torch.isfinite(logits).all()):
+                raise ValueError(f"the discriminator's logits of {name} images hold NaN or infinity: the training has diverged")
+
+
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
 PixelMetric = Callable[[PixelComparison, EvaluateConfig], dict[str, float]]
+LogitMetric = Callable[[LogitComparison, EvaluateConfig], dict[str, float]]
 
 
 def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> dict[str, Tensor]:
@@ -303,6 +325,8 @@ def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor, class_co
     return {
         "real_classes": classes[real_logits[:, classes].argmax(dim=1).numpy()],
         "fake_classes": classes[fake_logits[:, classes].argmax(dim=1).numpy()],
+        "real_probabilities": real_logits[:, classes].double().softmax(dim=1),
+        "fake_probabilities": fake_logits[:, classes].double().softmax(dim=1),
         "num_classes": num_classes,
         "classes": classes,
     }

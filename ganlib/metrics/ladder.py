@@ -65,7 +65,7 @@ class Ruler:
         images, train: the held-out split `split`, and the training images.
         rows: [N] int64, sorted: of which images of the split there are features.
         train_rows: [t] int64, sorted: to which training images distances are measured.
-        metrics: what is neither costly nor in need of what no extractor has.
+        metrics: what is neither costly nor of the discriminator, nor in need of what no extractor has.
     """
 
     reference: Reference
@@ -98,7 +98,8 @@ class Ruler:
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not declared[name].is_costly and (reference.knows_classes is not None or not declared[name].classes)
+            if not (declared[name].is_costly or declared[name].discriminator)
+            and (reference.knows_classes is not None or not declared[name].classes)
         }
         return cls(
             reference=reference,

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ganlib.metrics import interface, needs
-from ganlib.metrics.interface import Comparison, Images, PixelComparison
+from ganlib.metrics.interface import Comparison, Images, LogitComparison, PixelComparison
 from ganlib.metrics.null import null
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import Depth, EvaluateConfig
@@ -71,10 +71,13 @@ class Comparisons:
             )
         return self._made[label, depth]
 
-    def shown(self, metrics: Mapping[str, Any], pixels: PixelComparison | None) -> Iterator[tuple[Any, Comparison | PixelComparison, str]]:
+    def shown(
+        self, metrics: Mapping[str, Any], pixels: PixelComparison | None, judged: LogitComparison | None = None
+    ) -> Iterator[tuple[Any, Any, str]]:
         """Every metric, what it is shown, and what is put behind the names of its numbers: `@label` of all extractors but the main one.
 
-        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels`, and not at all without.
+        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or in what the
+        discriminator makes of the images, and not at all without.
         """
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
@@ -82,19 +85,29 @@ class Comparisons:
                 if need.pixels:
                     if i == 0 and pixels is not None:
                         yield metric, pixels, ""
+                elif need.discriminator:
+                    if i == 0 and judged is not None:
+                        yield metric, judged, ""
                 elif not need.classes:
                     yield metric, self.of(described, need.depth), "" if i == 0 else f"@{described.label}"
                 elif i == 0:
                     yield metric, self.of(self.reference.knows_classes or described, need.depth), ""
 
-    def measure(self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None) -> dict[str, float]:
+    def measure(
+        self,
+        metrics: Mapping[str, Any],
+        config: EvaluateConfig,
+        *,
+        pixels: PixelComparison | None = None,
+        judged: LogitComparison | None = None,
+    ) -> dict[str, float]:
         """The numbers of every metric.
 
         Raises:
             ValueError: a metric needs classes and no extractor knows them.
         """
         values: dict[str, float] = {}
-        for metric, data, suffix in self.shown(metrics, pixels):
+        for metric, data, suffix in self.shown(metrics, pixels, judged):
             values |= renamed(metric(data, config), suffix)
         return values
 

@@ -68,6 +68,7 @@ class Needs:
         above_neighbours: more of both than `evaluate.neighbours`.
         classes: an extractor that knows the classes.
         pixels: the images themselves and no features: the metric is given a `PixelComparison`.
+        discriminator: the logits of the trained discriminator: the metric is given a `LogitComparison`.
         is_costly: takes many seconds, so that its null is of one draw.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
@@ -81,6 +82,7 @@ class Needs:
     above_neighbours: bool = False
     classes: bool = False
     pixels: bool = False
+    discriminator: bool = False
     is_costly: bool = False
     reliable_real: int = 2
     above_features: bool = False

@@ -31,6 +31,16 @@ def nearest(x: Tensor, y: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> tuple[Tens
     return (x.double() - y[index].double()).square().sum(dim=1).sqrt(), index
 
 
+def nearest_other(x: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+    """Distance [n] float64 from each row of x [n, d] to its nearest other row; a copy is at exactly 0, as in `nearest`."""
+    found = []
+    for start, squared in distance_chunks(x, x, chunk_rows=chunk_rows):
+        rows = torch.arange(len(squared))
+        squared[rows, start + rows] = torch.inf
+        found.append(squared.argmin(dim=1))
+    return (x.double() - x[torch.cat(found)].double()).square().sum(dim=1).sqrt()
+
+
 def kth_neighbour_distance(x: Tensor, k: int, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
     """Squared distance [n] from each row of x [n, d] to its k-th nearest other row.
 

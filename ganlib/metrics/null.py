@@ -36,7 +36,7 @@ def null(metric: Callable[..., dict[str, float]], data: Comparison | PixelCompar
         return {}
     fewer = config.model_copy(update={"bootstrap": FEWEST_RESAMPLES})
     found = [metric(data.parts(*halves(data.num_real, draw, seed=config.seed)), fewer) for draw in range(draws)]
-    return {value.key: summary(value, found) | {"images": images} for value in need.gives if value.key in found[0]}
+    return {value.key: summary(value, found) | {"images": images} for value in need.gives if all(value.key in values for values in found)}
 
 
 def summary(value: needs.Value, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:

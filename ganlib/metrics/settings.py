@@ -25,7 +25,19 @@ class EvaluateConfig(Section):
     """Protocol of the evaluation."""
 
     metrics: list[str] = Field(
-        default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage", "swd", "spectrum", "two_sample"],
+        default_factory=lambda: [
+            "fid",
+            "kid",
+            "prdc",
+            "memorization",
+            "duplicates",
+            "class_coverage",
+            "swd",
+            "spectrum",
+            "two_sample",
+            "discriminator",
+            "membership",
+        ],
         description="registered metrics, by the name of their protocol; those that need classes only where reference.extractor=auto found some",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")

@@ -17,7 +17,7 @@ from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, params
+from pipeline import cli, discriminator, params
 from pipeline.report import page, plots
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import log_evaluation
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     fake = measure.extract(reference, fake_images)
     splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
 
-    def held_out(split: str) -> tuple[measure.Features, np.ndarray]:
+    def asked_for(split: str) -> tuple[measure.Features, np.ndarray]:
         """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""
         everything = measure.stored(reference, split)
         indices, labels = reference.indices[split].numpy(), splits[split].labels
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         chosen = np.isin(labels[indices], drawn)
         return measure.stored(reference, split, torch.from_numpy(chosen)), indices[chosen]
 
-    (real, real_indices), train = held_out(config.split), measure.stored(reference, "train")
+    (real, real_indices), (train, train_indices) = asked_for(config.split), asked_for("train")
 
     def compare(fake: measure.Features, labels: np.ndarray | None = None) -> measure.Comparisons:
         return measure.Comparisons(
@@ -70,10 +70,18 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         )
 
     other = "val" if config.split == "test" else "test"
-    baseline_features = held_out(other)[0] if other in reference.indices else None
+    baseline_features = asked_for(other)[0] if other in reference.indices else None
     compared = compare(fake, fake_images.labels)
     pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
-    values, nulls = compared.measure(metrics, config, pixels=pixels), compared.nulls(metrics, config, pixels=pixels)
+    sets = {
+        "train": discriminator.Shown(splits["train"], train_indices),
+        "real": discriminator.Shown(splits[config.split], real_indices),
+        "fake": discriminator.Shown(fake_images, np.arange(len(fake_images))),
+    }
+    is_judged = any(needs.of(metric).discriminator for metric in metrics.values())
+    judged = discriminator.judged(root / "models", sets, seed=config.seed) if is_judged else None
+    values = compared.measure(metrics, config, pixels=pixels, judged=judged)
+    nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
@@ -106,14 +114,14 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
-            **({"classes": _drawn_counts(fake_images)} if drawn is not None else {}),
+            **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },
     }
     fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(shown, plots.NUM_PAIRS))
     with atomic_folder(root / "reports" / "plots") as folder:
         beside = fake_images.gather(np.arange(min(plots.NUM_SIDE, len(fake_images))))
         plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(real_indices[: plots.NUM_SIDE]), beside)
-        nearest_images = splits["train"].gather(reference.indices["train"].numpy()[nearest])
+        nearest_images = splits["train"].gather(train_indices[nearest])
         plots.nearest_train(folder / "nearest_train.png", fake_images.gather(fakes), nearest_images, distances)
         plots.feature_map(folder / "features.png", shown.real, shown.fake)
         classes = compared.of(reference.knows_classes or reference.main)
@@ -125,18 +133,18 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     return result
 
 
-def _drawn_counts(samples: Samples) -> dict[str, int]:
-    """Class name -> samples of it, of a generator that was asked for some classes: part of the protocol."""
-    assert samples.labels is not None
-    numbers, counts = np.unique(samples.labels, return_counts=True)
-    return {samples.facts.class_names[number]: int(count) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
-
-
 def main() -> None:
     config = params.section("evaluate", EvaluateConfig)
     result = evaluate(config, root=params.ROOT)
-    if left_out := [name for name in config.metrics if needs.of(METRICS.get(name)).classes and name not in result]:
-        print(f"{', '.join(left_out)}: left out, the data have no classes (reference.extractor=auto)")
+    for name in config.metrics:
+        need = needs.of(METRICS.get(name))
+        if not any(value.key in result for value in need.gives):
+            why = (
+                "models/ holds no discriminator"
+                if need.discriminator
+                else "the data have no classes (reference.extractor=auto), or too few images of each"
+            )
+            print(f"{name}: left out, {why}")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     for warning in result["ruler"]["warnings"]:

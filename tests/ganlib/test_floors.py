@@ -65,7 +65,19 @@ GANLIB_FLOORS = (
     {"catalog", "training"},
 )
 PIPELINE_FLOORS = (
-    {"__init__", "code_digest", "driver.settings", "dvc_ignore", "edit", "generator", "params", "processes", "report", "tracking.settings"},
+    {
+        "__init__",
+        "code_digest",
+        "discriminator",
+        "driver.settings",
+        "dvc_ignore",
+        "edit",
+        "generator",
+        "params",
+        "processes",
+        "report",
+        "tracking.settings",
+    },
     {"lineage", "state_address", "tracking.store"},
     {"identity", "tracking.versions"},
     {"continuing", "schema"},

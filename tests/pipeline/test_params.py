@@ -257,7 +257,10 @@ def test_data_that_are_few_are_warned_of(tmp_path):
     assert len(few) == 2
     assert "fid of 7 held-out and 10,000 generated images in 128 features: a covariance of 7 images has rank 6 of 128" in few[0]
     assert "about 1.7 times the variance" in few[0]
-    assert "of 7 held-out images, memorization, swd, spectrum, two_sample are nothing to rely on: below 100" in few[1]
+    assert (
+        "of 7 held-out images, memorization, duplicates, swd, spectrum, two_sample, discriminator, membership are nothing to rely on: below 100"
+        in few[1]
+    )
     assert preflight.check_data(settings, prepared(tmp_path / "enough", test=129)) == []
     assert len(preflight.check_data(preflight.parse(changed(sample__num_images=128)), tmp_path / "enough")) == 1
 

@@ -115,11 +115,13 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
     assert list(written)[-3:] == ["null", "baseline", "protocol"]
     for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
-        if not value.is_conditional:  # beside every number what real images score
+        if not value.is_conditional and key in written:  # beside every number what real images score; there is no discriminator here
             null = written["null"][key]
             assert null["low"] <= null["mean"] <= null["high"]
             assert (null["draws"], null["images"]) == (1 if key == "two_sample_accuracy" else 3, 30)
+    assert {"fid", "swd", "spectrum_distance", "two_sample_accuracy", "membership_black_box"} <= written["null"].keys()
     assert written["null"].keys() & {"label_agreement", "prdc_images", "fid_low"} == set()
+    assert not [key for key in written if key.startswith("discriminator")]
     protocol = written["protocol"]
     assert (protocol["n_fake"], protocol["n_real"], protocol["n_train"], protocol["split"]) == (80, 60, 120, "test")
     assert re.fullmatch("[0-9a-f]{64}", protocol["extractor_sha256"])

@@ -6,7 +6,7 @@ import torch
 
 from ganlib.metrics import METRICS, needs, trunk
 from ganlib.metrics.fid import frechet_distance, moments
-from ganlib.metrics.interface import ArrayImages, Comparison, PixelComparison
+from ganlib.metrics.interface import ArrayImages, Comparison, LogitComparison, PixelComparison
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
@@ -18,15 +18,20 @@ def compare(real: int, fake: int, *, is_conditional: bool = False) -> Comparison
         return torch.randn(n, 4, generator=keyed_rng(0, name))
 
     classes = {"real_classes": np.arange(real) % 2, "fake_classes": np.arange(fake) % 2, "num_classes": 2}
+    for side, n in (("real", real), ("fake", fake)):
+        classes[f"{side}_probabilities"] = torch.rand(n, 2, generator=keyed_rng(0, "probabilities"), dtype=torch.float64).softmax(dim=1)
     labels = np.arange(fake) % 2 if is_conditional else None
     return Comparison(real=drawn(real, "real"), fake=drawn(fake, "fake"), train=drawn(30, "train"), fake_labels=labels, **classes)
 
 
-def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comparison | PixelComparison:
+def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comparison | PixelComparison | LogitComparison:
     """What a metric of its kind looks at."""
     if needs.of(metric).pixels:
         images = np.random.default_rng(0).integers(0, 256, (real + fake, 1, 8, 8)).astype(np.uint8)
         return PixelComparison(real=ArrayImages(images[:real]), fake=ArrayImages(images[real:]))
+    if needs.of(metric).discriminator:
+        logits = torch.randn(2 * real + fake, generator=keyed_rng(0, "logits"), dtype=torch.float64)
+        return LogitComparison(train=logits[:real], real=logits[real : 2 * real], fake=logits[2 * real :])
     return compare(real, fake, is_conditional=is_conditional)
 
 
