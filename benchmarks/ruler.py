@@ -1,12 +1,13 @@
 """What every extractor and depth says about pictures that are wrong in a known way. Prints a table and whether the ruler keeps its promises.
 
     python benchmarks/ruler.py --source image_folder --path photos --channels 3 --size 32 [--images 2500] [--extractors auto rotation] [--seed 0]
-    python benchmarks/ruler.py --source fashion-mnist
+    python benchmarks/ruler.py --source fashion-mnist [--also blobs=samples.npy]
 
 The data are fetched and prepared in a temporary folder as the pipeline does it. `images` held-out pictures are set against as many others of the
-test split, as they are and with a fault: a Gaussian blur (its deviation in pixels), each 2x2 or 4x4 replaced by its mean, phases scrambled (the
-same random field added to the phases of every channel), patches of a quarter of the side shuffled, uniform noise. Distances and shares are those
-of the evaluate stage's metrics (ganlib.metrics), intervals left out. Depths that a metric of the protocol reads are marked with *.
+test split, as they are and with a fault: shrunk 2 or 4 times and enlarged again (blur 2, blur 4), a Gaussian blur (its deviation in pixels), phases
+scrambled (the same random field added to the phases of every channel), patches of a quarter of the side shuffled, uniform noise; and against
+those in a file, [n, C, H, W] uint8. Distances and shares are those of the evaluate stage's metrics (ganlib.metrics), intervals left out. For each
+depth it says which of the metrics read it, and whether what the ruler promises is so.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from ganlib.data.arrow import ArrowImages
@@ -30,20 +32,20 @@ from pipeline.stages.prepare import prepare
 
 MEASURED = ("fid", "kid", "prdc")
 COLUMNS = ("fid", "kid", "precision", "recall", "density", "coverage")
-ORDER = (("other pictures",), ("blur 2",), ("blur 4",), ("scrambled", "shuffled"))  # each group farther than the one before it
-BAD = ("blur 4", "scrambled", "shuffled")  # whose precision is to be below a third of the pictures' own
+# Each group is farther than the one before it.
+ORDERS = tuple(
+    (("other pictures",), (f"{blurred} 2",), (f"{blurred} 4",), ("blobs",), ("scrambled", "shuffled")) for blurred in ("blur", "Gaussian")
+)
+BAD = ("blur 4", "Gaussian 4", "blobs", "scrambled", "shuffled")  # whose precision is to be below a third of the pictures' own
 
 
 def blur(images: np.ndarray, deviation_pixels: float, rng: np.random.Generator) -> np.ndarray:
     return _bytes(gaussian_filter(images.astype(np.float32), (0, 0, deviation_pixels, deviation_pixels), mode="nearest"))
 
 
-def coarse(images: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:
-    n, c, h, w = images.shape
-    small = (
-        images[:, :, : h // pixels * pixels, : w // pixels * pixels].reshape(n, c, h // pixels, pixels, w // pixels, pixels).mean((3, 5))
-    )
-    return _bytes(small.repeat(pixels, axis=2).repeat(pixels, axis=3))
+def shrunk(images: np.ndarray, factor: int, rng: np.random.Generator) -> np.ndarray:
+    small = F.avg_pool2d(torch.from_numpy(images).float(), factor)
+    return _bytes(F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False).numpy())
 
 
 def scrambled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -68,12 +70,11 @@ def noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 FAULTS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "other pictures": lambda images, rng: images,
-    "blur 0.7": lambda images, rng: blur(images, 0.7, rng),
-    "blur 1.3": lambda images, rng: blur(images, 1.3, rng),
-    "blur 2": lambda images, rng: blur(images, 2.0, rng),
-    "blur 4": lambda images, rng: blur(images, 4.0, rng),
-    "means of 2x2": lambda images, rng: coarse(images, 2, rng),
-    "means of 4x4": lambda images, rng: coarse(images, 4, rng),
+    "blur 2": lambda images, rng: shrunk(images, 2, rng),
+    "blur 4": lambda images, rng: shrunk(images, 4, rng),
+    "Gaussian 1": lambda images, rng: blur(images, 1.0, rng),
+    "Gaussian 2": lambda images, rng: blur(images, 2.0, rng),
+    "Gaussian 4": lambda images, rng: blur(images, 4.0, rng),
     "scrambled": scrambled,
     "shuffled": shuffled,
     "noise": noise,
@@ -89,7 +90,9 @@ Rows = dict[str, dict[str, float]]  # pictures -> column -> value
 
 def table(sets: dict[str, dict[str, torch.Tensor]], depth: str, config: EvaluateConfig) -> Rows:
     rows = {}
-    for name in FAULTS:
+    for name in sets:
+        if name == "real":
+            continue
         data = Comparison(real=sets["real"][depth], fake=sets[name][depth], train=sets["real"][depth][:2])
         rows[name] = {key: value for metric in MEASURED for key, value in METRICS.get(metric)(data, config).items()}
     return rows
@@ -105,13 +108,16 @@ def printed(rows: Rows) -> str:
 
 def verdict(rows: Rows) -> list[str]:
     lines = []
-    for key in ("fid", "kid"):
-        groups = [[rows[name][key] for name in group] for group in ORDER]
-        kept = all(max(low) < min(high) for low, high in pairwise(groups))
-        lines.append(f"{key} orders {' < '.join(' and '.join(group) for group in ORDER)}: {'yes' if kept else 'NO'}")
+    for wanted in ORDERS:
+        order = [group for group in wanted if set(group) <= rows.keys()]
+        for key in ("fid", "kid"):
+            groups = [[rows[name][key] for name in group] for group in order]
+            kept = all(max(low) < min(high) for low, high in pairwise(groups))
+            lines.append(f"{key} orders {' < '.join(' and '.join(group) for group in order)}: {'yes' if kept else 'NO'}")
     limit = rows["other pictures"]["precision"] / 3
-    seen = [name for name in BAD if rows[name]["precision"] < limit]
-    lines.append(f"precision below a third of the pictures' own ({limit:.3f}): {', '.join(seen) or 'none'} of {', '.join(BAD)}")
+    bad = [name for name in BAD if name in rows]
+    seen = [name for name in bad if rows[name]["precision"] < limit]
+    lines.append(f"precision below a third of the pictures' own ({limit:.3f}): {', '.join(seen) or 'none'} of {', '.join(bad)}")
     return lines
 
 
@@ -123,6 +129,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=28)
     parser.add_argument("--images", type=int, default=2500, help="on each side")
     parser.add_argument("--extractors", nargs="+", default=["auto"])
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME=FILE.npy", help="pictures of your own, a row each")
     parser.add_argument("--neighbours", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -140,10 +147,9 @@ def main() -> None:
         n = min(args.images, len(test) // 2)
         real, other = test.gather(np.sort(order[:n])), test.gather(np.sort(order[n : 2 * n]))
         pictures = {"real": real, **{name: make(other, np.random.default_rng(args.seed)) for name, make in FAULTS.items()}}
+        pictures |= {name: np.load(file)[:n] for name, _, file in (each.partition("=") for each in args.also)}
         num_classes = 0 if train.labels is None else len(np.unique(train.labels))
-        read = {needs.of(METRICS.get(name)).depth: [] for name in MEASURED}
-        for name in MEASURED:
-            read[needs.of(METRICS.get(name)).depth].append(name)
+        reads = {name: needs.of(METRICS.get(name)).depth for name in MEASURED}
         for name in choice.resolved(args.extractors, channels=args.channels, num_classes=num_classes):
             cpu = time.process_time()
             extractor = choice.fit(name, train, seed=args.seed, epochs=3.0, root=Path.cwd())
@@ -155,7 +161,8 @@ def main() -> None:
             print(f"{count / spent:.0f} images a CPU second; accuracy {extractor.accuracy(test)}; {n} images a side, k = {args.neighbours}")
             for depth in extractor.depths:
                 rows = table(sets, depth, config)
-                marks = f", read by {', '.join(read[depth])} *" if depth in read else ""
+                by = [metric for metric, wanted in reads.items() if interface.depth_of(extractor, wanted) == depth]
+                marks = f", read by {', '.join(by)}" if by else ""
                 print(f"\n### {depth}: {sets['real'][depth].shape[1]} numbers{marks}\n\n{printed(rows)}")
                 print("\n" + "\n".join(verdict(rows)), flush=True)
 

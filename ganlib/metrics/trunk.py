@@ -160,7 +160,7 @@ def share_correct(trunk: Trunk, task: Task, *, num_images: int) -> float:
 @torch.inference_mode()
 def measure_units(trunk: Trunk, images: Images, *, seed: int) -> Trunk:
     """Set the units of the middle's numbers to their spread over `images`; returns `trunk`."""
-    trunk.middle_units.copy_(units(trunk.middle, images, seed=seed))
+    trunk.middle_units.copy_(units(lambda batch: {"middle": trunk.middle(batch)}, images, seed=seed)["middle"])
     return trunk
 
 

@@ -80,7 +80,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     }
     is_judged = any(needs.of(metric).discriminator for metric in metrics.values())
     judged = discriminator.judged(root / "models", sets, seed=config.seed) if is_judged else None
-    values = compared.measure(metrics, config, pixels=pixels, judged=judged)
+    measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged)
+    values = {name: value for _, found in measured for name, value in found.items()}
     nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
@@ -110,7 +111,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
                 | {"accuracy": each.facts["accuracy"].get(config.split)}
                 for each in reference.described
             ],
-            "depths": {name: needs.of(metric).depth for name, metric in metrics.items()},
+            "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ganlib.metrics import calibration, needs
+from ganlib.metrics.measure import protocol_of
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
@@ -45,7 +46,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         score=float(report[metric]),
         value=value,
         veto=calibration.veto(report.get("ruler", {}), metric),
-        protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
+        protocol={key: told for key, told in protocol_of(metric, report["protocol"]).items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],
             **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),

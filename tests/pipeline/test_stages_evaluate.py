@@ -15,7 +15,7 @@ from PIL import Image
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, needs, trunk
+from ganlib.metrics import METRICS, interface, measure, needs, trunk
 from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.registry import Entry
@@ -223,23 +223,42 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
         if isinstance(value, float):
             expected[key if key.removesuffix(end) in once else f"{key.removesuffix(end)}@classifier{end}"] = value
     assert numbers == expected
+    for key in (
+        "fid",
+        "fid@classifier",
+        "precision_low",
+        "class_coverage",
+    ):  # a protocol is of one number: what is beside it does not matter
+        plain = key.partition("@")[0]
+        name = "classifier" if key.endswith(("@classifier", "class_coverage")) else "rotation"
+        theirs = measure.protocol_of(plain, alone[name]["protocol"])
+        ours = measure.protocol_of(key, both["protocol"])
+        assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
 
 
 def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every set: the images compared, the fakes and the baseline. Kills a depth that is looked up for one side only."""
-    seen = []
+    seen: list[interface.Comparison] = []
 
     @needs.declares(needs.Needs(depth="middle"))
     def look(data: interface.Comparison, config: EvaluateConfig) -> dict[str, float]:
-        seen.append({name: getattr(data, name).shape[1] for name in ("real", "fake", "train")})
+        seen.append(data)
         return {"dimension": float(data.real.shape[1])}
 
     monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
     result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
-    assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * (2 + CONFIG.null_draws)
-    assert result["protocol"]["depths"]["look"] == "middle"
+    stored = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest)
+    fake = interface.extract(stored.extractor, samples.Samples(root / "samples"))["middle"]
+    assert len(seen) == 2 + CONFIG.null_draws
+    for data, fakes in zip((seen[0], seen[-1]), (fake, stored.features("val", "middle")), strict=True):
+        assert torch.equal(data.real, stored.features("test", "middle"))
+        assert torch.equal(data.train, stored.features("train", "middle"))
+        assert torch.equal(data.fake, fakes)
+    assert {place: keys for place, keys in result["protocol"]["read_from"].items() if "dimension" in keys} == {
+        "classifier/middle": ["dimension"]
+    }
 
 
 def test_a_reference_of_an_older_version_is_refused(root: Path) -> None:

@@ -127,10 +127,10 @@ def test_units_have_a_floor_and_silent_numbers_none() -> None:
     """Deviations 0, 0.001, 1 and 1: the second is raised to a hundredth of the median, the first left as it is."""
     images = ArrayImages(np.array([0, 255] * 10, np.uint8).reshape(20, 1, 1, 1))
     scale = torch.tensor([0.0, 0.001, 1.0, 1.0]) * 2 / 255
-    found = units(lambda batch: batch.reshape(-1, 1).float() * scale, images, seed=0)
-    torch.testing.assert_close(found, torch.tensor([1.0, 0.01, 1.0, 1.0]))
+    found = units(lambda batch: {"x": batch.reshape(-1, 1).float() * scale}, images, seed=0)
+    torch.testing.assert_close(found["x"], torch.tensor([1.0, 0.01, 1.0, 1.0]))
     black = ArrayImages(np.zeros((3, 1, 1, 1), np.uint8))
-    assert units(lambda batch: batch.reshape(-1, 1).float() * scale, black, seed=0).tolist() == [1.0] * 4
+    assert units(lambda batch: {"x": batch.reshape(-1, 1).float() * scale}, black, seed=0)["x"].tolist() == [1.0] * 4
 
 
 def test_last_of_the_small_network_is_what_its_head_reads() -> None:
