@@ -166,7 +166,7 @@ def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, do
     sees: dict[str, float | None] = {}
     rises: dict[str, bool] = {}
     for name, rungs in faults.items():
-        if not rungs.applies:
+        if not rungs.applies or key not in rungs.values:
             continue
         values = rungs.values[key]
         beyond = [_is_beyond(x, null, distance) for x in values]

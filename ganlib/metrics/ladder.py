@@ -27,7 +27,6 @@ MIN_SIDE = 50  # of fewer a calibration says nothing
 ENOUGH = 2_000  # images of the validation split, which no evaluation of the test split has looked at
 MAX_VALUES = 1 << 28  # numbers in the images of a side: large images are fewer
 NULL_DRAWS = 10
-MAX_TRAIN = 5_000  # training images that distances are measured to
 BOOTSTRAP = 2  # resamples: no interval of a value is looked at here
 
 
@@ -64,8 +63,8 @@ class Ruler:
     Attributes:
         images, train: the held-out split `split`, and the training images.
         rows: [N] int64, sorted: of which images of the split there are features.
-        train_rows: [t] int64, sorted: to which training images distances are measured.
-        metrics: what is neither costly nor in need of what no extractor has.
+        train_rows: [t] int64, sorted: to which training images distances are measured; as many as there are images on a side.
+        metrics: what is neither costly nor of the discriminator, nor in need of what no extractor has.
     """
 
     reference: Reference
@@ -92,20 +91,23 @@ class Ruler:
     ) -> "Ruler":
         """On the split that is large enough, and without the work for intervals, which nobody reads here."""
         split = choose_split({name: len(images) for name, images in splits.items()})
+        rows = reference.indices[split].numpy() if split in reference.indices else np.empty(0, np.int64)
         known = reference.indices["train"].numpy()
-        drawn = torch.randperm(len(known), generator=keyed_rng(config.seed, "calibration train"))[:MAX_TRAIN].sort().values
+        count = max(2, side_images(len(rows), splits[split].shape))  # so that all of them can be copied
+        drawn = torch.randperm(len(known), generator=keyed_rng(config.seed, "calibration train"))[:count].sort().values
         declared = {name: needs.of(metric) for name, metric in metrics.items()}
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not declared[name].is_costly and (reference.knows_classes is not None or not declared[name].classes)
+            if not (declared[name].is_costly or declared[name].discriminator)
+            and (reference.knows_classes is not None or not declared[name].classes)
         }
         return cls(
             reference=reference,
             split=split,
             images=splits[split],
             train=splits["train"],
-            rows=reference.indices[split].numpy() if split in reference.indices else np.empty(0, np.int64),
+            rows=rows,
             train_rows=known[drawn.numpy()],
             held_features=measure.stored(reference, split) if split in reference.indices else {},
             train_features=measure.stored(reference, "train", drawn),
@@ -179,7 +181,9 @@ class Ruler:
         if strengths and not fault.picks and changes_nothing(fault, held, strengths[-1]):
             why_not, strengths = "it leaves these images unchanged", []
         found = [self.numbers(real, fault.make(held, strength)) for strength in strengths]
-        values = {key: [each[key] for each in found] for key in keys} if found else {}
+        values = {
+            key: [each[key] for each in found] for key in keys if found and all(key in each for each in found)
+        }  # some need images of each class
         return Rungs(title=fault.title, unit=fault.unit, applies=bool(strengths), why_not=why_not, strengths=strengths, values=values)
 
 
@@ -231,6 +235,8 @@ def climb(ruler: Ruler, *, data_digest: str) -> tuple[Calibration, Held | None]:
         for key, verdict in verdicts.items()
         if not verdict.is_trusted and verdict.why not in doubts.values()
     ]
-    unseen = [rungs.title for name, rungs in faults.items() if rungs.applies and all(each.sees[name] is None for each in verdicts.values())]
+    unseen = [
+        rungs.title for name, rungs in faults.items() if rungs.applies and all(each.sees.get(name) is None for each in verdicts.values())
+    ]
     warnings += [f"no metric of evaluate.metrics sees this fault: {title}" for title in unseen]
     return replace(result, null=null, faults=faults, metrics=verdicts), held

