@@ -234,7 +234,10 @@ def test_class_coverage_sees_a_missing_class() -> None:
     x = normal(40, 2, "x")
     classes = np.arange(40) % 4
     whole = Comparison(real=x, fake=x, train=x, real_classes=classes, fake_classes=classes, num_classes=4)
-    assert measure(whole, CONFIG) == {"class_coverage": 1.0, "class_kl": pytest.approx(0, abs=1e-12), "smallest_class_share": 0.25}
+    found = measure(whole, CONFIG)
+    expected = {"class_coverage": 1.0, "class_kl": pytest.approx(0, abs=1e-12), "smallest_class_share": 0.25}
+    assert {key: found[key] for key in expected} == expected
+    assert found["smallest_class_share_low"] < 0.2  # of 40 images
     fake_classes = np.where(classes == 3, 0, classes)
     labels = np.zeros(40, np.int64)
     partial = Comparison(real=x, fake=x, train=x, real_classes=classes, fake_classes=fake_classes, fake_labels=labels, num_classes=4)
