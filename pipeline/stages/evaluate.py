@@ -10,15 +10,9 @@ import torch
 
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
-<<<<<<< HEAD
 from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
 from ganlib.metrics.memorization import memorization
-=======
-from ganlib.files import atomic_folder, atomic_write, sha256_file
-from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
-from ganlib.metrics.memorization import memorization, nearest_pairs
->>>>>>> calibration
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
@@ -83,18 +77,11 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         "real": discriminator.Shown(splits[config.split], real_indices),
         "fake": discriminator.Shown(fake_images, np.arange(len(fake_images))),
     }
-<<<<<<< HEAD
-    asks_discriminator = any(needs.of(metric).discriminator for metric in metrics.values())
-    judged = discriminator.judged(root / "models", sets, seed=config.seed) if asks_discriminator else None
-    measured, nulls = compared.measured_from(metrics, config, pixels=pixels, judged=judged), compared.nulls(metrics, config, pixels=pixels)
-    values = {name: value for _, found in measured for name, value in found.items()}
-=======
     is_judged = any(needs.of(metric).discriminator for metric in metrics.values())
     judged = discriminator.judged(root / "models", sets, seed=config.seed) if is_judged else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged)
     values = {name: value for _, found in measured for name, value in found.items()}
     nulls = compared.nulls(metrics, config, pixels=pixels)
->>>>>>> calibration
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
@@ -130,21 +117,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },
     }
-<<<<<<< HEAD
     classes = compared.of(reference.knows_classes or reference.main)
     looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes)
-=======
-    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(shown, plots.NUM_PAIRS))
-    with atomic_folder(root / "reports" / "plots") as folder:
-        beside = fake_images.gather(np.arange(min(plots.NUM_SIDE, len(fake_images))))
-        plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(real_indices[: plots.NUM_SIDE]), beside)
-        nearest_images = splits["train"].gather(train_indices[nearest])
-        plots.nearest_train(folder / "nearest_train.png", fake_images.gather(fakes), nearest_images, distances)
-        plots.feature_map(folder / "features.png", shown.real, shown.fake)
-        classes = compared.of(reference.knows_classes or reference.main)
-        if classes.real_classes is not None and classes.fake_classes is not None:
-            plots.classes(folder / "classes.png", classes.real_classes, classes.fake_classes, manifest.class_names, classes.known_classes)
->>>>>>> calibration
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())

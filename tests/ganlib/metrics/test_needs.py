@@ -52,11 +52,14 @@ def test_a_metric_gives_the_numbers_that_it_says(name, is_conditional, monkeypat
     monkeypatch.setattr(trunk, "MIN_STEPS", 5)
     metric = METRICS.get(name)
     need = needs.of(metric)
-    given = [key for key in metric(shown(metric, 40, 40, is_conditional=is_conditional), CONFIG) if not key.endswith(("_low", "_high"))]
+    values = metric(shown(metric, 40, 40, is_conditional=is_conditional), CONFIG)
+    given = [key for key in values if not key.endswith(("_low", "_high"))]
     expected = [value.key for value in need.gives if is_conditional or not value.is_conditional]
     assert expected, "nothing that a decision could stand on"
     assert [key for key in given if key not in need.also_gives] == expected
     assert set(need.also_gives) <= set(given)
+    for key in expected:  # every number has its interval
+        assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"], key
 
 
 def test_no_two_metrics_give_one_key_and_each_value_is_explained():
