@@ -166,6 +166,9 @@ def test_mlflow_serves_it(finished, tmp_path):
 def test_dvcs_own_views_work(finished, tmp_path):
     assert "fid" in finished.run("dvc", "metrics", "show").stdout
     assert "index.html" in finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots")).stdout
+    drawn = (tmp_path / "plots" / "index.html").read_text()
+    for column in ("loss_discriminator", "logit_real", "held_out_logits", "diversity"):
+        assert f'"field": "{column}"' in drawn
     assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
 
 
