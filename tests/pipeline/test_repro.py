@@ -172,6 +172,22 @@ def test_dvcs_own_views_work(finished, tmp_path):
     assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
 
 
+def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
+    """As models/, as a version, and as the state that it was exported from: the same weights to the bit, and none is told from another.
+
+    Kills a state without its measured batch-norm statistics, or without its moving average.
+    """
+    key = json.loads((finished.root / "models" / "generator.json").read_text())["run_key"]
+    finished.run(
+        "python", "-m", "pipeline", "compare", "models", "models:/gan-generator@champion", key[:12], "--output", str(tmp_path / "out")
+    )
+    models = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
+    assert len(models) == 3
+    assert len({model["sha256"] for model in models}) == 1
+    assert not any(difference["is_significant"] for model in models for difference in model["differences"].values())
+    assert [len(model["differences"]) > 5 for model in models] == [False, True, True]
+
+
 def test_a_change_reruns_what_it_must_and_nothing_else(finished):
     finished.set(cluster__workers=1, tracking__experiment="other", train__keep_checkpoints=2)
     assert finished.repro() == []
