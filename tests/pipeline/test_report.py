@@ -265,6 +265,17 @@ def test_one_huge_point_leaves_the_others_readable() -> None:
     assert chart.y_ticks[-1][1] in ("12", "15", "20")
 
 
+def test_norms_over_many_powers_of_ten_are_on_a_logarithmic_axis() -> None:
+    """1, 10^7 and 10^14: the middle one in the middle. Kills a linear axis, on which all but the last are 0."""
+    (chart,) = charts.charts({"gradient_norm_generator": [(1.0, 1.0), (2.0, 1e7), (3.0, 1e14)]})
+    down = [float(point.split()[1]) for point in chart.lines[0].path[1:].split("L")]
+    assert down[1] == pytest.approx((down[0] + down[2]) / 2, abs=0.1)
+    assert (chart.y_ticks[0][1], chart.lines[0].last) == ("1", 1e14)
+    (small,) = charts.charts({"gradient_norm_generator": [(1.0, 1.0), (2.0, 3.0)]})
+    assert small.y_ticks[0][1] == "1"
+    assert float(small.lines[0].path.split()[-1]) == charts.TOP
+
+
 # ---- what is taken of the images ----
 
 
