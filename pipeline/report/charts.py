@@ -13,7 +13,8 @@ MOST_POINTS = 300  # of a line: more are as fine as the screen shows
 HEADROOM = 4.0  # a few points may lie so many times beyond the others before the axis leaves them out
 TITLES = (  # a chart for each, in this order; prefixes of columns
     ("Losses", ("loss_",)),
-    ("Logits", ("logit_", "real_logits", "held_out_logits", "fake_logits")),
+    ("Logits in training", ("logit_",)),
+    ("Logits, measured", ("real_logits", "held_out_logits", "fake_logits")),
     ("Pairs the discriminator ranks rightly", ("discriminator_accuracy",)),
     ("Overfitting gap, in deviations", ("overfitting_gap",)),
     ("Diversity (1: as real images)", ("diversity",)),
