@@ -13,7 +13,8 @@ MOST_POINTS = 300  # of a line: more are as fine as the screen shows
 HEADROOM = 4.0  # a few points may lie so many times beyond the others before the axis leaves them out
 TITLES = (  # a chart for each, in this order; prefixes of columns
     ("Losses", ("loss_",)),
-    ("Logits", ("logit_", "real_logits", "held_out_logits", "fake_logits")),
+    ("Logits in training", ("logit_",)),
+    ("Logits, measured", ("real_logits", "held_out_logits", "fake_logits")),
     ("Pairs the discriminator ranks rightly", ("discriminator_accuracy",)),
     ("Overfitting gap, in deviations", ("overfitting_gap",)),
     ("Diversity (1: as real images)", ("diversity",)),
@@ -22,6 +23,7 @@ TITLES = (  # a chart for each, in this order; prefixes of columns
     ("Penalties", ("penalty_",)),
     ("Distance to held-out images", ("held_out_score", "select_", "sliced_wasserstein")),
 )
+LOGARITHMIC, LOGARITHMIC_FROM = {"Gradient norms", "Update norms"}, 50  # where the largest is so many times the smallest
 ALIKE = ("loss_", "logit_", "penalty_", "gradient_norm_", "update_norm_")  # taken off a column's name in the legend
 
 
@@ -91,8 +93,18 @@ def charts(columns: Mapping[str, Sequence[tuple[float, float]]], alarms: Sequenc
 def _chart(title: str, columns: Mapping[str, Sequence[tuple[float, float]]], alarms: Sequence[Mapping[str, Any]]) -> Chart:
     every = [point for points in columns.values() for point in points]
     end = max(x for x, _ in every)
-    low, high = _range([y for _, y in every])
-    y_values = ticks(low, high, 4)
+    last = {name: points[-1][1] for name, points in columns.items()}
+    smallest, largest = min(y for _, y in every), max(y for _, y in every)
+    if title in LOGARITHMIC and smallest > 0 and largest > LOGARITHMIC_FROM * smallest:
+        columns = {name: [(x, math.log10(y)) for x, y in points] for name, points in columns.items()}
+        first, final = math.floor(math.log10(smallest)), math.ceil(math.log10(largest))
+        low, high = float(first), float(final)
+        y_values = [float(power) for power in range(first, final + 1, max(1, (final - first) // 3))]
+        y_texts = [short(10.0**power) for power in y_values]
+    else:
+        low, high = _range([y for _, y in every])
+        y_values = ticks(low, high, 4)
+        y_texts = [short(y) for y in y_values]
     low, high = min(low, y_values[0]), max(high, y_values[-1])
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -105,7 +117,7 @@ def _chart(title: str, columns: Mapping[str, Sequence[tuple[float, float]]], ala
         step = -(-len(points) // MOST_POINTS)
         kept = [*points[:-1:step], points[-1]]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*point) for point in kept))
-        lines.append(Line(name=legend(name), path=path, last=points[-1][1]))
+        lines.append(Line(name=legend(name), path=path, last=last[name]))
     marks = tuple(
         Mark(
             x=round(at(min(end, float(alarm["images_seen"])), low)[0], 1),
@@ -119,7 +131,7 @@ def _chart(title: str, columns: Mapping[str, Sequence[tuple[float, float]]], ala
         lines=tuple(lines),
         marks=marks,
         x_ticks=tuple((round(at(x, low)[0], 1), images(x)) for x in ticks(0.0, end, 4) if x <= end),
-        y_ticks=tuple((round(at(0.0, y)[1], 1), short(y)) for y in y_values),
+        y_ticks=tuple((round(at(0.0, y)[1], 1), text) for y, text in zip(y_values, y_texts, strict=True)),
     )
 
 

@@ -52,9 +52,9 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
     """The page, from `evaluation`, the pictures that were taken of it, and whatever the project folder `root` holds; what is missing is said."""
     generator, data = _read_json(root / "models" / "generator.json"), _read_json(root / "reports" / "data.json")
     training = root / "reports" / "training"
-    calibration = calibrations.read(root / "data" / "calibration")
-    found = numbers.measured(evaluation, needs.values(), calibration.null if calibration is not None else {})
     protocol, baseline = evaluation["protocol"], evaluation.get("baseline", {})
+    calibration = _of_this_ruler(calibrations.read(root / "data" / "calibration"), protocol)
+    found = numbers.measured(evaluation, needs.values(), calibration.null if calibration is not None else {})
     watched = charts.table(training / "health.csv")
     alarms = _alarms(training / "alarms.json") if watched else None
     main = verdict.main_distance(found, calibration)
@@ -155,6 +155,14 @@ def _classes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
     images = (data.get("classes") or {}).get("images") or {}
     counted = [(str(name), {split: counts[split] for split in SPLITS if split in counts}) for name, counts in images.items()]
     return [(name, splits) for name, splits in counted if any(splits.values())]
+
+
+def _of_this_ruler(calibration: Calibration | None, protocol: Mapping[str, Any]) -> Calibration | None:
+    """None where it is of other data, or of another extractor, than were measured with."""
+    if calibration is None:
+        return None
+    made = {"data_digest": calibration.data_digest, "extractor_sha256": calibration.extractor_sha256}
+    return calibration if all(protocol.get(key, value) == value for key, value in made.items()) else None
 
 
 def _majority(calibration: Calibration | None, data: Mapping[str, Any], protocol: Mapping[str, Any]) -> float | None:

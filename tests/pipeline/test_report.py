@@ -75,6 +75,18 @@ def test_real_images_own_draws_go_before_the_other_splits_single_score() -> None
     assert found.real == numbers.Span(value=0.9, low=0.8, high=1.0)  # a share
 
 
+def test_a_table_names_what_lies_inside() -> None:
+    nested = {"a": {"b": 1.5, "c": []}, "extractors": [{"name": "x", "depths": ["middle", "last"]}, {"name": "y"}], "on": True}
+    assert numbers.flat(nested) == [
+        ("a.b", "1.5"),
+        ("a.c", "none"),
+        ("extractors.1.name", "x"),
+        ("extractors.1.depths", "middle, last"),
+        ("extractors.2.name", "y"),
+        ("on", "yes"),
+    ]
+
+
 # ---- the verdict ----
 
 
@@ -253,6 +265,17 @@ def test_one_huge_point_leaves_the_others_readable() -> None:
     assert chart.y_ticks[-1][1] in ("12", "15", "20")
 
 
+def test_norms_over_many_powers_of_ten_are_on_a_logarithmic_axis() -> None:
+    """1, 10^7 and 10^14: the middle one in the middle. Kills a linear axis, on which all but the last are 0."""
+    (chart,) = charts.charts({"gradient_norm_generator": [(1.0, 1.0), (2.0, 1e7), (3.0, 1e14)]})
+    down = [float(point.split()[1]) for point in chart.lines[0].path[1:].split("L")]
+    assert down[1] == pytest.approx((down[0] + down[2]) / 2, abs=0.1)
+    assert (chart.y_ticks[0][1], chart.lines[0].last) == ("1", 1e14)
+    (small,) = charts.charts({"gradient_norm_generator": [(1.0, 1.0), (2.0, 3.0)]})
+    assert small.y_ticks[0][1] == "1"
+    assert float(small.lines[0].path.split()[-1]) == charts.TOP
+
+
 # ---- what is taken of the images ----
 
 
@@ -385,6 +408,15 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path: Path) -> None
 def project_again(root: Path) -> dict[str, Any]:
     values = {**near(4.0, 0.5), **near(0.5, 0.1, "kid"), **near(0.8, 0.05, "precision"), **near(0.7, 0.05, "recall"), "class_coverage": 1.0}
     return values | {"memorized_share": 0.02, "baseline": {"n": 30, "split": "val", "recall": 0.9}, "protocol": PROTOCOL}
+
+
+def test_a_calibration_of_another_ruler_is_not_believed(tmp_path: Path) -> None:
+    """Kills a ladder of other data, or of another extractor, under the numbers of this one."""
+    values = project(tmp_path)
+    made = {"data_digest": "d", "extractor_sha256": "e"}
+    assert 'class="ladder"' in report.render(tmp_path, values | {"protocol": PROTOCOL | made})
+    for key in made:
+        assert 'class="ladder"' not in report.render(tmp_path, values | {"protocol": PROTOCOL | made | {key: "other"}})
 
 
 def test_the_page_of_an_empty_project_says_what_it_lacks(tmp_path: Path) -> None:

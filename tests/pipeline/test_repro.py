@@ -173,7 +173,26 @@ def test_mlflow_serves_it(finished, tmp_path):
 def test_dvcs_own_views_work(finished, tmp_path):
     assert "fid" in finished.run("dvc", "metrics", "show").stdout
     assert "index.html" in finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots")).stdout
+    drawn = (tmp_path / "plots" / "index.html").read_text()
+    for column in ("loss_discriminator", "logit_real", "held_out_logits", "diversity"):
+        assert f'"field": "{column}"' in drawn
     assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
+
+
+def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
+    """As models/, as a version, and as the state that it was exported from: the same weights to the bit, and none is told from another.
+
+    Kills a state without its measured batch-norm statistics, or without its moving average.
+    """
+    key = json.loads((finished.root / "models" / "generator.json").read_text())["run_key"]
+    finished.run(
+        "python", "-m", "pipeline", "compare", "models", "models:/gan-generator@champion", key[:12], "--output", str(tmp_path / "out")
+    )
+    models = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
+    assert len(models) == 3
+    assert len({model["sha256"] for model in models}) == 1
+    assert not any(difference["is_significant"] for model in models for difference in model["differences"].values())
+    assert [len(model["differences"]) > 5 for model in models] == [False, True, True]
 
 
 def test_a_change_reruns_what_it_must_and_nothing_else(finished):
