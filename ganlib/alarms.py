@@ -107,22 +107,21 @@ class Overfitting(Alarm):
 class GeneratorWins(Alarm):
     """D takes generated images for real ones, and real ones for generated."""
 
-    bounds = (Bound(column="discriminator_accuracy", is_low=True),)
+    bounds = (Bound(column="separation", is_low=True),)
     meaning = "the discriminator finds generated images more real than real ones: the generator learns from verdicts that are wrong"
     remedy = "raise optim.discriminator.lr or task.discriminator_repeats, widen model.discriminator, or lower optim.generator.lr"
-    threshold: float = 0.2
+    threshold: float = -10.0
 
 
 class DiscriminatorWins(Alarm):
     """D is right about everything."""
 
-    bounds = (Bound(column="discriminator_accuracy"),)
+    bounds = (Bound(column="separation"),)
     meaning = "the discriminator tells every generated image from every real one, again and again: the generator does not catch up"
     remedy = (
         "lower optim.discriminator.lr or task.discriminator_repeats, raise optim.generator.lr, or take a loss or penalty that bounds it"
     )
-    threshold: float = 0.9999
-    measurements: int = Field(default=5, ge=1)  # most trainings begin so
+    threshold: float = 15.0  # healthy trainings begin with an accuracy of 1 and up to 10 deviations (dcgan 7, improved_gan 10)
 
 
 class AlarmsConfig(Section):

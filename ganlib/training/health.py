@@ -1,22 +1,21 @@
 """How a training fares while it trains, in numbers that any process would measure alike, and the alarms they raise.
 
 The main process measures, on shards that are the same every time, what the networks as they are being trained make of them: through the augmentations
-and the presentation of the task, in the precision and with the batch statistics of training, dropout off. Nothing of the training is advanced by it.
+and the presentation of the task, in the precision, the mode and with the batch statistics of training. All that is drawn (latents, augmentations,
+dropout) is drawn anew from the same keys, and nothing of the training is advanced.
 """
 
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganlib import alarms, dist
 from ganlib.checks import norm
 from ganlib.data.stream import BatchStream, Shard
-from ganlib.models.layers.norm import Measured
 from ganlib.moment import Moment
 from ganlib.networks import View
 from ganlib.rng import layer_noise
@@ -119,18 +118,17 @@ class HealthHook:
         def look(shard: Shard) -> Moment:
             return moment_of(nets, shard, state.scalars.shard(0))
 
-        with as_in_training(state.networks[name] for name in state.networks):
-            for shard in shards:
-                with layer_noise(shard.rng("layers")):
-                    moment = look(shard)
-                    real_images.append(moment.real)
-                    fake_images.append(moment.fake)
-                    real.append(moment.judge(moment.real, moment.labels).logits)
-                    fake.append(moment.judge(moment.fake, moment.fake_labels).logits)
-            for shard in others:
-                with layer_noise(shard.rng("layers")):
-                    moment = look(shard)
-                    held_out.append(moment.judge(moment.real, moment.labels).logits)
+        for shard in shards:
+            with layer_noise(shard.rng("layers")):
+                moment = look(shard)
+                real_images.append(moment.real)
+                fake_images.append(moment.fake)
+                real.append(moment.judge(moment.real, moment.labels).logits)
+                fake.append(moment.judge(moment.fake, moment.fake_labels).logits)
+        for shard in others:
+            with layer_noise(shard.rng("layers")):
+                moment = look(shard)
+                held_out.append(moment.judge(moment.real, moment.labels).logits)
         values = {
             **logit_numbers(joined(real), joined(held_out) if held_out else None, joined(fake)),
             "diversity": diversity(joined(fake_images), joined(real_images)),
@@ -153,19 +151,6 @@ class HealthHook:
         return min(MOST_SHARDS, max(1, min(IMAGES, len(stream.images)) // stream.shard_images))
 
 
-@contextmanager
-def as_in_training(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Statistics of each batch, as in training, but no dropout and no noise; afterwards every layer is as it was."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        for module, _ in modes:
-            module.training = isinstance(module, Measured)
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-
-
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """[N, ...] float64 on the CPU."""
     return torch.cat([part.detach().cpu().double() for part in parts])
@@ -175,23 +160,28 @@ def logit_numbers(real: Tensor, held_out: Tensor | None, fake: Tensor) -> dict[s
     """What D makes of real, held-out and generated images, each [N] logits.
 
     discriminator_accuracy: the share of pairs of a real and a generated image that it ranks rightly, ties as half: the area under the ROC curve. It
-    means the same for every loss, also for those whose logits have no zero. overfitting_gap: mean on training images minus mean on held-out ones, in
-    standard deviations (Cohen's d).
+    means the same for every loss, also for those whose logits have no zero. separation: mean on training images minus mean on generated ones, in
+    standard deviations (Cohen's d); it still grows where the accuracy is 1. overfitting_gap: likewise of training images and held-out ones.
     """
     pairs = real[:, None] - fake[None, :]
     numbers = {
         "real_logits": float(real.mean()),
         "fake_logits": float(fake.mean()),
         "largest_logit": float(torch.cat([real, fake] if held_out is None else [real, held_out, fake]).abs().max()),
+        "separation": float((real.mean() - fake.mean()) / spread(real, fake)),
         "discriminator_accuracy": float((pairs > 0).double().mean() + 0.5 * (pairs == 0).double().mean()),
     }
     if held_out is not None:
-        spread = ((variance(real) + variance(held_out)) / 2).sqrt()
         numbers |= {
             "held_out_logits": float(held_out.mean()),
-            "overfitting_gap": float((real.mean() - held_out.mean()) / spread) if spread > 0 else 0.0,
+            "overfitting_gap": float((real.mean() - held_out.mean()) / spread(real, held_out)),
         }
     return numbers
+
+
+def spread(one: Tensor, two: Tensor) -> Tensor:
+    """The standard deviation within two groups; never 0."""
+    return ((variance(one) + variance(two)) / 2).sqrt().clamp(min=1e-12)
 
 
 def diversity(fake: Tensor, real: Tensor) -> float:

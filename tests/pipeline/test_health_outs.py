@@ -66,7 +66,16 @@ def test_the_outs_have_every_number_and_alarm_and_no_clock(trained):
     with (reports / "health.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["images_seen"]) for row in rows] == [0, 48, 96, 128]
-    names = {"real_logits", "held_out_logits", "fake_logits", "discriminator_accuracy", "diversity", "overfitting_gap", "largest_logit"}
+    names = {
+        "real_logits",
+        "held_out_logits",
+        "fake_logits",
+        "discriminator_accuracy",
+        "diversity",
+        "overfitting_gap",
+        "largest_logit",
+        "separation",
+    }
     norms = {f"{kind}_norm_{network}" for kind in ("gradient", "update", "weight") for network in ("generator", "discriminator")}
     assert set(rows[0]) == {"step", "images_seen", "weight_growth", *names, *norms}
     assert {name: float(value) for name, value in rows[-1].items() if name in names} == {

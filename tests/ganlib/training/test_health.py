@@ -71,6 +71,8 @@ def test_numbers_of_logits_against_slow_ones():
     assert numbers["discriminator_accuracy"] == pytest.approx(u / (90 * 80), abs=1e-12)
     deviation = np.sqrt((np.var(real.numpy(), ddof=1) + np.var(held_out.numpy(), ddof=1)) / 2)
     assert numbers["overfitting_gap"] == pytest.approx((real.numpy().mean() - held_out.numpy().mean()) / deviation, abs=1e-12)
+    within = np.sqrt((np.var(real.numpy(), ddof=1) + np.var(fake.numpy(), ddof=1)) / 2)
+    assert numbers["separation"] == pytest.approx((real.numpy().mean() - fake.numpy().mean()) / within, abs=1e-12)
     assert numbers["largest_logit"] == max(abs(float(value)) for value in torch.cat([real, held_out, fake]))
     assert (numbers["real_logits"], numbers["held_out_logits"], numbers["fake_logits"]) == tuple(
         float(x.mean()) for x in (real, held_out, fake)
@@ -122,8 +124,8 @@ def test_an_alarm_wants_measurements_in_a_row_and_is_raised_once():
     assert when("overfitting_gap", [1.1, 1.1]) == [("overfitting", 20)]
     assert when("largest_logit", [9e3, 1.1e4]) == [("divergence", 20)]
     assert when("weight_growth", [9.0, 11.0]) == [("divergence", 20)]
-    assert when("discriminator_accuracy", [0.1] * 4) == [("generator_wins", 30)]
-    assert when("discriminator_accuracy", [1.0] * 6) == [("discriminator_wins", 50)]
+    assert when("separation", [-11.0] * 4) == [("generator_wins", 30)]
+    assert when("separation", [16.0] * 6) == [("discriminator_wins", 30)]
     assert when("update_norm_generator", [0.0] * 4) == [("stalled", 30)]
     strict = AlarmsConfig.model_validate({"mode_collapse": {"threshold": 0.5, "measurements": 1}})
     assert when("diversity", [0.6, 0.4], strict) == [("mode_collapse", 20)]
@@ -137,7 +139,7 @@ def test_networks_that_are_not_trained_yet_raise_nothing():
 
 
 def test_causes_come_before_what_follows_from_them():
-    values = {"largest_logit": 1e9, "diversity": 0.0, "update_norm_generator": 0.0, "overfitting_gap": 9.0, "discriminator_accuracy": 1.0}
+    values = {"largest_logit": 1e9, "diversity": 0.0, "update_norm_generator": 0.0, "overfitting_gap": 9.0, "separation": 20.0}
     lines = [{"images_seen": 10 * n, "values": values} for n in (1, 2, 3)]
     config = AlarmsConfig.model_validate({name: {"measurements": 3} for name in AlarmsConfig.model_fields})
     found = raised(config, lines, on_divergence="rollback")
@@ -148,7 +150,7 @@ def test_causes_come_before_what_follows_from_them():
 def test_every_alarm_tells_its_value_its_threshold_and_what_to_do():
     for name, alarm in AlarmsConfig().by_name().items():
         (bound, *_) = alarm.bounds
-        value = alarm.threshold / 2 if bound.is_low else alarm.threshold * 2
+        value = alarm.threshold - 0.5 if bound.is_low else alarm.threshold + 0.5
         lines = lines_of(bound.column, [value] * alarm.measurements)
         (found,) = raised(AlarmsConfig(), lines, on_divergence="stop")
         text = found.in_words()
