@@ -76,8 +76,8 @@ class Comparisons:
     ) -> Iterator[tuple[Any, Any, str, str]]:
         """Every metric, what it is shown, what is put behind the names of its numbers, and what that is called.
 
-        Numbers of all extractors but the main one are `name@label`. What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or in what the
-        discriminator makes of the images, and not at all without.
+        Numbers of all extractors but the main one are `name@label`. What needs classes is measured once, in the first extractor that knows them;
+        what needs no features once, in `pixels` or in what the discriminator makes of the images, and not at all without.
         """
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
