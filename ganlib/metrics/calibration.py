@@ -80,7 +80,7 @@ class Calibration:
 
     Attributes:
         split: of the real images.
-        n: images on each side; 0 where there were too few, and nothing was measured.
+        n: images on each side, fewer for metrics that look at pixels (`ladder.MAX_PIXEL_SIDE`); 0 where there were too few, and nothing was measured.
         null, metrics: by the key of a value; `faults` by name, in the order of the ladder.
         extractor_accuracy: of the extractor on that split, at what it learnt; None where it learnt nothing from the data.
         majority_share: the same of whoever always gives the commonest answer.

@@ -22,7 +22,8 @@ from ganlib.metrics.rotation import NUM_TURNS, Rotation
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
-MAX_SIDE = 2_000  # images on a side
+MAX_SIDE = 1_500  # images on a side
+MAX_PIXEL_SIDE = 500  # of them for metrics that look at the images themselves
 MIN_SIDE = 50  # of fewer a calibration says nothing
 ENOUGH = 2_000  # images of the validation split, which no evaluation of the test split has looked at
 MAX_VALUES = 1 << 28  # numbers in the images of a side: large images are fewer
@@ -144,10 +145,16 @@ class Ruler:
             fake_labels=made.labels,
             class_counts=self.class_counts,
         )
-        pixels = interface.PixelComparison(real=self.images, fake=images, real_indices=real)
+        pixels = interface.PixelComparison(
+            real=self.images, fake=images, real_indices=np.sort(real[:MAX_PIXEL_SIDE]), fake_indices=self._some(len(images))
+        )
         values = compared.measure(self.metrics, self.config, pixels=pixels)
         require_finite(values, where="calibration")
         return values
+
+    def _some(self, n: int) -> np.ndarray:
+        """At most `MAX_PIXEL_SIDE` of 0..n-1, drawn: a fault that picks images puts them in an order."""
+        return torch.randperm(n, generator=keyed_rng(self.config.seed, "calibration pixels"))[:MAX_PIXEL_SIDE].sort().values.numpy()
 
     def _known(self, rows: np.ndarray, train_rows: np.ndarray | None = None) -> measure.Features:
         """Features of images that the reference has seen already."""

@@ -32,6 +32,10 @@ class Described:
     tensors: Mapping[str, Tensor]  # "<split>.<depth>" [n, d] float32
     facts: Mapping[str, Any]  # its entry in reference.json: name, sha256, depths, accuracy
 
+    def told(self, split: str) -> dict[str, Any]:
+        """Its entry in a protocol: `facts` with the accuracy on that split."""
+        return {**self.facts, "accuracy": self.facts["accuracy"].get(split)}
+
     def features(self, split: str, depth: Depth = "last") -> Tensor:
         """[n, d] float32; of depth "last" where the extractor has no other.
 

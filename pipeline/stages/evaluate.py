@@ -105,11 +105,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "extractor": reference.main.label,
             "extractor_sha256": reference.main.facts["sha256"],
             "extractor_accuracy": reference.main.facts["accuracy"].get(config.split),
-            "extractors": [
-                {key: value for key, value in each.facts.items() if key != "accuracy"}
-                | {"accuracy": each.facts["accuracy"].get(config.split)}
-                for each in reference.described
-            ],
+            "extractors": [each.told(config.split) for each in reference.described],
             "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
