@@ -78,14 +78,10 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     other = "val" if config.split == "test" else "test"
     baseline_features = asked_for(other)[0] if f"{other}.features" in reference.tensors else None
     data = compare(fake, fake_images.labels)
-    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
-    sets = {
-        "train": discriminator.Shown(splits["train"], train_indices),
-        "real": discriminator.Shown(splits[config.split], real_indices),
-        "fake": discriminator.Shown(fake_images, np.arange(len(fake_images))),
-    }
+    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices, train=splits["train"])
+    both = discriminator.Shown(splits["train"], train_indices), discriminator.Shown(splits[config.split], real_indices)
     judging = [metric for metric in metrics.values() if needs.of(metric).discriminator]
-    judged = discriminator.judged(root / "models", sets, seed=config.seed) if judging else None
+    judged = discriminator.judged(root / "models", *both, fake_images, seed=config.seed) if judging else None
     metrics = {name: metric for name, metric in metrics.items() if judged is not None or metric not in judging}
 
     def shown(metric: Any) -> Any:
