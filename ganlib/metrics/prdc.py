@@ -84,6 +84,9 @@ def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
 
     Precision and density average over the fakes (are they real enough?), recall and coverage over the real images (are they all reached?);
     each interval is over the images averaged. Recall and density depend on the number of images, which is therefore part of the result.
+
+    They read the extractor's middle: in the last layer what is bland lies among real images (photographs shrunk by 4: a precision of 0.93 there, 0.14
+    here), as what it was trained to tell is gone from it.
     """
     n = min(len(data.real), len(data.fake), config.prdc_images)
     real, fake = (

@@ -38,14 +38,14 @@ def draw(n: int, seed: int, *, classes: int = 3) -> tuple[np.ndarray, np.ndarray
     return images, labels
 
 
-def write_prepared(root: Path, *, val: int = 30, is_labelled: bool = True) -> None:
+def write_prepared(root: Path, *, val: int = 30, is_labelled: bool = True, channels: int = 1) -> None:
     folder = root / "data" / "prepared"
     folder.mkdir(parents=True)
     names = ["left", "middle", "<right>"] if is_labelled else None
     for seed, (split, n) in enumerate((("train", 120), ("val", val), ("test", 60))):
         images, labels = draw(n, seed)
-        with ArrowWriter(folder / f"{split}.arrow", shape=SHAPE, class_names=names) as writer:
-            writer.append(images, labels if is_labelled else None)
+        with ArrowWriter(folder / f"{split}.arrow", shape=(channels, *SHAPE[1:]), class_names=names) as writer:
+            writer.append(images.repeat(channels, axis=1), labels if is_labelled else None)
     write_manifest(folder, class_names=names, class_counts={s: [1, 1, 1] if is_labelled else None for s in ("train", "val", "test")})
 
 
@@ -68,7 +68,7 @@ def write_samples(
     }
     (root / "models" / "generator.json").write_text(json.dumps(facts))
     said = samples.Facts(
-        shape=SHAPE,
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
         seed=0,
         generator_sha256=facts["sha256"],
         class_names=() if labels is None else ("left", "middle", "<right>"),
@@ -236,6 +236,25 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
         assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
+
+
+def test_rgb_is_compared_in_imagenets_features_with_the_classifiers_beside_them(tmp_path: Path) -> None:
+    """What params.yaml has for everybody. Kills: class_coverage lost with a main extractor that knows no classes."""
+    write_prepared(tmp_path, val=0, channels=3)
+    told = reference(ReferenceConfig(epochs=0.1), root=tmp_path)
+    assert [entry["label"] for entry in told["extractors"]] == ["efficientnet_lite0", "classifier"]
+    images, labels = draw(40, 9)
+    write_samples(tmp_path, images.repeat(3, axis=1), labels)
+    result = evaluate(CONFIG, root=tmp_path)
+    assert result["protocol"]["extractor"] == "efficientnet_lite0"
+    assert result["protocol"]["extractor_accuracy"] is None
+    assert {"fid", "fid@classifier", "precision", "precision@classifier_high", "class_coverage", "label_agreement"} <= set(result)
+    assert "class_coverage@classifier" not in result
+    assert result["protocol"]["read_from"]["efficientnet_lite0/middle"] == ["precision", "recall", "density", "coverage", "prdc_images"]
+    (tmp_path / "data" / "extractors").mkdir()
+    with pytest.raises(ValueError, match="there is no file"):
+        reference(ReferenceConfig(extractor=["pixels", "torchscript:data/extractors/none.pt"]), root=tmp_path)
+    assert (tmp_path / "data" / "reference" / SUMMARY_FILE).exists()  # the one before is whole
 
 
 def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
