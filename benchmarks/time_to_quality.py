@@ -31,7 +31,7 @@ def fid(images: np.ndarray) -> float:
     from ganlib.metrics.reference_store import Reference
 
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
-    fake = interface.extract(reference.extractor, interface.ArrayImages(images))
+    fake = interface.extract(reference.extractor, interface.ArrayImages(images))["last"]
     return float(frechet_distance(moments(reference.features("test")), moments(fake)))
 
 

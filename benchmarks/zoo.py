@@ -177,7 +177,7 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
     """The metrics of the evaluate stage for the averaged generator, and its picture."""
     from ganlib import metrics, sampling
     from ganlib.data.arrow import ArrowImages, read_manifest
-    from ganlib.metrics import interface
+    from ganlib.metrics import interface, measure
     from ganlib.metrics.reference_store import Reference
     from ganlib.pictures import grid_png
     from ganlib.training.hooks import calibrate_generator
@@ -189,13 +189,13 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
     inputs = prior.seeded(config.sample.seed, range(config.sample.num_images))
     images = sampling.generate(network, inputs, batch_images=config.sample.batch_images)
-    fake, real = interface.extract(reference.extractor, interface.ArrayImages(images)), reference.features(config.evaluate.split)
-    data = interface.Comparison(
-        real=real,
-        fake=fake,
-        train=reference.features("train"),
+    compared = measure.Comparisons(
+        reference=reference,
+        real=measure.stored(reference, config.evaluate.split),
+        fake=measure.extract(reference, interface.ArrayImages(images)),
+        train=measure.stored(reference, "train"),
         fake_labels=None if inputs.labels is None else inputs.labels.numpy(),
-        **interface.predicted_classes(reference.extractor, real, fake, trained_on.class_counts or None),
+        class_counts=trained_on.class_counts or None,
     )
     if picture is not None:
         shown = prior.seeded_of_classes(config.sample.seed, range(ROWS * COLUMNS), columns=COLUMNS)
@@ -204,7 +204,7 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
         path.parent.mkdir(parents=True, exist_ok=True)
         description = {"Model": Path(picture).stem, "Seed": str(config.sample.seed), "Commit": commit}
         path.write_bytes(grid_png(images, columns=COLUMNS, description=description))
-    return {key: value for name in METRICS for key, value in metrics.METRICS.get(name)(data, config.evaluate).items()}
+    return compared.measure({name: metrics.METRICS.get(name) for name in METRICS}, config.evaluate)
 
 
 def has_collapsed(results: dict[str, float]) -> bool:

@@ -11,7 +11,8 @@ from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
 from ganlib.data.tree import is_left_out
-from ganlib.metrics import EXTRACTORS, METRICS, needs
+from ganlib.metrics import EXTRACTORS, METRICS, choice, measure, needs
+from ganlib.metrics.interface import depth_of
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.samples import asked_classes
@@ -59,7 +60,7 @@ def check(params: Params) -> None:
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
         lambda: augment.build(params.train.augment),
-        lambda: EXTRACTORS.get(params.reference.extractor, key="reference.extractor"),
+        lambda: choice.check(params.reference.extractor, channels=params.data.channels, root=params_file.ROOT),
         lambda: _check_metrics(params),
         lambda: generator.check_truncation(params.model, image, params.sample.truncation),
         lambda: _check_labels(params),
@@ -105,6 +106,12 @@ def _may_have_classes(folder: Path) -> bool:
         return any(entry.is_dir() or entry.name in labels.FILES or entry.name.lower().endswith(".zip") for entry in seen)
 
 
+def _extractors(params: Params, *, num_classes: int) -> dict[str, Any]:
+    """Label -> class of what reference.extractor comes to for so many classes, the main one first."""
+    names = choice.resolved(choice.asked(params.reference.extractor), channels=params.data.channels, num_classes=num_classes)
+    return {choice.label(name): choice.kind(name) for name in names}
+
+
 def _metrics(params: Params) -> dict[str, Any]:
     return {name: METRICS.get(name, key="evaluate.metrics") for name in params.evaluate.metrics}
 
@@ -112,20 +119,27 @@ def _metrics(params: Params) -> dict[str, Any]:
 def _check_metrics(params: Params) -> None:
     """What each metric needs of the settings, and whether one of them gives the number that decides."""
     metrics, problems = _metrics(params), []
-    extractor = params.reference.extractor
-    if not EXTRACTORS.get(extractor, key="reference.extractor").knows_classes:
+    extractors = _extractors(params, num_classes=2)
+    if not any(extractor.knows_classes for extractor in extractors.values()):
         know = ", ".join(entry.name for entry in EXTRACTORS if entry.value.knows_classes)
         problems += [
-            f"evaluate.metrics has {name}, but reference.extractor={extractor!r} knows no classes; "
-            f"take {name} out of evaluate.metrics, or set reference.extractor: {know}"
+            f"evaluate.metrics has {name}, but reference.extractor={params.reference.extractor!r} knows no classes; "
+            f"take {name} out of evaluate.metrics, or set reference.extractor: auto, or to one that does: {know}"
             for name, metric in metrics.items()
             if needs.of(metric).classes
         ]
     problems += needs.lacking(metrics, params.evaluate, num_fake=params.sample.num_images)
     declared = [needs.of(metric) for metric in metrics.values()]
-    given = [name for each in declared for name in (*(each.gives or ()), *(each.gives_conditional if params.model.conditional else ()))]
+    given = [
+        name
+        for each in declared
+        for name in measure.keys(
+            (*(each.gives or ()), *(each.gives_conditional if params.model.conditional else ())),
+            list(extractors)[: 1 if each.classes else None],
+        )
+    ]
     is_told = all(each.gives is not None for each in declared)
-    if is_told and params.register_.metric not in [name + end for name in given for end in ("", "_low", "_high")]:
+    if is_told and params.register_.metric not in [name + end for name in given for end in ("", *measure.ENDS)]:
         problems.append(
             f"register.metric={params.register_.metric!r} is given by none of evaluate.metrics={params.evaluate.metrics}; "
             f"legal: {', '.join(given) or 'none, as no metric is measured'}; or add the metric to evaluate.metrics"
@@ -159,14 +173,14 @@ def check_data(params: Params, root: Path) -> list[str]:
     """
     manifest = read_manifest(root / "data" / "prepared")
     metrics, split = _metrics(params), manifest.splits[params.evaluate.split]
-    extractor: Any = EXTRACTORS.get(params.reference.extractor, key="reference.extractor")
     num_real, problems = split.images, []
     have = sum(count > 0 for count in manifest.splits["train"].class_counts or ())
-    if extractor.needs_classes and have < 2:
+    extractors = _extractors(params, num_classes=have)
+    if have < 2 and any(extractor.needs_classes for extractor in extractors.values()):
         without = " or ".join(entry.name for entry in EXTRACTORS if not entry.value.needs_classes)
         problems.append(
             f"reference.extractor={params.reference.extractor!r} learns the classes, but the train split has {have or 'no'} labelled classes; "
-            f"set reference.extractor: {without} and leave out of evaluate.metrics: "
+            f"set reference.extractor: auto, or {without} and leave out of evaluate.metrics: "
             f"{', '.join(name for name, metric in metrics.items() if needs.of(metric).classes) or 'nothing'}"
         )
     elif have < 2:  # what there is nothing to cover for is left out
@@ -180,7 +194,17 @@ def check_data(params: Params, root: Path) -> list[str]:
     problems += needs.lacking_real(metrics, params.evaluate, num_real=num_real)
     if problems:
         raise ValueError("the prepared data are not enough for a later stage:\n" + "\n".join(problems))
-    return list(needs.doubtful(metrics, num_real=num_real, num_fake=params.sample.num_images, feature_dim=extractor.feature_dim))
+    dims = {
+        (name, label): extractor.feature_dims.get(depth_of(extractor, needs.of(metric).depth), 0)  # 0: only the data or a file say how many
+        for name, metric in metrics.items()
+        for label, extractor in extractors.items()
+    }
+    warnings = [
+        line
+        for (name, _), dim in dims.items()
+        for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=params.sample.num_images, feature_dim=dim)
+    ]
+    return list(dict.fromkeys(warnings))
 
 
 def _asked(params: Params, manifest: Manifest) -> dict[int, int | None]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.interface import Images
-from ganlib.metrics.trunk import FEATURE_DIM, Trunk, checked_features, describe, gather, restore, share_correct, train
+from ganlib.metrics.settings import Depth
+from ganlib.metrics.trunk import FEATURE_DIMS, Trunk, describe, features, gather, measure_units, restore, share_correct, train
 
 INSTEAD = "use reference.extractor=rotation, which needs no labels (params.yaml: reference)"
 
@@ -21,7 +22,8 @@ class Classifier:
 
     trunk: Trunk
     name: ClassVar[str] = "classifier"
-    feature_dim: ClassVar[int] = FEATURE_DIM
+    depths: ClassVar[tuple[Depth, ...]] = ("middle", "last")
+    feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
 
@@ -40,7 +42,8 @@ class Classifier:
             raise ValueError(f"got {len(labels)} labels from {present[0]} for {len(images)} images, expected one each, from 0 up")
         targets = torch.from_numpy(np.array(labels, dtype=np.int64))
         trunk = Trunk(images.shape, int(present[-1]) + 1, seed=seed)
-        return cls(train(trunk, lambda i, _: (gather(images, i), targets[i]), num_images=len(images), seed=seed, epochs=epochs))
+        train(trunk, lambda i, _: (gather(images, i), targets[i]), num_images=len(images), seed=seed, epochs=epochs)
+        return cls(measure_units(trunk, images, seed=seed))
 
     @classmethod
     def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
@@ -52,8 +55,11 @@ class Classifier:
     def weights(self) -> dict[str, Tensor]:
         return self.trunk.state_dict()
 
-    def features(self, images: Tensor) -> Tensor:
-        return checked_features(self.trunk, images)
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        return features(self.trunk, images)
 
     @torch.inference_mode()
     def class_logits(self, features: Tensor) -> Tensor | None:

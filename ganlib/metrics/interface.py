@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.neighbours import nearest
-from ganlib.metrics.settings import EvaluateConfig
+from ganlib.metrics.settings import Depth, EvaluateConfig
 
 EXTRACT_BATCH_IMAGES = 500  # fixed: which kernel multiplies a matrix depends on its height, so a batch size is part of the numerics
 WEIGHTS_FILE = "extractor.safetensors"
@@ -72,7 +72,8 @@ class Extractor(Protocol):
     """Turns images into the features they are compared in. Its weights are part of a metric's protocol, hence `sha256`."""
 
     name: ClassVar[str]
-    feature_dim: ClassVar[int]
+    depths: ClassVar[tuple[Depth, ...]]  # "last" is always one of them
+    feature_dims: ClassVar[dict[str, int]]  # by depth, where the data or a file do not decide it
     knows_classes: ClassVar[bool]  # it tells the data's classes, where they have two at least
     needs_classes: ClassVar[bool]  # it cannot be fitted without them
 
@@ -94,19 +95,39 @@ class Extractor(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Every tensor the features depend on."""
 
-    def features(self, images: Tensor) -> Tensor:
-        """[n, C, H, W] uint8 -> [n, d] float32."""
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers should know beside name and hash, as JSON values; {} where there is nothing."""
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """[n, C, H, W] uint8 -> by each of `depths` [n, d] float32."""
 
     def class_logits(self, features: Tensor) -> Tensor | None:
-        """[n, d] float32 -> [n, k] logits of the data's classes, or None where it knows no classes."""
+        """[n, d] float32 of depth "last" -> [n, k] logits of the data's classes, or None where it knows no classes."""
 
-    def accuracy(self, images: Images) -> float:
-        """Share of held-out images on which it is right at what it was trained for."""
+    def accuracy(self, images: Images) -> float | None:
+        """Share of held-out images on which it is right at what it was trained for here; None where it was not trained here."""
+
+
+def checked_images(images: Tensor, image_shape: tuple[int, int, int] | list[int]) -> Tensor:
+    """The images, if they are [n, *image_shape] uint8.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(image_shape):
+        c, h, w = image_shape
+        raise ValueError(f"extractor: got images {tuple(images.shape)} {images.dtype}, expected [n, {c}, {h}, {w}] torch.uint8")
+    return images
+
+
+def depth_of(extractor: Extractor | type[Extractor], wanted: Depth) -> Depth:
+    """The depth that stands for `wanted`: "last" where the extractor does not have it."""
+    return wanted if wanted in extractor.depths else "last"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything a metric may look at: features of one set of fakes and of the real images they are compared with."""
+    """Everything a metric may look at: features, of one extractor and depth, of a set of fakes and of the real images they are compared with."""
 
     real: Tensor  # [n, d] float32: held-out images
     fake: Tensor  # [m, d] float32
@@ -146,8 +167,8 @@ class Comparison:
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
 
 
-def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> Tensor:
-    """Features [n, d] float32 of `images` (of those at `indices`), in batches of one size: the last is filled up and cut.
+def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> dict[str, Tensor]:
+    """Features, by depth [n, d] float32, of `images` (of those at `indices`), in batches of one size: the last is filled up and cut.
 
     Raises:
         ValueError: no images.
@@ -155,12 +176,14 @@ def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = N
     indices = np.arange(len(images)) if indices is None else indices
     if len(indices) == 0:
         raise ValueError("there are no images to extract features of; check the split's fraction (params.yaml: data)")
-    parts = []
+    parts: dict[str, list[Tensor]] = {depth: [] for depth in extractor.depths}
     for start in range(0, len(indices), EXTRACT_BATCH_IMAGES):
         chosen = indices[start : start + EXTRACT_BATCH_IMAGES]
         filled = np.concatenate([chosen, np.full(EXTRACT_BATCH_IMAGES - len(chosen), chosen[-1])])
-        parts.append(extractor.features(torch.from_numpy(np.array(images.gather(filled))))[: len(chosen)])
-    return torch.cat(parts)
+        found = extractor.features(torch.from_numpy(np.array(images.gather(filled))))
+        for depth in extractor.depths:
+            parts[depth].append(found[depth][: len(chosen)])
+    return {depth: torch.cat(tensors) for depth, tensors in parts.items()}
 
 
 def sha256(extractor: Extractor) -> str:
@@ -204,9 +227,10 @@ def load(folder: Path) -> Extractor:
 
 
 def predicted_classes(extractor: Extractor, real: Tensor, fake: Tensor, class_counts: Sequence[int] | None) -> dict[str, Any]:
-    """The class fields of a `Comparison` of these features; empty where the extractor knows no classes.
+    """The class fields of a `Comparison`; empty where the extractor knows no classes.
 
     Args:
+        real, fake: features of depth "last".
         class_counts: training images of each class, None where the data have none: what the extractor never saw is never predicted.
     """
     real_logits, fake_logits = extractor.class_logits(real), extractor.class_logits(fake)

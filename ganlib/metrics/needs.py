@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ganlib.metrics.settings import EvaluateConfig
 
@@ -20,6 +20,7 @@ class Needs:
         classes: an extractor that knows the classes.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
+        depth: of the extractor's layers whose features it compares; "last" where the extractor has no other.
         gives: the numbers that it returns, without their intervals; what `register.metric` can name.
         gives_conditional: those it returns beside them for a generator that is told the class.
     """
@@ -30,6 +31,7 @@ class Needs:
     classes: bool = False
     reliable_real: int = 2
     above_features: bool = False
+    depth: Literal["middle", "last"] = "last"
     gives: tuple[str, ...] | None = None
     gives_conditional: tuple[str, ...] = ()
 

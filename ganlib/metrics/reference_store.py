@@ -1,42 +1,108 @@
-"""data/reference: an extractor with the features of the real images, keyed by the content it was made from and never by a path."""
+"""data/reference: extractors with the features of the real images, keyed by the content they were made from and never by a path.
+
+One folder an extractor (its label), `extractor.*` and `features.safetensors` in it; `reference.json` names them, the main one first.
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ganlib.files import write_json
 from ganlib.metrics import interface
+from ganlib.metrics.settings import Depth
 
+FORMAT = 2
 FEATURES_FILE = "features.safetensors"
 SUMMARY_FILE = "reference.json"
+
+
+@dataclass(frozen=True)
+class Described:
+    """An extractor, and the real images as it sees them."""
+
+    label: str  # in keys (`fid@label`) and folders
+    extractor: interface.Extractor
+    tensors: Mapping[str, Tensor]  # "<split>.<depth>" [n, d] float32
+    facts: Mapping[str, Any]  # its entry in reference.json: name, sha256, depths, accuracy
+
+    def features(self, split: str, depth: Depth = "last") -> Tensor:
+        """[n, d] float32; of depth "last" where the extractor has no other.
+
+        Raises:
+            ValueError: the split has fewer than 2 images.
+        """
+        key = f"{split}.{interface.depth_of(self.extractor, depth)}"
+        if key not in self.tensors:
+            raise ValueError(f"the {split} split has fewer than 2 images; set data.{split}_fraction above 0, or another evaluate.split")
+        return self.tensors[key]
 
 
 @dataclass(frozen=True)
 class Reference:
     """data/reference, checked against the data it claims to describe."""
 
-    extractor: interface.Extractor
-    tensors: dict[str, Tensor]  # "<split>.features" [n, d] float32, "<split>.indices" [n] int64
+    described: tuple[Described, ...]  # the main one first
+    indices: Mapping[str, Tensor]  # split -> [n] int64, the images that the rows of every extractor's features are of
     summary: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path, *, data_digest: str) -> "Reference":
-        """Raises ValueError when the folder was made from other data or by another extractor."""
+        """Raises ValueError when the folder was made from other data, by another extractor, or by an older version of this project."""
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        extractor = interface.load(folder)
-        with safe_open(folder / FEATURES_FILE, framework="pt") as file:
-            found = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
-        expected = {"data_digest": data_digest, "extractor_sha256": interface.sha256(extractor)}
-        for key, value in expected.items():
-            if not value == found.get(key) == summary.get(key):
-                raise ValueError(f"{folder} was made with {key} {found.get(key)}, expected {value}; run `dvc repro reference`")
-        return cls(extractor, tensors, summary)
+        if summary.get("format") != FORMAT:
+            raise ValueError(f"{folder} has format {summary.get('format')}, expected {FORMAT}; run `dvc repro reference`")
+        described, indices = [], {}
+        for facts in summary["extractors"]:
+            extractor = interface.load(folder / facts["label"])
+            with safe_open(folder / facts["label"] / FEATURES_FILE, framework="pt") as file:
+                found = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+            said = {"data_digest": summary["data_digest"], "extractor_sha256": facts["sha256"]}
+            for key, value in (("data_digest", data_digest), ("extractor_sha256", interface.sha256(extractor))):
+                if not value == found.get(key) == said[key]:
+                    raise ValueError(f"{folder} was made with {key} {found.get(key)}, expected {value}; run `dvc repro reference`")
+            indices = {name.removesuffix(".indices"): tensor for name, tensor in tensors.items() if name.endswith(".indices")}
+            described.append(Described(facts["label"], extractor, tensors, facts))
+        return cls(tuple(described), indices, summary)
 
-    def features(self, split: str) -> Tensor:
-        if f"{split}.features" not in self.tensors:
-            raise ValueError(f"the {split} split has fewer than 2 images; set data.{split}_fraction above 0, or another evaluate.split")
-        return self.tensors[f"{split}.features"]
+    @property
+    def main(self) -> Described:
+        return self.described[0]
+
+    @property
+    def extractor(self) -> interface.Extractor:
+        """The main one."""
+        return self.main.extractor
+
+    @cached_property
+    def knows_classes(self) -> Described | None:
+        """The first extractor that tells the data's classes."""
+        for each in self.described:
+            if each.extractor.class_logits(each.features("train")[:1]) is not None:
+                return each
+        return None
+
+    def features(self, split: str, depth: Depth = "last") -> Tensor:
+        """Of the main extractor."""
+        return self.main.features(split, depth)
+
+
+def write(folder: Path, described: Described, indices: Mapping[str, Tensor], *, data_digest: str) -> None:
+    """Write `folder`/<label>, which does not exist yet."""
+    place = folder / described.label
+    place.mkdir()
+    digest = interface.save(described.extractor, place)
+    assert digest == described.facts["sha256"]
+    tensors = {**described.tensors, **{f"{split}.indices": tensor for split, tensor in indices.items()}}
+    save_file(tensors, place / FEATURES_FILE, metadata={"data_digest": data_digest, "extractor_sha256": digest})
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    write_json(folder / SUMMARY_FILE, {"format": FORMAT, **summary})

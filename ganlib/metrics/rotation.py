@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ganlib.metrics import EXTRACTORS
 from ganlib.metrics.interface import Images
-from ganlib.metrics.trunk import FEATURE_DIM, Task, Trunk, checked_features, describe, gather, restore, share_correct, train
+from ganlib.metrics.settings import Depth
+from ganlib.metrics.trunk import FEATURE_DIMS, Task, Trunk, describe, features, gather, measure_units, restore, share_correct, train
 from ganlib.rng import keyed_rng
 
 NUM_TURNS = 4
@@ -50,7 +51,8 @@ class Rotation:
 
     trunk: Trunk
     name: ClassVar[str] = "rotation"
-    feature_dim: ClassVar[int] = FEATURE_DIM
+    depths: ClassVar[tuple[Depth, ...]] = ("middle", "last")
+    feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
 
@@ -58,7 +60,8 @@ class Rotation:
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
         """Train on every image of `images`; `labels` are not looked at."""
         trunk = Trunk(images.shape, NUM_TURNS, seed=seed)
-        return cls(train(trunk, turning(images, seed, "extractor turns"), num_images=len(images), seed=seed, epochs=epochs))
+        train(trunk, turning(images, seed, "extractor turns"), num_images=len(images), seed=seed, epochs=epochs)
+        return cls(measure_units(trunk, images, seed=seed))
 
     @classmethod
     def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
@@ -70,8 +73,11 @@ class Rotation:
     def weights(self) -> dict[str, Tensor]:
         return self.trunk.state_dict()
 
-    def features(self, images: Tensor) -> Tensor:
-        return checked_features(self.trunk, images)
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        return features(self.trunk, images)
 
     def class_logits(self, features: Tensor) -> Tensor | None:
         return None

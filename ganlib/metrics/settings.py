@@ -6,13 +6,16 @@ from pydantic import Field, model_validator
 
 from ganlib.config import Section
 
+Depth = Literal["middle", "last"]  # of an extractor's layers: texture half-way, or what it was trained to tell
+
 
 class ReferenceConfig(Section):
-    """The feature extractor that real and generated images are compared in."""
+    """The feature extractors that real and generated images are compared in."""
 
-    extractor: str = Field(
+    extractor: str | list[str] = Field(
         "auto",
-        description="a registered extractor: classifier (labelled data), rotation (any data); auto: classifier where there are classes",
+        description="an extractor, torchscript:PATH (a file below data/extractors), or a list, the main one first; auto: efficientnet_lite0 for RGB, "
+        "beside or instead of it what is trained on the data: classifier where there are classes, else (not RGB) rotation",
     )
     seed: int = Field(0, ge=0)
     epochs: float = Field(3.0, gt=0, description="passes over the train split, for extractors that are trained on it")
@@ -23,7 +26,7 @@ class EvaluateConfig(Section):
 
     metrics: list[str] = Field(
         default_factory=lambda: ["fid", "kid", "prdc", "memorization", "class_coverage"],
-        description="registered metrics, by the name of their protocol; class_coverage only where reference.extractor=auto found classes",
+        description="registered metrics, by the name of their protocol; those that need classes only where reference.extractor=auto found some",
     )
     split: Literal["test", "val"] = Field("test", description="the real images that were held out")
     seed: int = Field(0, ge=0, description="of every random subset and bootstrap")

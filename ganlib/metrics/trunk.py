@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlib.metrics.interface import EXTRACT_BATCH_IMAGES, Images
+from ganlib.metrics.interface import EXTRACT_BATCH_IMAGES, Images, checked_images
+from ganlib.metrics.spread import channel_statistics, units
 from ganlib.rng import keyed_rng
 
 FEATURE_DIM = 128
 WIDTHS = (24, 32, 64, 128)
+LAYER_MODULES = 3  # convolution, batch norm, rectifier
+MIDDLE_LAYER = 3  # of 5, counted from 1
+MIDDLE_DIM = 2 * WIDTHS[2]
+FEATURE_DIMS = {"middle": MIDDLE_DIM, "last": FEATURE_DIM}
 MAX_PIXELS = 64 * 64  # larger images are shrunk to this area, so that the cost has a bound
 FINE_PIXELS = 16 * 16  # smaller images keep their resolution in the first layer
 BATCH_IMAGES = 256
@@ -32,7 +37,7 @@ def working_size(height: int, width: int) -> tuple[int, int]:
 
 
 class Trunk(nn.Module):
-    """Images [n, C, H, W] uint8 -> features [n, FEATURE_DIM] -> logits [n, num_outputs].
+    """Images [n, C, H, W] uint8 -> features [n, FEATURE_DIM] -> logits [n, num_outputs]; texture from a layer half-way.
 
     Args:
         image_shape: (C, H, W), of any size and aspect ratio.
@@ -56,6 +61,8 @@ class Trunk(nn.Module):
             self.body = nn.Sequential(*layers)
             self.project = nn.Linear(WIDTHS[3], FEATURE_DIM)
             self.head = nn.Linear(FEATURE_DIM, num_outputs)
+            self.middle_units: Tensor
+            self.register_buffer("middle_units", torch.empty(MIDDLE_DIM))
         self.to_empty(device="cpu")
         if seed is not None:
             self._initialise(seed)
@@ -72,14 +79,31 @@ class Trunk(nn.Module):
                 module.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=keyed_rng(seed, "extractor weights", i))
                 if module.bias is not None:
                     module.bias.zero_()
+        self.middle_units.fill_(1.0)
 
-    def features(self, images: Tensor) -> Tensor:
-        """[n, C, H, W] uint8 -> [n, FEATURE_DIM] float32, non-negative."""
+    def working(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] uint8 -> [n, C, *size] float32 in [-1, 1], channels last."""
         x = images.float().div_(127.5).sub_(1)
         if tuple(x.shape[2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        x = self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
-        return F.relu(self.project(x))
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def middle(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] uint8 -> [n, MIDDLE_DIM] float32: the statistics of layer MIDDLE_LAYER's channels, in no units yet."""
+        return channel_statistics(self.body[: LAYER_MODULES * MIDDLE_LAYER](self.working(images)))
+
+    def both(self, images: Tensor) -> dict[str, Tensor]:
+        """[n, C, H, W] uint8 -> {"middle": [n, MIDDLE_DIM], "last": [n, FEATURE_DIM]} float32."""
+        half_way = self.body[: LAYER_MODULES * MIDDLE_LAYER](self.working(images))
+        last = self._last(self.body[LAYER_MODULES * MIDDLE_LAYER :](half_way))
+        return {"middle": channel_statistics(half_way) / self.middle_units, "last": last}
+
+    def features(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] uint8 -> [n, FEATURE_DIM] float32, non-negative."""
+        return self._last(self.body(self.working(images)))
+
+    def _last(self, x: Tensor) -> Tensor:
+        return F.relu(self.project(x.mean(dim=(2, 3))))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))
@@ -134,21 +158,26 @@ def share_correct(trunk: Trunk, task: Task, *, num_images: int) -> float:
 
 
 @torch.inference_mode()
-def checked_features(trunk: Trunk, images: Tensor) -> Tensor:
-    """[n, C, H, W] uint8 -> [n, FEATURE_DIM] float32.
+def measure_units(trunk: Trunk, images: Images, *, seed: int) -> Trunk:
+    """Set the units of the middle's numbers to their spread over `images`; returns `trunk`."""
+    trunk.middle_units.copy_(units(lambda batch: {"middle": trunk.middle(batch)}, images, seed=seed)["middle"])
+    return trunk
+
+
+@torch.inference_mode()
+def features(trunk: Trunk, images: Tensor) -> dict[str, Tensor]:
+    """[n, C, H, W] uint8 -> {"middle": [n, MIDDLE_DIM], "last": [n, FEATURE_DIM]} float32.
 
     Raises:
         ValueError: images of another shape than the trunk was trained on, or not uint8.
     """
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != trunk.image_shape:
-        c, h, w = trunk.image_shape
-        raise ValueError(f"extractor: got images {tuple(images.shape)} {images.dtype}, expected [n, {c}, {h}, {w}] torch.uint8")
-    return trunk.features(images).clone()
+    found = trunk.both(checked_images(images, trunk.image_shape))
+    return {depth: tensor.clone() for depth, tensor in found.items()}
 
 
 def describe(trunk: Trunk) -> dict[str, Any]:
     """What `restore` needs besides the weights."""
-    return {"image_shape": list(trunk.image_shape), "num_outputs": trunk.num_outputs, "feature_dim": FEATURE_DIM}
+    return {"image_shape": list(trunk.image_shape), "num_outputs": trunk.num_outputs}
 
 
 def restore(description: dict[str, Any], weights: dict[str, Tensor]) -> Trunk:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, atomic_write, sha256_file
-from ganlib.metrics import METRICS, interface, needs
-from ganlib.metrics.memorization import nearest_pairs
+from ganlib.metrics import METRICS, choice, interface, measure, needs
+from ganlib.metrics.memorization import memorization, nearest_pairs
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
@@ -40,7 +39,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     metrics: dict[str, interface.Metric] = {name: METRICS.get(name, key="evaluate.metrics") for name in config.metrics}
     manifest = read_manifest(root / "data" / "prepared")
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
-    if reference.summary["asked_for"] == "auto" and reference.extractor.class_logits(reference.features("train")[:1]) is None:
+    if choice.AUTO in reference.summary["asked_for"] and reference.knows_classes is None:
         metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
     generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / "generator.safetensors")
@@ -51,67 +50,72 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     made_by, drawn = fake_images.facts.generator_sha256, fake_images.facts.drawn_classes
     if made_by != weights_sha256:
         raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
-    fake = interface.extract(reference.extractor, fake_images)
+    fake = measure.extract(reference, fake_images)
     splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
 
-    def held_out(split: str) -> tuple[Tensor, np.ndarray]:
+    def held_out(split: str) -> tuple[measure.Features, np.ndarray]:
         """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""
-        features, indices = reference.features(split), reference.tensors[f"{split}.indices"].numpy()
-        labels = splits[split].labels
+        everything = measure.stored(reference, split)
+        indices, labels = reference.indices[split].numpy(), splits[split].labels
         if drawn is None or labels is None:
-            return features, indices
+            return everything, indices
         chosen = np.isin(labels[indices], drawn)
-        return features[torch.from_numpy(chosen)], indices[chosen]
+        return measure.stored(reference, split, torch.from_numpy(chosen)), indices[chosen]
 
-    (real, real_indices), train = held_out(config.split), reference.features("train")
+    (real, real_indices), train = held_out(config.split), measure.stored(reference, "train")
 
-    def compare(fake: Tensor, labels: np.ndarray | None = None) -> interface.Comparison:
-        return interface.Comparison(
-            real=real,
-            fake=fake,
-            train=train,
-            fake_labels=labels,
-            **interface.predicted_classes(reference.extractor, real, fake, manifest.splits["train"].class_counts),
+    def compare(fake: measure.Features, labels: np.ndarray | None = None) -> measure.Comparisons:
+        return measure.Comparisons(
+            reference=reference, real=real, fake=fake, train=train, fake_labels=labels, class_counts=manifest.splits["train"].class_counts
         )
 
     other = "val" if config.split == "test" else "test"
-    baseline_features = held_out(other)[0] if f"{other}.features" in reference.tensors else None
-    data = compare(fake, fake_images.labels)
-    values = {key: value for metric in metrics.values() for key, value in metric(data, config).items()}
+    baseline_features = held_out(other)[0] if other in reference.indices else None
+    compared = compare(fake, fake_images.labels)
+    measured = compared.measured_from(metrics, config)
+    values = {name: value for _, found in measured for name, value in found.items()}
     baseline: dict[str, Any] = {}
-    if baseline_features is not None and len(baseline_features) > config.neighbours:  # real images in the place of the fakes
-        perfect = compare(baseline_features)
-        baseline = {key: value for metric in metrics.values() for key, value in metric(perfect, config).items()}
-        baseline |= {"split": other, "n": len(baseline_features)}
+    main = reference.main.label
+    if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
+        baseline = {**compare(baseline_features).measure(metrics, config)}  # real images in the place of the fakes
+        baseline |= {"split": other, "n": n_baseline}
+    shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
     result = values | {
         "baseline": baseline,
         "protocol": {
-            "n_fake": len(fake),
-            "n_real": len(real),
-            "n_train": len(train),
+            "n_fake": len(shown.fake),
+            "n_real": len(shown.real),
+            "n_train": len(shown.train),
             "split": config.split,
             "seed": config.seed,
             "neighbours": config.neighbours,
             "bootstrap": config.bootstrap,
-            "extractor": reference.extractor.name,
-            "extractor_sha256": reference.summary["extractor_sha256"],
-            "extractor_accuracy": reference.summary["accuracy"].get(config.split),
+            "extractor": reference.main.label,
+            "extractor_sha256": reference.main.facts["sha256"],
+            "extractor_accuracy": reference.main.facts["accuracy"].get(config.split),
+            "extractors": [
+                {key: value for key, value in each.facts.items() if key != "accuracy"}
+                | {"accuracy": each.facts["accuracy"].get(config.split)}
+                for each in reference.described
+            ],
+            "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
             **({"classes": _drawn_counts(fake_images)} if drawn is not None else {}),
         },
     }
-    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
+    fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(shown, plots.NUM_PAIRS))
     with atomic_folder(root / "reports" / "plots") as folder:
         beside = fake_images.gather(np.arange(min(plots.NUM_SIDE, len(fake_images))))
         plots.real_vs_fake(folder / "real_vs_fake.png", splits[config.split].gather(real_indices[: plots.NUM_SIDE]), beside)
-        nearest_images = splits["train"].gather(reference.tensors["train.indices"].numpy()[nearest])
+        nearest_images = splits["train"].gather(reference.indices["train"].numpy()[nearest])
         plots.nearest_train(folder / "nearest_train.png", fake_images.gather(fakes), nearest_images, distances)
-        plots.feature_map(folder / "features.png", real, fake)
-        if data.real_classes is not None and data.fake_classes is not None:
-            plots.classes(folder / "classes.png", data.real_classes, data.fake_classes, manifest.class_names, data.known_classes)
+        plots.feature_map(folder / "features.png", shown.real, shown.fake)
+        classes = compared.of(reference.knows_classes or reference.main)
+        if classes.real_classes is not None and classes.fake_classes is not None:
+            plots.classes(folder / "classes.png", classes.real_classes, classes.fake_classes, manifest.class_names, classes.known_classes)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result).encode())

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ganlib.metrics.measure import protocol_of
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, lineage, params
 from pipeline.params import ROOT
@@ -41,7 +42,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         run_key=trained.facts["run_key"],
         content=sha256 if truncation == 1.0 else lineage.digest([sha256, truncation]),
         score=float(report[metric]),
-        protocol={key: value for key, value in report["protocol"].items() if key not in MEASURED},
+        protocol={key: value for key, value in protocol_of(metric, report["protocol"]).items() if key not in MEASURED},
         tags={
             "git.commit": trained.facts["git_commit"],
             **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),

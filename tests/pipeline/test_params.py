@@ -77,9 +77,17 @@ def test_the_shipped_file_is_good():
             r"task.regularizers.r1.interval_steps=.* is a schedule, and this setting cannot follow one; those that can: gamma",
         ),
         ({"reference__extractor": "rotation"}, r"take class_coverage out of evaluate.metrics"),
+        ({"reference__extractor": ["rotation", "pixels"]}, r"take class_coverage out of evaluate.metrics"),
+        ({"reference__extractor": ["rotation", "rotation"]}, r"must name each extractor once"),
+        ({"reference__extractor": "torchscript:data/extractors/none.pt"}, r"there is no such file"),
+        ({"register__metric": "fid@rotation"}, r"register.metric='fid@rotation' is given by none"),
+        (
+            {"register__metric": "class_coverage@rotation", "reference__extractor": ["classifier", "rotation"]},
+            r"given by none of evaluate.metrics.*legal: fid, fid@rotation, kid, kid@rotation",
+        ),
         (
             {"reference__extractor": "inception"},
-            r"reference.extractor='inception' is not a known feature extractor; legal: auto, classifier, rotation",
+            r"reference.extractor='inception' is not a known feature extractor; legal: classifier, efficientnet_lite0, .*, auto, torchscript:",
         ),
         (
             {"sample__num_images": 5},
@@ -230,7 +238,7 @@ def prepared(root: Path, *, test: int, val: int = 0, classes: tuple[int, ...] | 
         (
             {"test": 200, "classes": None},
             {"reference__extractor": "classifier"},
-            r"has no labelled classes; set reference.extractor: auto or rotation and leave .*: class_coverage",
+            r"has no labelled classes; set reference.extractor: auto, or .*rotation.* and leave .*: class_coverage",
         ),
         ({"test": 200, "classes": (120, 0, 0)}, {"reference__extractor": "classifier"}, r"has 1 labelled classes"),
         ({"test": 10}, {"model__conditional": True, "sample__classes": ["cat"]}, r"the test split has 5 images"),

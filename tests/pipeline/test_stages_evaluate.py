@@ -15,8 +15,10 @@ from PIL import Image
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, trunk
+from ganlib.metrics import METRICS, interface, measure, needs, trunk
+from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
+from ganlib.registry import Entry
 from pipeline.report import page as report
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.reference import reference
@@ -36,14 +38,14 @@ def draw(n: int, seed: int, *, classes: int = 3) -> tuple[np.ndarray, np.ndarray
     return images, labels
 
 
-def write_prepared(root: Path, *, val: int = 30, is_labelled: bool = True) -> None:
+def write_prepared(root: Path, *, val: int = 30, is_labelled: bool = True, channels: int = 1) -> None:
     folder = root / "data" / "prepared"
     folder.mkdir(parents=True)
     names = ["left", "middle", "<right>"] if is_labelled else None
     for seed, (split, n) in enumerate((("train", 120), ("val", val), ("test", 60))):
         images, labels = draw(n, seed)
-        with ArrowWriter(folder / f"{split}.arrow", shape=SHAPE, class_names=names) as writer:
-            writer.append(images, labels if is_labelled else None)
+        with ArrowWriter(folder / f"{split}.arrow", shape=(channels, *SHAPE[1:]), class_names=names) as writer:
+            writer.append(images.repeat(channels, axis=1), labels if is_labelled else None)
     write_manifest(folder, class_names=names, class_counts={s: [1, 1, 1] if is_labelled else None for s in ("train", "val", "test")})
 
 
@@ -66,7 +68,7 @@ def write_samples(
     }
     (root / "models" / "generator.json").write_text(json.dumps(facts))
     said = samples.Facts(
-        shape=SHAPE,
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
         seed=0,
         generator_sha256=facts["sha256"],
         class_names=() if labels is None else ("left", "middle", "<right>"),
@@ -170,6 +172,91 @@ def test_unlabelled_data_with_no_val_split(tmp_path: Path) -> None:
         evaluate(CONFIG.model_copy(update={"split": "val"}), root=tmp_path)
 
 
+def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
+    """Each gives the numbers that it gives alone: the first under their own names, the second as name@extractor; classes are asked of who knows them.
+
+    Kills: the second's features compared by the first's metrics, a key that two of them write, class_coverage of an extractor without classes.
+    """
+    alone = {"classifier": evaluate(CONFIG, root=root)}
+    config = CONFIG.model_copy(update={"metrics": [name for name in ALL_METRICS if name != "class_coverage"]})
+    reference(ReferenceConfig(extractor="rotation", epochs=0.1), root=root)
+    alone["rotation"] = evaluate(config, root=root)
+    reference(ReferenceConfig(extractor=["rotation", "classifier"], epochs=0.1), root=root)
+    both = evaluate(CONFIG, root=root)
+    assert both["protocol"]["extractor"] == "rotation"
+    assert [entry["label"] for entry in both["protocol"]["extractors"]] == ["rotation", "classifier"]
+    assert both["protocol"]["extractors"][1]["sha256"] == alone["classifier"]["protocol"]["extractor_sha256"]
+    numbers = {key: value for key, value in both.items() if isinstance(value, float)}
+    of_classes = {"class_coverage", "class_kl", "smallest_class_share", "label_agreement", "label_agreement_low", "label_agreement_high"}
+    expected = {key: value for key, value in alone["rotation"].items() if isinstance(value, float)}
+    for key, value in alone["classifier"].items():
+        end = next((end for end in ("_low", "_high") if key.endswith(end)), "")
+        if isinstance(value, float):
+            expected[key if key in of_classes else f"{key.removesuffix(end)}@classifier{end}"] = value
+    assert numbers == expected
+    for key in (
+        "fid",
+        "fid@classifier",
+        "precision_low",
+        "class_coverage",
+    ):  # a protocol is of one number: what is beside it does not matter
+        plain = key.partition("@")[0]
+        name = "classifier" if key.endswith(("@classifier", "class_coverage")) else "rotation"
+        theirs = measure.protocol_of(plain, alone[name]["protocol"])
+        ours = measure.protocol_of(key, both["protocol"])
+        assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
+    assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
+    assert (root / "reports" / "plots" / "classes.png").exists()
+
+
+def test_rgb_is_compared_in_imagenets_features_with_the_classifiers_beside_them(tmp_path: Path) -> None:
+    """What params.yaml has for everybody. Kills: class_coverage lost with a main extractor that knows no classes."""
+    write_prepared(tmp_path, val=0, channels=3)
+    told = reference(ReferenceConfig(epochs=0.1), root=tmp_path)
+    assert [entry["label"] for entry in told["extractors"]] == ["efficientnet_lite0", "classifier"]
+    images, labels = draw(40, 9)
+    write_samples(tmp_path, images.repeat(3, axis=1), labels)
+    result = evaluate(CONFIG, root=tmp_path)
+    assert result["protocol"]["extractor"] == "efficientnet_lite0"
+    assert result["protocol"]["extractor_accuracy"] is None
+    assert {"fid", "fid@classifier", "precision", "precision@classifier_high", "class_coverage", "label_agreement"} <= set(result)
+    assert "class_coverage@classifier" not in result
+    assert result["protocol"]["read_from"]["efficientnet_lite0/middle"] == ["precision", "recall", "density", "coverage", "prdc_images"]
+    (tmp_path / "data" / "extractors").mkdir()
+    with pytest.raises(ValueError, match="there is no file"):
+        reference(ReferenceConfig(extractor=["pixels", "torchscript:data/extractors/none.pt"]), root=tmp_path)
+    assert (tmp_path / "data" / "reference" / SUMMARY_FILE).exists()  # the one before is whole
+
+
+def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every set: the images compared, the fakes and the baseline. Kills a depth that is looked up for one side only."""
+    seen: list[interface.Comparison] = []
+
+    @needs.declares(needs.Needs(depth="middle"))
+    def look(data: interface.Comparison, config: EvaluateConfig) -> dict[str, float]:
+        seen.append(data)
+        return {"dimension": float(data.real.shape[1])}
+
+    monkeypatch.setitem(METRICS._entries, "look", Entry(name="look", value=look, summary="", paper=""))
+    result = evaluate(CONFIG.model_copy(update={"metrics": ["look", "fid"]}), root=root)
+    stored = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest)
+    fake = interface.extract(stored.extractor, samples.Samples(root / "samples"))["middle"]
+    for data, fakes in zip(seen, (fake, stored.features("val", "middle")), strict=True):
+        assert torch.equal(data.real, stored.features("test", "middle"))
+        assert torch.equal(data.train, stored.features("train", "middle"))
+        assert torch.equal(data.fake, fakes)
+    assert {place: keys for place, keys in result["protocol"]["read_from"].items() if "dimension" in keys} == {
+        "classifier/middle": ["dimension"]
+    }
+
+
+def test_a_reference_of_an_older_version_is_refused(root: Path) -> None:
+    path = root / "data" / "reference" / SUMMARY_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    with pytest.raises(ValueError, match=r"has format 1, expected 2; run `dvc repro reference`"):
+        evaluate(CONFIG, root=root)
+
+
 def test_inputs_that_do_not_belong_together(root: Path) -> None:
     facts = root / "models" / "generator.json"
     before = json.loads(facts.read_text())
@@ -197,8 +284,9 @@ def test_numbers_are_the_same_from_every_format_and_from_memory(root: Path, form
     stored = samples.Samples(root / "samples")
     assert stored.labels is not None
     assert np.array_equal(stored.labels, labels)
-    extractor = interface.load(root / "data" / "reference")
-    assert torch.equal(interface.extract(extractor, stored), interface.extract(extractor, interface.ArrayImages(images)))
+    extractor = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest).extractor
+    found, expected = (interface.extract(extractor, pictures) for pictures in (stored, interface.ArrayImages(images)))
+    assert all(torch.equal(found[depth], expected[depth]) for depth in extractor.depths)
     backwards = np.arange(len(images))[::-37]
     assert np.array_equal(stored.gather(backwards), images[backwards])
 

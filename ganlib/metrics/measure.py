@@ -1,0 +1,128 @@
+"""A set of fakes against real images in every extractor of a protocol: which comparison each metric is shown, and what its numbers are called."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ganlib.metrics import interface, needs
+from ganlib.metrics.interface import Comparison, Images, Metric
+from ganlib.metrics.reference_store import Described, Reference
+from ganlib.metrics.settings import Depth, EvaluateConfig
+
+ENDS = ("_low", "_high")  # of a number's interval
+Features = Mapping[str, Mapping[str, Tensor]]  # an extractor's label -> depth -> [n, d] float32
+
+
+def extract(reference: Reference, images: Images) -> dict[str, dict[str, Tensor]]:
+    """`images` as every extractor of the reference sees them."""
+    return {each.label: interface.extract(each.extractor, images) for each in reference.described}
+
+
+def stored(reference: Reference, split: str, rows: Tensor | None = None) -> dict[str, dict[str, Tensor]]:
+    """Real images of `split` (those rows of them: [n] bool or int64).
+
+    Raises:
+        ValueError: the split has fewer than 2 images.
+    """
+    return {
+        each.label: {
+            depth: each.features(split, depth) if rows is None else each.features(split, depth)[rows] for depth in each.extractor.depths
+        }
+        for each in reference.described
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparisons:
+    """One set of fakes, the real images it is compared with and the training images, in every extractor and depth.
+
+    Args:
+        real, fake, train: features, of each of the reference's extractors.
+        fake_labels: [m] int64, the classes a conditional generator was asked for.
+        class_counts: training images of each class, None where the data have none.
+    """
+
+    reference: Reference
+    real: Features
+    fake: Features
+    train: Features
+    fake_labels: np.ndarray | None = None
+    class_counts: Sequence[int] | None = None
+    _made: dict[tuple[str, str], Comparison] = field(default_factory=dict, repr=False)  # each once: nearest neighbours are kept in it
+
+    def of(self, described: Described, depth: Depth = "last") -> Comparison:
+        """What a metric that reads `depth` is shown; of depth "last" where the extractor has no other."""
+        label, depth = described.label, interface.depth_of(described.extractor, depth)
+        if (label, depth) not in self._made:
+            classes = interface.predicted_classes(
+                described.extractor, self.real[label]["last"], self.fake[label]["last"], self.class_counts
+            )
+            self._made[label, depth] = Comparison(
+                real=self.real[label][depth],
+                fake=self.fake[label][depth],
+                train=self.train[label][depth],
+                fake_labels=self.fake_labels,
+                **classes,
+            )
+        return self._made[label, depth]
+
+    def measure(self, metrics: Mapping[str, Metric], config: EvaluateConfig) -> dict[str, float]:
+        """The numbers of every metric: of the main extractor under their own names, of the others as `name@label`.
+
+        What needs classes is measured once, in the first extractor that knows them, under its own name.
+
+        Raises:
+            ValueError: a metric needs classes and no extractor knows them.
+        """
+        return {key: value for _, found in self.measured_from(metrics, config) for key, value in found.items()}
+
+    def measured_from(self, metrics: Mapping[str, Metric], config: EvaluateConfig) -> list[tuple[str, dict[str, float]]]:
+        """The same a metric at a time, each with "label/depth" of the features it was read from."""
+        values = []
+        for i, described in enumerate(self.reference.described):
+            for metric in metrics.values():
+                need = needs.of(metric)
+                if need.classes and i > 0:
+                    continue
+                seen_by = (self.reference.knows_classes or described) if need.classes else described
+                found = renamed(metric(self.of(seen_by, need.depth), config), f"@{described.label}" if i > 0 else "")
+                values.append((f"{seen_by.label}/{interface.depth_of(seen_by.extractor, need.depth)}", found))
+        return values
+
+
+def read_from(measured: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, list[str]]:
+    """ "label/depth" -> the numbers read from it, without their intervals."""
+    places: dict[str, list[str]] = {}
+    for place, found in measured:
+        places.setdefault(place, []).extend(key for key in found if not key.endswith(ENDS))
+    return places
+
+
+def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
+    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
+    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
+    labels = {place.rpartition("/")[0] for place in read}
+    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
+    return rest | {
+        "read_from": read,
+        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
+    }
+
+
+def renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
+    """`fid` -> `fid@label`, and `fid_low` -> `fid@label_low`: intervals are found by a number's name with an ending."""
+    return {_with(key, suffix): value for key, value in values.items()}
+
+
+def _with(key: str, suffix: str) -> str:
+    end = next((end for end in ENDS if key.endswith(end)), "")
+    return f"{key.removesuffix(end)}{suffix}{end}" if end else f"{key}{suffix}"
+
+
+def keys(names: Iterable[str], labels: Sequence[str]) -> list[str]:
+    """The names of numbers for extractors `labels`, the main one first."""
+    return [f"{name}{'' if i == 0 else f'@{label}'}" for i, label in enumerate(labels) for name in names]
