@@ -203,12 +203,14 @@ def check_data(params: Params, root: Path) -> list[str]:
         (name, label): extractor.feature_dims.get(depth_of(extractor, needs.of(metric).depth), 0)  # 0: only the data or a file say how many
         for name, metric in metrics.items()
         for label, extractor in extractors.items()
+        if needs.of(metric).above_features
     }
     warnings = [
         line
         for (name, _), dim in dims.items()
         for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=params.sample.num_images, feature_dim=dim)
     ]
+    warnings += needs.doubtful(metrics, num_real=num_real, num_fake=params.sample.num_images, feature_dim=0)  # what no features decide
     return list(dict.fromkeys(warnings))
 
 

@@ -196,7 +196,11 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
         told = {}
         monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
         register(config.register_, config.tracking, tmp_path)
-        assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == ("0.5", forward, {"split": "test"})
+        assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == (
+            "0.5",
+            forward,
+            {"split": "test", "read_from": [], "extractors": []},
+        )
         assert (told["sha256"], told["truncation"]) == (made.facts["sha256"], truncation)
         assert logged_models.content(told["sha256"], truncation) != made.facts["sha256"]
         return
