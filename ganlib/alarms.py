@@ -110,7 +110,8 @@ class GeneratorWins(Alarm):
     bounds = (Bound(column="separation", is_low=True),)
     meaning = "the discriminator finds generated images more real than real ones: the generator learns from verdicts that are wrong"
     remedy = "raise optim.discriminator.lr or task.discriminator_repeats, widen model.discriminator, or lower optim.generator.lr"
-    threshold: float = -10.0
+    threshold: float = -8.0
+    measurements: int = Field(default=5, ge=1)  # a critic may be wrong for a while at first (dragan)
 
 
 class DiscriminatorWins(Alarm):

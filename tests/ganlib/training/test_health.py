@@ -124,7 +124,7 @@ def test_an_alarm_wants_measurements_in_a_row_and_is_raised_once():
     assert when("overfitting_gap", [1.1, 1.1]) == [("overfitting", 20)]
     assert when("largest_logit", [9e3, 1.1e4]) == [("divergence", 20)]
     assert when("weight_growth", [9.0, 11.0]) == [("divergence", 20)]
-    assert when("separation", [-11.0] * 4) == [("generator_wins", 30)]
+    assert when("separation", [-11.0] * 6) == [("generator_wins", 50)]
     assert when("separation", [16.0] * 6) == [("discriminator_wins", 30)]
     assert when("update_norm_generator", [0.0] * 4) == [("stalled", 30)]
     strict = AlarmsConfig.model_validate({"mode_collapse": {"threshold": 0.5, "measurements": 1}})
@@ -303,7 +303,7 @@ BAD = {
     "divergence": {f"optim__{name}": rate(0.32) for name in ("generator", "discriminator")},
     "discriminator_wins": {"task__discriminator_repeats": 8, "optim__generator": rate(1e-5), "train__health_interval_images": 1280}
     | {"train__total_images": 6400},
-    "generator_wins": {"optim__discriminator": rate(1e-7)},
+    "generator_wins": {"optim__discriminator": rate(1e-7), "model__generator": {"width": 24}, "train__total_images": 5120},
     "stalled": {"optim__generator": rate(1e-12)},
     "overfitting": MLP | {f"optim__{name}": rate(1e-3) for name in ("generator", "discriminator")},
 }
