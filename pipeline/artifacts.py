@@ -79,14 +79,14 @@ def write(bundle: Bundle, spec: TrainingSpec, images: ArrowImages, *, storage: S
 
 
 def kept_checkpoints(store: BundleStore) -> list[Checkpoint]:
-    """Those of the state whose averaged generator was measured, oldest first; a broken one is left out."""
+    """Those of the state whose averaged generator was measured, oldest first; one that cannot be read is left out."""
     found = []
     for step in store.steps():
         folder = store.name(step)
         try:
             numbers = json.loads(store.storage.read(f"{folder}/state.json"))
             sha256 = json.loads(store.storage.read(f"{folder}/{SEAL}"))["tensors.safetensors"]
-        except (FileNotFoundError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError):
             continue
         if (score := numbers.get("score")) is not None:
             found.append(Checkpoint(folder=folder, images_seen=numbers["images_seen"], sha256=sha256, score=score))
