@@ -121,7 +121,8 @@ class TrainingRun:
 
     def note_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
         """What is kept of a training that is finished; called by its thread, and only written down."""
-        self._change(checkpoints=tuple(checkpoints))
+        with contextlib.suppress(OSError):  # of the state: then only this process can tell it, and the training is finished all the same
+            self._change(checkpoints=tuple(checkpoints))
 
     def note_end(self, status: str) -> None:
         self._change(status=status, ended=time.time())
