@@ -23,7 +23,7 @@ def resolved(names: Sequence[str], *, channels: int, num_classes: int) -> tuple[
     """`names` with what `auto` stands for in its place, each once: the first is the main one.
 
     For RGB ImageNet's features, which see what a small classifier is blind to (benchmarks/ruler.py), and beside them the classifier where there are
-    two classes or more. Else the classifier, or rotation where there are no classes.
+    two classes or more. Else the classifier, whose FID keeps the order of faults on grey pictures, or rotation where there are no classes.
 
     Args:
         num_classes: with images in the train split.
