@@ -72,10 +72,8 @@ def patches(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
         places = torch.arange(rows * columns).expand(n, -1)
     else:
         places = torch.randint(rows * columns, (n, count), generator=rng)
-    y = (places // columns)[:, :, None, None] + torch.arange(h)[:, None]
-    x = (places % columns)[:, :, None, None] + torch.arange(w)
-    cut = images[torch.arange(n)[:, None, None, None], :, y, x]  # [n, count, h, w, C]
-    return cut.permute(0, 1, 4, 2, 3).flatten(2)
+    windows = images.unfold(2, h, 1).unfold(3, w, 1)  # [n, C, rows, columns, h, w], a view
+    return windows[torch.arange(n)[:, None], :, places // columns, places % columns].flatten(2)
 
 
 def descriptors(images: np.ndarray, levels: int, *, seed: int, purpose: str) -> list[Tensor]:
@@ -104,8 +102,8 @@ def sliced_distance(real: Tensor, fake: Tensor, *, channels: int, groups: int, r
     """
     shape = (*real.shape[:2], channels, -1)
     real, fake = real.view(shape), fake.view(shape)
-    mean, std = (f.double() for f in (real.mean(dim=(0, 1, 3), keepdim=True), real.std(dim=(0, 1, 3), keepdim=True)))
-    x, y = (((side - mean) / std.clamp(min=1e-6)).float().flatten(2) for side in (real, fake))
+    mean, std = real.mean(dim=(0, 1, 3), keepdim=True), real.std(dim=(0, 1, 3), keepdim=True)
+    x, y = (((side - mean) / std.clamp(min=1e-6)).flatten(2) for side in (real, fake))
     directions = torch.randn(x.shape[-1], DIRECTIONS, generator=rng)
     directions = directions / directions.norm(dim=0)
     a, b = x.flatten(0, 1), y.flatten(0, 1)
