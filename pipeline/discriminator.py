@@ -79,7 +79,8 @@ def load(folder: Path) -> TrainedDiscriminator | None:
     return TrainedDiscriminator(network.train(), model.conditional)
 
 
-def judged(folder: Path, sets: Mapping[str, Shown], *, seed: int) -> LogitComparison | None:
-    """The logits of `sets`; None where the task left no discriminator."""
+def judged(folder: Path, train: Shown, real: Shown, fake: Images, *, seed: int) -> LogitComparison | None:
+    """The logits of training, held-out and all generated images; None where the task left no discriminator."""
     trained = load(folder)
+    sets = {"train": train, "real": real, "fake": Shown(fake, np.arange(len(fake)))}
     return None if trained is None else trained.comparison(sets, seed=seed)

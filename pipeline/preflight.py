@@ -128,6 +128,13 @@ def _check_metrics(params: Params) -> None:
             for name, metric in metrics.items()
             if needs.of(metric).classes
         ]
+    if not params.model.conditional:
+        problems += [
+            f"evaluate.metrics has {name}, which needs samples of classes, but the generator is told none; "
+            f"take {name} out of evaluate.metrics, or set model.conditional: true"
+            for name, metric in metrics.items()
+            if needs.of(metric).conditional
+        ]
     problems += needs.lacking(metrics, params.evaluate, num_fake=params.sample.num_images)
     given = [
         name

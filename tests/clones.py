@@ -27,7 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "sample": {"num_images": 600, "batch_images": 200},
     "reference": {"epochs": 1.0},
-    "evaluate": {"prdc_images": 200, "bootstrap": 4, "null_draws": 2},
+    "evaluate": {"prdc_images": 200, "bootstrap": 4, "null_draws": 3},
 }
 
 

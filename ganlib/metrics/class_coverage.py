@@ -1,10 +1,13 @@
 """Mode collapse, seen through the extractor's classes."""
 
+import math
+
 import numpy as np
+import torch
 
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
-from ganlib.metrics.intervals import wilson
+from ganlib.metrics.intervals import bootstrap_weights, normal, wilson
 from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
@@ -57,6 +60,17 @@ GIVES = (
 )
 
 
+def _of_shares(fake: np.ndarray, real: np.ndarray, *, n_fake: int, n_real: int) -> dict[str, float]:
+    """From the shares [k] of the classes that count, on both sides, of so many images."""
+    present, k = real > 0, len(real)
+    p, q = (fake * n_fake + 0.5) / (n_fake + 0.5 * k), (real * n_real + 0.5) / (n_real + 0.5 * k)
+    return {
+        "class_coverage": float((fake >= COVERED_SHARE * real)[present].mean()),
+        "class_kl": float((p * np.log(p / q)).sum()),
+        "smallest_class_share": float(fake[present].min()),
+    }
+
+
 @METRICS.register("class_coverage")
 @declares(Needs(classes=True, gives=GIVES))
 def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
@@ -64,6 +78,7 @@ def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]
 
     Both sides are predicted by the extractor, so its mistakes cancel. Half an image is added to each class, which keeps the KL finite.
     A class without training images is none.
+    The intervals are a bootstrap over the fakes.
     For a conditional generator `label_agreement` is the share of fakes that are predicted as the class they were asked to be.
 
     Raises:
@@ -75,16 +90,19 @@ def class_coverage(data: Comparison, config: EvaluateConfig) -> dict[str, float]
             "set reference.extractor=classifier, or leave the metric out (params.yaml: evaluate.metrics)"
         )
     known = data.known_classes
-    k = len(known)
     real, fake = (class_shares(classes, data.num_classes)[known] for classes in (data.real_classes, data.fake_classes))
-    present = real > 0
-    p = (fake * len(data.fake_classes) + 0.5) / (len(data.fake_classes) + 0.5 * k)
-    q = (real * len(data.real_classes) + 0.5) / (len(data.real_classes) + 0.5 * k)
-    result = {
-        "class_coverage": float((fake >= COVERED_SHARE * real)[present].mean()),
-        "class_kl": float((p * np.log(p / q)).sum()),
-        "smallest_class_share": float(fake[present].min()),
-    }
+    counted = torch.from_numpy(np.eye(data.num_classes)[data.fake_classes][:, known])  # [m, k] float64
+    weights = bootstrap_weights(len(counted), config.bootstrap, seed=config.seed, purpose="classes bootstrap")
+    result: dict[str, float] = {}
+    found = _of_shares(fake, real, n_fake=len(data.fake_classes), n_real=len(data.real_classes))
+    again = [
+        _of_shares(shares, real, n_fake=len(data.fake_classes), n_real=len(data.real_classes))
+        for shares in (weights @ counted / len(counted)).numpy()
+    ]
+    for key, value in found.items():
+        spread = float(np.std([values[key] for values in again], ddof=1))
+        low, high = normal(value, spread, low=0.0, high=math.inf if key == "class_kl" else 1.0)
+        result |= {key: value, f"{key}_low": low, f"{key}_high": high}
     if data.fake_labels is not None:
         agreement = float((data.fake_labels == data.fake_classes).mean())
         low, high = wilson(agreement, len(data.fake_classes))

@@ -50,9 +50,9 @@ def fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
 
     The interval covers the draw of the fakes only (bootstrap); the real images are the yardstick and stay.
     """
-    real = moments(data.real)
-    value = frechet_distance(real, moments(data.fake))
+    real, fake = moments(data.real), data.fake.double()
+    value = frechet_distance(real, moments(fake))
     weights = bootstrap_weights(len(data.fake), config.bootstrap, seed=config.seed, purpose="fid bootstrap")
-    spread = torch.tensor([frechet_distance(real, moments(data.fake, w)) for w in weights], dtype=torch.float64).std()
+    spread = torch.tensor([frechet_distance(real, moments(fake, w)) for w in weights], dtype=torch.float64).std()
     low, high = normal(value, float(spread), low=0.0)
     return {"fid": value, "fid_low": low, "fid_high": high}

@@ -2,7 +2,8 @@
 
 A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` or a `LogitComparison` where it
 declares `pixels` or `discriminator`; an extractor is a class with the methods of `Extractor`.
-Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get.
+Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get. Longer than other files, as it is where a new
+metric or extractor begins to read.
 """
 
 import hashlib
@@ -199,6 +200,7 @@ class PixelComparison:
     fake: Images
     real_indices: np.ndarray | None = None  # [n] int64: those of `real` that are compared; None: all
     fake_indices: np.ndarray | None = None  # [m] int64, of `fake`
+    train: Images | None = None  # what the generator was trained on
     SIDES: ClassVar[tuple[Literal["real", "fake"], ...]] = ("real", "fake")
 
     def __post_init__(self) -> None:
@@ -222,11 +224,31 @@ class PixelComparison:
 
     def drawn(self, side: Literal["real", "fake"], count: int, *, seed: int) -> np.ndarray:
         """`count` images of a side without replacement, in their order in the file: [count, C, H, W] uint8."""
-        images, indices = (self.real, self.real_indices) if side == "real" else (self.fake, self.fake_indices)
+        images, chosen = self._chosen(side, count, seed=seed)
+        return _gathered(images, chosen)
+
+    def drawn_labelled(
+        self, side: Literal["real", "fake", "train"], count: int, *, seed: int, counter: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`drawn`, at most as many as there are, and their labels [count] int64; another `counter` draws others."""
+        images, chosen = self._chosen(side, count, seed=seed, counter=counter)
+        assert images.labels is not None
+        return _gathered(images, chosen), np.array(images.labels[chosen], np.int64)
+
+    def _chosen(self, side: str, count: int, *, seed: int, counter: int = 0) -> tuple[Images, np.ndarray]:
+        images = {"real": self.real, "fake": self.fake, "train": self.train}[side]
+        indices = {"real": self.real_indices, "fake": self.fake_indices, "train": None}[side]
+        assert images is not None
         indices = np.arange(len(images)) if indices is None else indices
-        chosen = np.sort(torch.randperm(len(indices), generator=keyed_rng(seed, f"pixels {side}"))[:count].numpy())
-        parts = [images.gather(indices[chosen[start : start + EXTRACT_BATCH_IMAGES]]) for start in range(0, count, EXTRACT_BATCH_IMAGES)]
-        return np.concatenate(parts)
+        key = (counter,) if counter else ()
+        return images, indices[np.sort(torch.randperm(len(indices), generator=keyed_rng(seed, f"pixels {side}", *key))[:count].numpy())]
+
+
+def _gathered(images: Images, indices: np.ndarray) -> np.ndarray:
+    """A part at a time: a reader may hold more than it returns."""
+    return np.concatenate(
+        [images.gather(indices[start : start + EXTRACT_BATCH_IMAGES]) for start in range(0, len(indices), EXTRACT_BATCH_IMAGES)]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ganlib.metrics import METRICS
+from ganlib.metrics.auc import auc
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import wilson
 from ganlib.metrics.needs import Needs, Value, declares
@@ -88,12 +89,18 @@ def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     share = float((fake < threshold).double().mean()) if threshold > 0 else float((fake <= threshold).double().mean())
     low, high = wilson(share, len(fake))
     probability, z = mann_whitney(fake.numpy(), real.numpy())
+    _, *ends = auc(fake.numpy(), real.numpy())
+    scale = z / (probability - 0.5) if probability != 0.5 else 0.0  # of the z-score, which is linear in the probability
     return {
         "memorized_share": share,
         "memorized_share_low": low,
         "memorized_share_high": high,
         "copying_probability": probability,
+        "copying_probability_low": ends[0],
+        "copying_probability_high": ends[1],
         "copying_z": z,
+        "copying_z_low": scale * (ends[0] - 0.5),
+        "copying_z_high": scale * (ends[1] - 0.5),
         "nearest_train_distance": float(fake.median()),
         "nearest_train_distance_real": float(real.median()),
     }

@@ -69,6 +69,8 @@ class Needs:
         classes: an extractor that knows the classes.
         pixels: the images themselves and no features: the metric is given a `PixelComparison`.
         discriminator: the logits of the trained discriminator: the metric is given a `LogitComparison`.
+        conditional: samples of a generator that is told the class.
+        has_null: it compares two sets, so that real images can stand in the place of the generated ones.
         is_costly: takes many seconds, so that its null is of one draw.
         reliable_real: held-out images below which the value is reported all the same, with a warning.
         above_features: the same for fewer images, on either side, than numbers in a feature: their covariance is singular.
@@ -83,6 +85,8 @@ class Needs:
     classes: bool = False
     pixels: bool = False
     discriminator: bool = False
+    conditional: bool = False
+    has_null: bool = True
     is_costly: bool = False
     reliable_real: int = 2
     above_features: bool = False

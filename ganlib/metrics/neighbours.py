@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 256  # 20 MB of distances to 10,000 images: larger blocks go back to the system each time, which costs more than the work
+GROUP = 16  # columns of which only the smallest is looked at first
 
 
 def distance_chunks(x: Tensor, y: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> Iterator[tuple[int, Tensor]]:
@@ -53,5 +54,19 @@ def kth_neighbour_distance(x: Tensor, k: int, *, chunk_rows: int = CHUNK_ROWS) -
     for start, squared in distance_chunks(x, x, chunk_rows=chunk_rows):
         rows = torch.arange(len(squared))
         squared[rows, start + rows] = torch.inf  # a point is not its own neighbour; its duplicates are
-        radii.append(squared.kthvalue(k, dim=1).values)
+        radii.append(kth_smallest(squared, k))
     return torch.cat(radii)
+
+
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """The k-th smallest of each row of values [n, m], k from 1: [n].
+
+    The k smallest lie in the k groups of columns with the smallest minima, so only these are sorted: an order faster than `kthvalue` of whole rows.
+    """
+    groups = values.shape[1] // GROUP
+    if groups <= 2 * k:
+        return values.kthvalue(k, dim=1).values
+    grouped, rest = values[:, : groups * GROUP].unflatten(1, (groups, GROUP)), values[:, groups * GROUP :]
+    chosen = grouped.amin(dim=2).topk(k, dim=1, largest=False).indices
+    candidates = grouped.gather(1, chosen[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    return torch.cat([candidates, rest], dim=1).kthvalue(k, dim=1).values

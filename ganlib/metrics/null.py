@@ -32,7 +32,7 @@ def null(metric: Callable[..., dict[str, float]], data: Comparison | PixelCompar
     need = needs.of(metric)
     images = data.num_real // 2
     draws = min(COSTLY_DRAWS, config.null_draws) if need.is_costly else config.null_draws
-    if images < needs.least(need, config) or draws == 0:
+    if images < needs.least(need, config) or draws == 0 or not need.has_null:
         return {}
     fewer = config.model_copy(update={"bootstrap": FEWEST_RESAMPLES})
     found = [metric(data.parts(*halves(data.num_real, draw, seed=config.seed)), fewer) for draw in range(draws)]

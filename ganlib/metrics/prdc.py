@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,16 +36,16 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
     """
     real_radii = kth_neighbour_distance(real, k, chunk_rows=chunk_rows)
     fake_radii = kth_neighbour_distance(fake, k, chunk_rows=chunk_rows)
-    real_is_fake, real_is_covered, balls = [], [], torch.zeros(len(fake), dtype=torch.int64)
+    real_is_fake, real_is_covered, balls = [], [], np.zeros(len(fake), np.int64)
     for start, squared in distance_chunks(real, fake, chunk_rows=chunk_rows):  # [rows of real, m]
         in_real_ball = squared <= real_radii[start : start + len(squared), None]
-        balls += in_real_ball.sum(dim=0)
+        balls += in_real_ball.numpy().view(np.uint8).sum(axis=0, dtype=np.int32)  # torch adds up booleans thirty times slower
         real_is_covered.append(in_real_ball.any(dim=1))
         real_is_fake.append((squared <= fake_radii).any(dim=1))
     return Membership(
-        fake_is_real=balls > 0,
+        fake_is_real=torch.from_numpy(balls > 0),
         real_is_fake=torch.cat(real_is_fake),
-        fake_density=balls.double() / k,
+        fake_density=torch.from_numpy(balls / k),
         real_is_covered=torch.cat(real_is_covered),
     )
 

@@ -72,14 +72,10 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     other = "val" if config.split == "test" else "test"
     baseline_features = asked_for(other)[0] if other in reference.indices else None
     compared = compare(fake, fake_images.labels)
-    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices)
-    sets = {
-        "train": discriminator.Shown(splits["train"], train_indices),
-        "real": discriminator.Shown(splits[config.split], real_indices),
-        "fake": discriminator.Shown(fake_images, np.arange(len(fake_images))),
-    }
+    pixels = interface.PixelComparison(real=splits[config.split], fake=fake_images, real_indices=real_indices, train=splits["train"])
+    both = discriminator.Shown(splits["train"], train_indices), discriminator.Shown(splits[config.split], real_indices)
     is_judged = any(needs.of(metric).discriminator for metric in metrics.values())
-    judged = discriminator.judged(root / "models", sets, seed=config.seed) if is_judged else None
+    judged = discriminator.judged(root / "models", *both, fake_images, seed=config.seed) if is_judged else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged)
     values = {name: value for _, found in measured for name, value in found.items()}
     nulls = compared.nulls(metrics, config, pixels=pixels)

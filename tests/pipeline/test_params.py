@@ -95,6 +95,7 @@ def test_the_shipped_file_is_good():
         ),
         ({"sample__num_images": 9, "evaluate__neighbours": 2}, r"sample.num_images=9, but kid needs at least 10"),
         ({"evaluate__prdc_images": 10, "evaluate__neighbours": 10}, r"evaluate.neighbours=10 is not below evaluate.prdc_images=10"),
+        ({"evaluate__metrics": ["fid", "usefulness"]}, r"usefulness, which needs samples of classes, .*set model.conditional: true"),
         ({"register__metric": "fdi"}, r"register.metric='fdi' is given by none of evaluate.metrics.*legal: fid, kid, precision"),
         ({"register__metric": "label_agreement"}, r"register.metric='label_agreement' is given by none"),
         ({"evaluate__metrics": ["kid"]}, r"register.metric='fid' is given by none of evaluate.metrics=\['kid'\]; legal: kid"),

@@ -13,7 +13,7 @@ from ganlib.metrics.fid import fid, frechet_distance, moments
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.kid import kid, weighted_mmd
 from ganlib.metrics.memorization import mann_whitney, memorization, nearest_pairs
-from ganlib.metrics.neighbours import kth_neighbour_distance, nearest
+from ganlib.metrics.neighbours import kth_neighbour_distance, kth_smallest, nearest
 from ganlib.metrics.prdc import membership, prdc
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
@@ -188,6 +188,13 @@ def test_nearest_agrees_with_cdist_for_every_chunk_size() -> None:
     torch.testing.assert_close(kth_neighbour_distance(x.double(), 2, chunk_rows=10), squares, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("m", "k"), [(7, 3), (160, 3), (173, 5), (173, 1)])
+def test_the_kth_smallest_is_that_of_the_sorted_row(m: int, k: int) -> None:
+    """With ties, and the smallest in one group. Kills: the columns that fill no group forgotten."""
+    values = torch.cat([normal(4, m, "v"), normal(4, m, "w").round(), torch.arange(m).flip(0).float().repeat(2, 1)])
+    assert torch.equal(kth_smallest(values, k), values.sort(dim=1).values[:, k - 1])
+
+
 def test_mann_whitney_agrees_with_scipy() -> None:
     from scipy.stats import mannwhitneyu, norm
 
@@ -227,7 +234,10 @@ def test_class_coverage_sees_a_missing_class() -> None:
     x = normal(40, 2, "x")
     classes = np.arange(40) % 4
     whole = Comparison(real=x, fake=x, train=x, real_classes=classes, fake_classes=classes, num_classes=4)
-    assert measure(whole, CONFIG) == {"class_coverage": 1.0, "class_kl": pytest.approx(0, abs=1e-12), "smallest_class_share": 0.25}
+    found = measure(whole, CONFIG)
+    expected = {"class_coverage": 1.0, "class_kl": pytest.approx(0, abs=1e-12), "smallest_class_share": 0.25}
+    assert {key: found[key] for key in expected} == expected
+    assert found["smallest_class_share_low"] < 0.2  # of 40 images
     fake_classes = np.where(classes == 3, 0, classes)
     labels = np.zeros(40, np.int64)
     partial = Comparison(real=x, fake=x, train=x, real_classes=classes, fake_classes=fake_classes, fake_labels=labels, num_classes=4)

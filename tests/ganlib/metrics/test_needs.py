@@ -28,7 +28,9 @@ def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comp
     """What a metric of its kind looks at."""
     if needs.of(metric).pixels:
         images = np.random.default_rng(0).integers(0, 256, (real + fake, 1, 8, 8)).astype(np.uint8)
-        return PixelComparison(real=ArrayImages(images[:real]), fake=ArrayImages(images[real:]))
+        labels = np.arange(real + fake) % 2
+        shown = ArrayImages(images[real:], labels[real:] if is_conditional else None)
+        return PixelComparison(real=ArrayImages(images[:real], labels[:real]), fake=shown, train=ArrayImages(images, labels))
     if needs.of(metric).discriminator:
         logits = torch.randn(2 * real + fake, generator=keyed_rng(0, "logits"), dtype=torch.float64)
         return LogitComparison(train=logits[:real], real=logits[real : 2 * real], fake=logits[2 * real :])
@@ -44,6 +46,7 @@ def test_a_metric_of_as_few_images_as_it_asks_for_is_finite(name, monkeypatch):
     monkeypatch.setattr(trunk, "MIN_STEPS", 5)
     values = metric(shown(metric, max(least, need.real), max(least, need.fake)), CONFIG)
     assert np.isfinite(list(values.values())).all(), values
+    assert values or need.conditional
 
 
 @pytest.mark.parametrize("is_conditional", [False, True])
@@ -52,11 +55,14 @@ def test_a_metric_gives_the_numbers_that_it_says(name, is_conditional, monkeypat
     monkeypatch.setattr(trunk, "MIN_STEPS", 5)
     metric = METRICS.get(name)
     need = needs.of(metric)
-    given = [key for key in metric(shown(metric, 40, 40, is_conditional=is_conditional), CONFIG) if not key.endswith(("_low", "_high"))]
+    values = metric(shown(metric, 40, 40, is_conditional=is_conditional), CONFIG)
+    given = [key for key in values if not key.endswith(("_low", "_high"))]
     expected = [value.key for value in need.gives if is_conditional or not value.is_conditional]
-    assert expected, "nothing that a decision could stand on"
+    assert expected or need.conditional, "nothing that a decision could stand on"
     assert [key for key in given if key not in need.also_gives] == expected
-    assert set(need.also_gives) <= set(given)
+    assert set(need.also_gives) <= set(given) or not expected
+    for key in expected:  # every number has its interval
+        assert values[f"{key}_low"] <= values[key] <= values[f"{key}_high"], key
 
 
 def test_no_two_metrics_give_one_key_and_each_value_is_explained():
