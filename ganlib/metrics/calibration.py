@@ -156,6 +156,11 @@ def _is_beyond(value: float, null: Null, distance: Callable[[float], float]) -> 
     return not null.low - slack <= value <= null.high + slack and distance(value) > distance(null.mean)
 
 
+def _is_flattered(value: float, name: str, null: Null, distance: Callable[[float], float]) -> bool:
+    """A fault in the pixels that looks better than real images do: whoever has it would win by it."""
+    return not FAULTS.get(name).picks and not null.low <= value <= null.high and distance(value) < distance(null.mean)
+
+
 def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, doubt: str) -> Verdict:
     """What a value is good for.
 
@@ -178,12 +183,18 @@ def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, do
         rises[name] = first < len(beyond) and all(after >= before - width / 2 for before, after in pairwise(heights))
     blind = [name for name in value.must_see if name in sees and sees[name] is None]
     what = " and ".join(f"{FAULTS.get(name)().words(faults[name].strengths[-1])} ({faults[name].values[key][-1]:.3g})" for name in blind)
+    flattered = (
+        [] if value.better == "target" else [name for name in sees if _is_flattered(faults[name].values[key][-1], name, null, distance)]
+    )
     why = doubt
-    if blind and not doubt:
+    if flattered and not (blind or doubt):
+        fault, found = FAULTS.get(flattered[0])().words(faults[flattered[0]].strengths[-1]), faults[flattered[0]].values[key][-1]
+        why = f"takes {fault} ({found:.3g}) for better than real images ({null.low:.3g} to {null.high:.3g})"
+    elif blind and not doubt:
         why = f"cannot tell real images ({null.low:.3g} to {null.high:.3g}) from {what}"
     elif not doubt:
         why = f"sees {', '.join(faults[name].title for name in sees if sees[name] is not None) or 'no fault'}"
-    return Verdict(sees=sees, rises=rises, is_trusted=not (blind or doubt), why=why, better=value.better, ideal=value.ideal)
+    return Verdict(sees=sees, rises=rises, is_trusted=not (blind or flattered or doubt), why=why, better=value.better, ideal=value.ideal)
 
 
 def told(found: Calibration | None, values: Mapping[str, float], *, data_digest: str, extractor_sha256: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Ruler:
         images, train: the held-out split `split`, and the training images.
         rows: [N] int64, sorted: of which images of the split there are features.
         train_rows: [t] int64, sorted: to which training images distances are measured; as many as there are images on a side.
-        metrics: what is neither costly nor of the discriminator, nor in need of what no extractor has.
+        metrics: what compares two sets of images: nothing costly or of the discriminator, nor what no extractor serves.
     """
 
     reference: Reference
@@ -100,7 +100,8 @@ class Ruler:
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not (declared[name].is_costly or declared[name].discriminator)
+            if not (declared[name].is_costly or declared[name].discriminator or declared[name].conditional)
+            and declared[name].has_null
             and (reference.knows_classes is not None or not declared[name].classes)
         }
         return cls(

@@ -89,6 +89,17 @@ def test_what_must_be_seen_is_what_can_be_had():
     assert (doubtful.is_trusted, doubtful.why) == (False, "the extractor has learnt nothing")
 
 
+def test_what_takes_a_fault_for_better_than_real_images_is_not_trusted():
+    """A precision that a blur raises crowns the blurred. Kills the test of `must_see` alone; one class alone may well be the easier to recognise."""
+    strong, better = rungs([0.4, 0.1]), rungs([1.4, 1.7])
+    verdict = judge("d", SHARE, NULL, {"noise": strong, "blur": better}, doubt="")
+    assert not verdict.is_trusted
+    assert verdict.why == "takes a blur of 2 pixels (1.7) for better than real images (0.5 to 1.5)"
+    assert judge("d", SHARE, NULL, {"noise": strong, "blur": rungs([1.7, 1.4])}, doubt="").is_trusted
+    assert judge("d", SHARE, NULL, {"noise": strong, "one_mode": better}, doubt="").is_trusted
+    assert judge("d", TARGET, NULL, {"noise": strong, "blur": rungs([1.1, 1.0])}, doubt="").is_trusted
+
+
 def test_a_null_without_width_sees_what_moves():
     verdict = judge("d", SHARE, Null(mean=1.0, low=1.0, high=1.0, draws=10), {"noise": rungs([1.0, 0.9])}, doubt="")
     assert verdict.sees == {"noise": 2.0}
