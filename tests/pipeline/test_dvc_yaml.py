@@ -83,6 +83,8 @@ TABLE = {
     "train.total_images": "train",
     "train.logical_workers": "train",
     "train.history_interval_images": "train",
+    "train.health_interval_images": "train",
+    "train.alarms": "train",
     "train.log_interval_images": None,
     "train.state_uri": None,
     "train.keep_checkpoints": None,
