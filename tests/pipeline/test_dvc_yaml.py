@@ -92,6 +92,8 @@ TABLE = {
     "train.history_interval_images": "train",
     "train.select": "train",
     "train.stop": "train",
+    "train.health_interval_images": "train",
+    "train.alarms": "train",
     "train.log_interval_images": None,
     "train.state_uri": None,
     "train.keep_checkpoints": None,

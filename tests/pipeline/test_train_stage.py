@@ -27,6 +27,18 @@ def test_a_divergence_stops_once_in_words(prepared):
     prepared.run("git", "checkout", "-q", "params.yaml")
 
 
+def test_an_alarm_stops_as_a_divergence_does(prepared):
+    """Kills: an alarm that is tried again by the driver, or loses its words on the way out of a worker."""
+    prepared.set(train__alarms__mode_collapse={"action": "stop", "threshold": 100.0, "measurements": 1})
+    done = prepared.run("python", "-m", "pipeline.stages.train", check=False)
+    assert done.returncode == 1
+    assert "AlarmError: alarm mode_collapse after" in done.stderr
+    assert "below 100; the generator makes one image" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (prepared.root / "models").exists()
+    prepared.run("git", "checkout", "-q", "params.yaml")
+
+
 def test_a_ray_of_our_own_without_the_gpus_asked_for_is_named(prepared):
     prepared.set(cluster__gpus_per_worker=1000)
     done = prepared.run("python", "-m", "pipeline.stages.train", check=False)
