@@ -37,7 +37,7 @@ check: setup
 
 # Three tiers: `make test` (at most 20 minutes on two cores, what every push runs), `make slow` (at most 60, weekly), `make proof` (hours).
 test: check
-	pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile  # two processes of a thread each: more wait for each other
 
 slow: setup
 	pytest -m slow

@@ -85,7 +85,9 @@ def main(files: list[str]) -> int:
         environment = os.environ | uv_environment(pip_settings(listed))
         subprocess.run([*pip, "install", "--quiet", UV], check=True)
         subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *wanted], check=True, env=environment
+            [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable, *wanted],
+            check=True,
+            env=environment,
         )
         return 0
     except (ValueError, subprocess.CalledProcessError) as problem:
