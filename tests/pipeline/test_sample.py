@@ -158,8 +158,10 @@ def test_memory_does_not_grow_with_the_number_of_samples(format, tmp_path, monke
     export(tmp_path, size=64)
 
     class Mean:
-        def features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.float().mean((2, 3))
+        depths = ("last",)
+
+        def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"last": images.float().mean((2, 3))}
 
     def written(n: int) -> int:
         config = SampleConfig(**SMALL | {"num_images": n, "batch_images": 20}, format=format)
@@ -167,7 +169,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(format, tmp_path, monke
 
     def read(n: int) -> int:
         def work(held: list[int]) -> None:
-            assert len(interface.extract(Mean(), samples.Samples(tmp_path / "samples"))) == n  # type: ignore[arg-type]
+            assert len(interface.extract(Mean(), samples.Samples(tmp_path / "samples"))["last"]) == n  # type: ignore[arg-type]
             held[0] = pa.total_allocated_bytes()
 
         return peak_bytes(work)
