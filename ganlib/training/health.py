@@ -78,14 +78,14 @@ class HealthHook:
         """
         interval = self.config.health_interval_images
         if interval and (is_last or is_due(interval, state)):
-            self._look(state)
+            self._look(state, is_end=not is_due(interval, state))
 
     def begin(self, state: TrainState) -> None:
         """The measurement that others are compared with, before the first step. All processes must call it together."""
         if self.config.health_interval_images and state.images_seen == 0 and not state.health:
             self._look(state)
 
-    def _look(self, state: TrainState) -> None:
+    def _look(self, state: TrainState, *, is_end: bool = False) -> None:
         values = dist.from_main(self.measure(state) if dist.is_main() else {})
         now, (then, images_then) = time.monotonic(), self._clock
         self.restart_clock(state.images_seen)
@@ -96,6 +96,7 @@ class HealthHook:
             "time": time.time(),
             "images_per_second": (state.images_seen - images_then) / max(now - then, 1e-9),
             "memory_bytes": memory_bytes(state.networks.device),
+            **({"is_end": True} if is_end else {}),  # none is due: a training that goes on from here has not measured it
         }
         state.health.append(line)
         found = alarms.raised(self.config.alarms, state.health, on_divergence=self.config.on_divergence)

@@ -7,7 +7,7 @@ removed. Which settings may change is not decided here.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ganlib.config import Section
 from ganlib.storage import Storage
 from ganlib.training.fingerprint import fingerprint
-from ganlib.training.state import Bundle, TrainState, read_bundle, read_sealed
+from ganlib.training.state import Bundle, TrainState, health_of, read_bundle, read_sealed
 
 FOLDER = "parent"
 GENERATOR = "generator"  # the network that is averaged, and taken over as its average
@@ -54,10 +54,17 @@ class Fit:
 def origin(storage: Storage, parent: Parent | None) -> Bundle | None:
     """The bundle that a training with such a parent goes on from; None where it starts at step 0.
 
+    It lacks what of the health was measured only because the parent ended there: one that was never cut has not measured it.
+
     Raises:
         BundleError: it is damaged.
     """
-    return read_bundle(storage, parent.folder) if parent is not None and parent.kind == "continue" else None
+    if parent is None or parent.kind != "continue":
+        return None
+    bundle = read_bundle(storage, parent.folder)
+    ends = {line["images_seen"] for line in health_of(bundle.numbers) if line.get("is_end")}
+    kept = {name: [each for each in bundle.numbers.get(name, ()) if each["images_seen"] not in ends] for name in ("health", "alarms")}
+    return replace(bundle, numbers={**bundle.numbers, **kept})
 
 
 def go_on(state: TrainState, bundle: Bundle) -> None:

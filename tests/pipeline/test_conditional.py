@@ -26,6 +26,7 @@ from ganlib.training.loop import TrainingSpec, train
 from ganlib.training.state import BundleStore
 from pipeline import artifacts, generator, preflight
 from pipeline.schema import Params
+from pipeline.selection import Selection
 from pipeline.stages.register import register
 from pipeline.stages.sample import sample
 from pipeline.stages.train import train as train_stage
@@ -81,7 +82,8 @@ def trained(config: Params, root: Path) -> None:
     facts = outbox.TrainingFacts(
         run_key="k", params={}, tags={"git.commit": "c", "params.digest": "p"}, data_digest="d" * 64, data_source="digits"
     )
-    artifacts.write(bundle, spec, ArrowImages(data), storage=storage, root=root, facts=facts)
+    choice = Selection(facts={"by": None, "why": "no reference"}).choose(storage, bundle)
+    artifacts.write(bundle, choice, spec, ArrowImages(data), storage=storage, root=root, facts=facts)
     sample(config.sample, root)
 
 
