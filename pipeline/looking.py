@@ -11,6 +11,7 @@ from ganlib import saliency
 from ganlib.files import atomic_folder
 from ganlib.metrics.interface import Comparison, Images
 from ganlib.metrics.memorization import nearest_pairs
+from ganlib.rng import keyed_rng
 from ganlib.sampling import to_float
 from pipeline import discriminator
 from pipeline.discriminator import Shown, TrainedDiscriminator
@@ -34,7 +35,9 @@ def take(
     classes = data if classes is None else classes
     fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
     near, near_train = _gather(fake, fakes), _gather(train, nearest)
-    first, first_real = (np.arange(min(plots.NUM_SIDE, len(shown.indices))) for shown in (fake, real))
+    first = np.arange(min(plots.NUM_SIDE, len(fake.indices)))
+    drawn = torch.randperm(len(real.indices), generator=keyed_rng(0, "real images shown"))  # the first ones may be of one class
+    first_real = drawn[: plots.NUM_SIDE].numpy()
     beside, real_beside = _gather(fake, first), _gather(real, first_real)
     with atomic_folder(root / "reports" / "plots") as folder:
         plots.real_vs_fake(folder / "real_vs_fake.png", real_beside, beside)

@@ -1,15 +1,17 @@
 """What the stages picture of trained networks: walks along latent directions, and what the discriminator makes of images."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from ganlib import saliency, sampling
-from ganlib.metrics.interface import ArrayImages
+from ganlib.metrics.interface import ArrayImages, Comparison
 from ganlib.models import ImageSpec, build
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
@@ -89,3 +91,17 @@ def test_the_view_names_every_level(tmp_path: Path) -> None:
         "Level of 2 x 2",
         "Saliency",
     ]
+
+
+def test_real_images_are_shown_of_all_classes(tmp_path: Path) -> None:
+    """Kills: the first rows of a split, which is in the order of class folders."""
+    export(tmp_path, "dcgan")
+    dark_then_bright = np.repeat(np.array([30, 220], np.uint8), 100)[:, None, None, None].repeat(8, 2).repeat(8, 3)
+    real = discriminator.Shown(ArrayImages(dark_then_bright), np.arange(200))
+    features = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    data = Comparison(real=features, fake=features + 0.1, train=features + 0.2)
+    looked = looking.take(data, {"fake": real, "real": real, "train": real}, class_names=None, root=tmp_path)
+    with Image.open(io.BytesIO(looked.real)) as picture:
+        counts = picture.convert("L").histogram()
+    assert counts[30] > 0.3 * (counts[30] + counts[220])
+    assert counts[220] > 0.3 * (counts[30] + counts[220])
