@@ -101,6 +101,8 @@ def _fields(schema: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return None if value is dataclasses.MISSING else list(value) if isinstance(value, tuple) else value
 
 

@@ -119,7 +119,13 @@ class CandidateHook:
     def bring(self) -> None:
         """Write what waits; called by the background thread. Raises OSError where it still cannot be written."""
         for images_seen in sorted(self._waiting):
-            self.storage.write_folder(name(images_seen), sealed(packed(self._waiting[images_seen])))
+            files = sealed(packed(self._waiting[images_seen]))
+            try:
+                self.storage.write_folder(name(images_seen), files)
+            except OSError as error:
+                size_bytes = sum(len(data) for data in files.values())
+                reason = f"{name(images_seen)}: {error.strerror or error}; this candidate needs {size_bytes:,} bytes, earlier checkpoints are whole"
+                raise type(error)(error.errno, reason) from error
             del self._waiting[images_seen]
 
 

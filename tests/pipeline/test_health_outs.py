@@ -15,6 +15,7 @@ from ganlib.training.state import BundleStore
 from pipeline import artifacts, edit, preflight
 from pipeline.params import ROOT
 from pipeline.report import curves
+from pipeline.selection import Selection
 from pipeline.tracking import outbox
 from pipeline.tracking import store as stores
 from pipeline.tracking.console import Console
@@ -58,9 +59,9 @@ def trained(tmp_path_factory):
 def test_the_outs_have_every_number_and_alarm_and_no_clock(trained):
     """Kills: a column that is lost, a clock in an out (dvc.lock would differ from run to run), a list of alarms that is not there."""
     _, root, bundle, spec = trained
-    artifacts.write(
-        bundle, spec, ArrowImages(root / "data/prepared/train.arrow"), storage=open_storage(spec.folder), root=root, facts=FACTS
-    )
+    storage, images = open_storage(spec.folder), ArrowImages(root / "data/prepared/train.arrow")
+    choice = Selection(facts={"by": None, "why": "no reference"}).choose(storage, bundle)
+    artifacts.write(bundle, choice, spec, images, storage=storage, root=root, facts=FACTS)
     reports = root / "reports" / "training"
     assert all((root / out).exists() for out in artifacts.OUTS)
     with (reports / "health.csv").open() as file:

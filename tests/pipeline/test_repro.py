@@ -63,7 +63,7 @@ version = client.get_model_version_by_alias("gan-generator", "champion")
 (model,) = client.search_logged_models(["1"], "metrics.`evaluation/fid` > 0")
 assert version.source == f"models:/{model.model_id}"
 assert model.name == run.info.run_name == f"dcgan-digits-{run.data.tags['gan.run_key'][:8]}"
-assert client.search_logged_models(["1"], "model_type = 'gan-checkpoint' AND metrics.`checkpoint/sliced_wasserstein` > 0")
+assert client.search_logged_models(["1"], "model_type = 'gan-checkpoint' AND metrics.`selection/kid` > -1")
 history = client.get_metric_history(run.info.run_id, "train/loss_generator")
 print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags,
     "steps": [m.step for m in history], "dataset": run.inputs.dataset_inputs[0].dataset.digest,

@@ -98,13 +98,14 @@ def test_the_run_cache_is_asked_where_dvc_lock_is_gone_and_every_byte_is_verifie
     root = tmp_path / "project"
     shutil.copytree(clone.root / ".dvc", root / ".dvc")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    key = facts(clone)["run_key"]
-    assert not cached_outs.restore("0" * 64, root)
+    key, choice = facts(clone)["run_key"], facts(clone)["selection"]["choice"]
+    assert not cached_outs.restore("0" * 64, choice, root)
     monkeypatch.setenv(cached_outs.OFF, "0")
-    assert not cached_outs.restore(key, root)
+    assert not cached_outs.restore(key, choice, root)
     monkeypatch.delenv(cached_outs.OFF)
+    assert not cached_outs.restore(key, "f" * 64, root)  # another judge may choose another candidate
     assert not (root / "models").exists()
-    assert cached_outs.restore(key, root)
+    assert cached_outs.restore(key, choice, root)
     for folder in cached_outs.FOLDERS:
         files = sorted(path.relative_to(clone.root) for path in (clone.root / folder).rglob("*") if path.is_file())
         assert files == sorted(path.relative_to(root) for path in (root / folder).rglob("*") if path.is_file())
@@ -116,10 +117,10 @@ def test_the_run_cache_is_asked_where_dvc_lock_is_gone_and_every_byte_is_verifie
     path = root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert not cached_outs.restore(key, root)
+    assert not cached_outs.restore(key, choice, root)
     assert f"{path} does not match its checksum" in capsys.readouterr().err
     path.unlink()
-    assert not cached_outs.restore(key, root)
+    assert not cached_outs.restore(key, choice, root)
     assert f"{path} is missing" in capsys.readouterr().err
     assert not (root / "models").exists()
     assert not (root / "reports" / "training").exists()

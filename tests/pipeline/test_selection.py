@@ -87,7 +87,7 @@ def test_a_score_that_is_damaged_or_of_other_weights_is_computed_again(chosen):
 def test_without_validation_images_the_last_is_exported_and_it_is_said(chosen):
     chosen.set(data__val_fraction=0.0)
     done = chosen.run("dvc", "repro", "train")
-    assert "the last average is exported: the validation split has 0 images" in done.stdout
+    assert "the last average is exported, and train.stop is off: the validation split has 0 images" in done.stdout
     generator, table = said(chosen)
     assert generator["images_seen"] == 32_000
     assert table["by"] is None
