@@ -1,4 +1,7 @@
-"""What a person reads from the page: bars that lie where their numbers are, a verdict that follows from them, a page that fits any window."""
+"""What a person reads from the page: bars that lie where their numbers are, a verdict that follows from them, a page that fits any window.
+
+Long, because one made-up evaluation serves the numbers, the verdict, the ladder and the browser alike.
+"""
 
 import io
 import json
