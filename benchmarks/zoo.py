@@ -3,9 +3,13 @@
     python benchmarks/zoo.py --seconds 120                          # all recipes, seed 0, two at a time
     python benchmarks/zoo.py --seconds 120 --seeds 0 1 2 --best 5   # and two more seeds for the five best
     python benchmarks/zoo.py --table                                # only write the table again
+    python benchmarks/zoo.py --recipes default dcgan --part photos  # on other data: its own table, pictures and gallery
 
-Needs `dvc repro reference` for labelled images, Fashion-MNIST as params.yaml stands. A training first runs in miniature, so that its speed is
-known, then for `speed x seconds` images: decays, fades and stages fit into the time. The moving average is measured as the evaluate stage does.
+The data are those that `dvc repro reference` prepared, Fashion-MNIST as params.yaml stands; on others params.yaml is set first, and `--part` names
+their place in docs/ZOO.md (between the markers NAME and NAME_gallery) and their folder of docs/zoo/.
+
+A training first runs in miniature, so that its speed is known, then for `speed x seconds` images: decays, fades and stages fit into the time. Its
+alarms are noted. The moving average is measured as the evaluate stage does, in the reference's main extractor.
 A (recipe, seed) that is done is not trained again unless its settings changed; a divergence is a result, any other failure is tried again.
 Training, measuring and the page stand in one file because benchmarks/little_data.py is the same three with other changes.
 """
@@ -33,6 +37,7 @@ PAGE = ROOT / "docs" / "ZOO.md"
 PICTURES = ROOT / "docs" / "zoo"
 METRICS = ("fid", "kid", "prdc", "class_coverage")
 SHOWN = ("fid", "kid", "precision", "recall", "density", "coverage")
+PART = "zoo"  # of the page: the data of params.yaml as it stands
 DEFAULT = "default"  # params.yaml as it stands
 NOT_COMPARED = frozenset({"digits"})  # recipes that change the data
 MINIATURE_SECONDS = 6.0
@@ -135,10 +140,18 @@ def measure(job: Job, work: Path) -> Row:
     shutil.rmtree(folder, ignore_errors=True)  # a training that was cut off has used an unknown time
     folder.mkdir(parents=True)
     never = 1 << 60
-    train = config.train.model_copy(update={"seed": job.seed, "grid_interval_images": never, "checkpoint_interval_images": never})
-    data = ROOT / "data" / "prepared" / "train.arrow" if job.train_images is None else few_images(job.train_images, folder)
+    quiet = {"seed": job.seed, "grid_interval_images": never, "checkpoint_interval_images": never, "select": None, "stop": None}
+    train = config.train.model_copy(update=quiet)
+    prepared = ROOT / "data" / "prepared"
     spec = loop.TrainingSpec(
-        data=str(data), folder=str(folder), model=config.model, task=config.task, optim=config.optim, train=train, threads=1
+        data=str(prepared / "train.arrow" if job.train_images is None else few_images(job.train_images, folder)),
+        held_out=str(prepared / "val.arrow"),
+        folder=str(folder),
+        model=config.model,
+        task=config.task,
+        optim=config.optim,
+        train=train,
+        threads=1,
     )
     speed = images_per_second(spec)
     spec = spec.model_copy(update={"train": train.model_copy(update={"total_images": max(train.batch_images, int(speed * job.seconds))})})
@@ -165,6 +178,7 @@ def measure(job: Job, work: Path) -> Row:
         "status": "done",
         "images_seen": state.images_seen,
         "steps": state.step,
+        "alarms": sorted({alarm["name"] for alarm in state.alarms}),
         "parameters": {name: sum(p.numel() for p in state.networks[name].parameters()) for name in state.networks},
     }
     row["results"] = _evaluate(state.ema.module, config, spec, picture=job.picture, commit=row["commit"])
@@ -209,7 +223,7 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
 
 def has_collapsed(results: dict[str, float]) -> bool:
     """Most of the data are missing: two classes of ten or more, or no real image looks like a neighbour of a generated one."""
-    return results["class_coverage"] < 0.85 or results["recall"] < 0.02
+    return results.get("class_coverage", 1.0) < 0.85 or results["recall"] < 0.02
 
 
 # ---- many of them
@@ -272,11 +286,11 @@ def changes_of(name: str) -> list[dict[str, Any]]:
     return [YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))]
 
 
-def jobs_of(names: Iterable[str], seed: int, seconds: float, *, has_picture: bool) -> list[Job]:
-    folder = PICTURES.relative_to(ROOT)
+def jobs_of(names: Iterable[str], seed: int, seconds: float, *, pictures: Path | None) -> list[Job]:
+    """One training of each; `pictures` is the folder for 50 samples of each, None: no pictures are made."""
+    folder = None if pictures is None else pictures.relative_to(ROOT)
     return [
-        Job(name=name, seed=seed, seconds=seconds, changes=changes_of(name), picture=f"{folder}/{name}.png" if has_picture else None)
-        for name in names
+        Job(name=name, seed=seed, seconds=seconds, changes=changes_of(name), picture=folder and f"{folder}/{name}.png") for name in names
     ]
 
 
@@ -341,6 +355,7 @@ def remark(rows: Sequence[Row]) -> str:
         parts.append(f"{len(rows)} seeds")
     if collapsed := sum(row.get("collapsed", False) for row in rows):
         parts.append("collapsed" if len(rows) == 1 else f"{collapsed} collapsed")
+    parts += sorted({alarm.replace("_", " ") for row in rows for alarm in row.get("alarms", ())})
     for row in rows:
         if "results" not in row:
             reason = re.split(r"(?<=[a-z])[.;] ", " ".join(row["failure"].split()))[0].replace("|", "/")
@@ -349,12 +364,13 @@ def remark(rows: Sequence[Row]) -> str:
     return "; ".join(parts)
 
 
-def gallery(names: Sequence[str], *, columns: int = 3) -> str:
+def gallery(names: Sequence[str], pictures: Path = PICTURES, *, columns: int = 3) -> str:
     """The pictures that are there, in this order."""
-    there = [name for name in names if (PICTURES / f"{name}.png").exists()]
+    there = [name for name in names if (pictures / f"{name}.png").exists()]
+    folder = pictures.relative_to(PAGE.parent)
     lines = ["| " + " | ".join([" "] * columns) + " |", "| " + " | ".join(["---"] * columns) + " |"]
     for start in range(0, len(there), columns):
-        cells = [f"{name}<br>![50 samples of {name}, not selected](zoo/{name}.png)" for name in there[start : start + columns]]
+        cells = [f"{name}<br>![50 samples of {name}, not selected]({folder}/{name}.png)" for name in there[start : start + columns]]
         lines.append("| " + " | ".join(cells + [" "] * (columns - len(cells))) + " |")
     return "\n".join(lines)
 
@@ -411,6 +427,7 @@ def main() -> None:
     parser.add_argument("--best", type=int, help="seeds after the first one only for so many recipes, the best of the first seed")
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, one core each")
     parser.add_argument("--work", type=Path, default=ROOT / ".zoo", help="scratch folder: states and results")
+    parser.add_argument("--part", default=PART, metavar="NAME", help="of docs/ZOO.md; another one for other data")
     parser.add_argument("--table", action="store_true", help="train nothing, write the page from the results that are there")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -420,19 +437,21 @@ def main() -> None:
         write_json(work / "results" / f"{job.key}.json", measure(job, work))
         return
     names = args.recipes or recipe_names()
+    pictures = PICTURES if args.part == PART else PICTURES / args.part
     if not args.table:
         first, *others = args.seeds
-        rows = run_jobs(jobs_of(names, first, args.seconds, has_picture=True), work=work, parallel=args.parallel)
+        rows = run_jobs(jobs_of(names, first, args.seconds, pictures=pictures), work=work, parallel=args.parallel)
         if args.best is not None:
             names = [name for name, group in of_names(rows) if mean_of(group, "fid") is not None][: args.best]
-        jobs = [job for seed in others for job in jobs_of(names, seed, args.seconds, has_picture=False)]
+        jobs = [job for seed in others for job in jobs_of(names, seed, args.seconds, pictures=None)]
         run_jobs(jobs, work=work, parallel=args.parallel)
     rows = all_rows(work, recipe_names(), seconds=args.seconds)
-    command = f"python benchmarks/zoo.py --seconds {args.seconds:g}"
+    command = f"python benchmarks/zoo.py --seconds {args.seconds:g}{'' if args.part == PART else f' --part {args.part}'}"
     ordered = [name for name, _ in of_names(rows)]
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    write_json(PICTURES / "results.json", rows)
-    write_page({"zoo": told(rows, command) + "\n\n" + table(rows, link=link_of), "gallery": gallery(ordered)})
+    pictures.mkdir(parents=True, exist_ok=True)
+    write_json(pictures / "results.json", rows)
+    shown_in = "gallery" if args.part == PART else f"{args.part}_gallery"
+    write_page({args.part: told(rows, command) + "\n\n" + table(rows, link=link_of), shown_in: gallery(ordered, pictures)})
     print(table(rows))
 
 

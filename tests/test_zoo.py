@@ -114,6 +114,11 @@ def test_a_failed_seed_is_told_beside_those_that_worked():
     assert "3 seeds; 1 collapsed; diverged (seed 1): logits" in text
 
 
+def test_alarms_are_told_once():
+    rows = [row("a", 3.0, alarms=["mode_collapse"]), row("a", 3.0, seed=1, alarms=["mode_collapse", "overfitting"])]
+    assert zoo.table(rows).endswith("| 2 seeds; mode collapse; overfitting |")
+
+
 def test_what_is_told_above_a_table_has_the_seconds_that_were_used():
     text = zoo.told([row("a", 3.0), row("b", 4.0, cpu_seconds_trained=2.2), row("c", status="failed", failure="x")], "command")
     assert "`command`: 1 s of training each (found: 1 to 2 CPU seconds, 1 to 1 on the clock)" in text
@@ -138,7 +143,7 @@ def test_the_page_is_changed_between_its_markers_only():
 
 def test_every_marker_the_benchmarks_write_is_on_the_page():
     text = zoo.PAGE.read_text(encoding="utf-8")
-    for marker in ("zoo", "gallery", "modes", "vanishing", "little_data"):
+    for marker in ("zoo", "gallery", "photos", "photos_gallery", "modes", "vanishing", "little_data"):
         assert zoo.put(text, marker, "x") != text
 
 
