@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 UV = "uv==0.13.9"
 # pip's setting -> uv's environment variable. An environment variable, unlike an option, shows an index's password to nobody.
@@ -77,12 +78,22 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
+def cache_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """uv keeps no cache where the folder for it cannot be made (a container's HOME that does not exist, or is read-only): it would refuse to run."""
+    chosen = environment.get("UV_CACHE_DIR") or environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        os.makedirs(chosen, exist_ok=True)
+    except OSError:
+        return {"UV_NO_CACHE": "true"}
+    return {} if os.access(chosen, os.W_OK) else {"UV_NO_CACHE": "true"}
+
+
 def main(files: list[str]) -> int:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     wanted = [argument for name in files for argument in ("-r", name)]
     try:
         listed = subprocess.run([*pip, "config", "list"], check=True, capture_output=True, text=True).stdout
-        environment = os.environ | uv_environment(pip_settings(listed))
+        environment = os.environ | cache_settings(os.environ) | uv_environment(pip_settings(listed))
         subprocess.run([*pip, "install", "--quiet", UV], check=True)
         subprocess.run(
             [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable, *wanted],

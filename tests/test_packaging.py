@@ -177,3 +177,9 @@ def test_versions_are_claimed_only_where_they_were_run():
     jobs = YAML(typ="safe").load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"].values()
     run = {str(step["with"]["python-version"]) for job in jobs for step in job["steps"] if "python-version" in step.get("with", {})}
     assert claimed == {f"Programming Language :: Python :: {version}" for version in run}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "infra"])
+def test_no_script_has_the_name_of_a_module_of_python(folder):
+    """A script's folder is the first place that imports look in: a benchmark called `select` broke every other one's subprocess."""
+    assert not {path.stem for path in (ROOT / folder).glob("*.py")} & sys.stdlib_module_names

@@ -108,3 +108,10 @@ def test_pip_stands_in_where_uv_cannot_be_had(links, tmp_path):
     (tmp_path / "wanted.txt").write_text("not-there-at-all==1.0\n")
     command = [str(python), str(ROOT / "infra" / "install.py"), str(tmp_path / "wanted.txt")]
     assert subprocess.run(command, env=environment(PIP_NO_INDEX="1"), capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "there"])
+def test_uv_keeps_no_cache_where_its_folder_cannot_be_made(home, tmp_path):
+    """A container's HOME that does not exist: uv would stop, and pip cannot build wheels there. Kills: the folder is only looked for, not made."""
+    found = install.cache_settings({"XDG_CACHE_HOME": str(tmp_path / home / "deeper")})
+    assert found == ({"UV_NO_CACHE": "true"} if home.startswith("/") else {})

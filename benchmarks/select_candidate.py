@@ -1,6 +1,6 @@
 """What choosing a candidate by the validation images is worth: against the last one, and against the best one in hindsight.
 
-    python benchmarks/select.py --seconds 60 --recipes default wgan stylegan2 [--candidates 10] [--patience 3] [--seeds 0]
+    python benchmarks/select_candidate.py --seconds 60 --recipes default wgan stylegan2 [--candidates 10] [--patience 3] [--seeds 0]
 
 Each recipe is trained on one core for so many CPU seconds (`benchmarks/zoo.py` says how), with candidates at equal distances. All of them are
 scored on the validation images, as the train stage does, and measured on the test images (FID of the main extractor), which choose nothing.
