@@ -106,6 +106,11 @@ class Calibration:
         keys = [key for key, verdict in self.metrics.items() if verdict.is_trusted]
         return sorted(keys, key=lambda key: -self.metrics[key].num_seen)
 
+    def seen(self, key: str, fault: str) -> list[float]:
+        """The strengths of a fault in which this value tells it from real images: from one on, milder ones first (a JPEG's quality falls)."""
+        strengths, first = self.faults[fault].strengths, self.metrics[key].sees.get(fault)
+        return [] if first is None else list(strengths[strengths.index(first) :])
+
     def equivalent(self, key: str, value: float) -> list[str]:
         """Which faults are as far from real as this value: "as far from real as a blur of 1.3 pixels", one phrase for each that it rises with.
 

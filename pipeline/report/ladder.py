@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ganlib.metrics import needs
-from ganlib.metrics.calibration import Calibration, Verdict
+from ganlib.metrics.calibration import Calibration
 from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, short
 from pipeline.report.plots import GREY, REAL, save, show
 from pipeline.report.text import as_written
@@ -33,7 +33,7 @@ def ladder(path: Path, calibration: Calibration, held: Held) -> None:
         fault: Fault = FAULTS.get(name)()
         fields = [("real", real, REAL)]
         for strength in rungs.strengths[:MAX_STRENGTHS]:
-            is_seen = any(_sees(verdict, name, strength, rungs.strengths) for verdict in calibration.metrics.values())
+            is_seen = any(strength in calibration.seen(key, name) for key in calibration.metrics)
             fields.append((short(strength), _shown(fault.make(held, strength)), SEEN if is_seen else BLIND))
         for j, (title, images, color) in enumerate(fields):
             axes = figure.add_subplot(len(rows), 1 + MAX_STRENGTHS, i * (1 + MAX_STRENGTHS) + j + 1)
@@ -52,11 +52,6 @@ def _shown(made: Altered | Picked) -> np.ndarray:
     if isinstance(made, Altered):
         return made.gather(np.arange(min(count, len(made))))
     return made.gather(np.linspace(0, len(made) - 1, count).round().astype(np.int64))
-
-
-def _sees(verdict: Verdict, name: str, strength: float, strengths: list[float]) -> bool:
-    first = verdict.sees.get(name)
-    return first is not None and strengths.index(strength) >= strengths.index(first)
 
 
 @as_written()

@@ -16,13 +16,13 @@ class Rung:
 
     Attributes:
         points: (strength, value, place on the axis, 0 to 100, whether there is room for its strength beside it).
-        seen_from: the smallest strength that is told from real images; None: none is.
+        seen: the strengths that are told from real images.
     """
 
     title: str
     unit: str
     points: tuple[tuple[float, float, float, bool], ...]
-    seen_from: float | None
+    seen: tuple[float, ...]
     rises: bool
 
 
@@ -80,7 +80,7 @@ def scale(calibration: Calibration, key: str, value: float) -> Scale | None:
                 title=rungs.title,
                 unit=rungs.unit,
                 points=_roomy([(strength, at, place(at)) for strength, at in zip(rungs.strengths, rungs.values[key], strict=True)]),
-                seen_from=verdict.sees.get(name),
+                seen=tuple(calibration.seen(key, name)),
                 rises=verdict.rises.get(name, False),
             )
             for name, rungs in sorted(rows, key=lambda row: max(row[1].values[key]))

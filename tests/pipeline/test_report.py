@@ -233,8 +233,18 @@ def test_a_rung_lies_where_its_value_is() -> None:
     assert found.null[0] <= noise.points[0][2] < found.null[1] < found.here < blur.points[1][2] < 100
     decade = blur.points[1][2] - blur.points[0][2]  # 4 to 40
     assert blur.points[1][2] - found.null[1] == pytest.approx(decade * np.log10(40 / 1.5), rel=1e-3)
-    assert (noise.seen_from, blur.seen_from) == (None, 1.0)
+    assert (noise.seen, blur.seen) == ((), (1.0, 2.0))
     assert standing.scale(calibrated(), "kid", 1.0) is None
+
+
+def test_a_jpeg_is_worse_where_its_quality_falls() -> None:
+    """Kills strengths that are compared as numbers: 60 would be seen, and 30 and 3, which are farther from real, would not."""
+    found = calibrated()
+    jpeg = Rungs(title="JPEG", unit="quality", applies=True, why_not=None, strengths=[90.0, 60.0, 3.0], values={"fid": [1.2, 2.0, 9.0]})
+    found.faults["jpeg"], found.metrics["fid"].sees["jpeg"] = jpeg, 60.0
+    shown = standing.scale(found, "fid", 4.0)
+    assert shown is not None
+    assert {rung.title: rung.seen for rung in shown.rungs}["JPEG"] == (60.0, 3.0)
 
 
 # ---- the curves ----
