@@ -446,7 +446,9 @@ def main() -> None:
         jobs = [job for seed in others for job in jobs_of(names, seed, args.seconds, pictures=None)]
         run_jobs(jobs, work=work, parallel=args.parallel)
     rows = all_rows(work, recipe_names(), seconds=args.seconds)
-    command = f"python benchmarks/zoo.py --seconds {args.seconds:g}{'' if args.part == PART else f' --part {args.part}'}"
+    told_options = {"seeds": " ".join(map(str, args.seeds)), "best": args.best, "part": None if args.part == PART else args.part}
+    chosen = "".join(f" --{name} {value}" for name, value in told_options.items() if value is not None)
+    command = f"python benchmarks/zoo.py --seconds {args.seconds:g}{chosen}"
     ordered = [name for name, _ in of_names(rows)]
     pictures.mkdir(parents=True, exist_ok=True)
     write_json(pictures / "results.json", rows)
