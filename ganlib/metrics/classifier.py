@@ -26,6 +26,7 @@ class Classifier:
     feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
