@@ -142,6 +142,9 @@ class ImageNet:
     def accuracy(self, images: Images) -> float | None:
         return None
 
+    def chance(self, images: Images) -> float | None:
+        return None
+
 
 def _network(weights: dict[str, Tensor], dtype: torch.dtype) -> EfficientNetLite0:
     """In evaluation mode, channels last."""

@@ -113,6 +113,9 @@ class Extractor(Protocol):
     def accuracy(self, images: Images) -> float | None:
         """Share of held-out images on which it is right at what it was trained for here; None where it was not trained here."""
 
+    def chance(self, images: Images) -> float | None:
+        """What `accuracy` is of whoever always gives the commonest answer; None where it was not trained here, or of no images."""
+
 
 def checked_images(images: Tensor, image_shape: tuple[int, int, int] | list[int], *, takes_float: bool = False) -> Tensor:
     """The images, if they are [n, *image_shape] uint8, or float32 where `takes_float`.

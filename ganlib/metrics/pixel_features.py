@@ -60,3 +60,6 @@ class Pixels:
 
     def accuracy(self, images: Images) -> float | None:
         return None
+
+    def chance(self, images: Images) -> float | None:
+        return None

@@ -61,3 +61,6 @@ class RandomConv:
 
     def accuracy(self, images: Images) -> float | None:
         return None
+
+    def chance(self, images: Images) -> float | None:
+        return None

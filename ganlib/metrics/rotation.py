@@ -85,3 +85,6 @@ class Rotation:
 
     def accuracy(self, images: Images) -> float:
         return share_correct(self.trunk, turning(images, ACCURACY_SEED, "accuracy turns"), num_images=len(images))
+
+    def chance(self, images: Images) -> float:
+        return 1 / NUM_TURNS

@@ -113,3 +113,6 @@ class TorchScript:
 
     def accuracy(self, images: Images) -> float | None:
         return None
+
+    def chance(self, images: Images) -> float | None:
+        return None

@@ -101,6 +101,17 @@ def test_learns_and_follows_its_seed(name: str) -> None:
     assert first.accuracy(images) > 0.7  # chance is 1/3 or 1/4
 
 
+def test_chance_is_what_the_commonest_answer_scores(extractor_class) -> None:
+    """By hand: 3 of 5 labels are alike, and one of four turns is right. Whoever says no accuracy says no chance."""
+    images = stripes((1, 12, 12), n=60)
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    held = ArrayImages(images.array[:5], np.array([2, 0, 2, 1, 2]))
+    assert extractor.chance(held) == {"classifier": 0.6, "rotation": 0.25}.get(extractor.name)
+    assert (extractor.accuracy(held) is None) == (extractor.chance(held) is None)
+    if extractor.name == "classifier":
+        assert extractor.chance(ArrayImages(images.array[:5])) is extractor.chance(ArrayImages(images.array[:0], held.labels[:0])) is None
+
+
 def test_features_of_an_image_do_not_depend_on_its_company(extractor_class) -> None:
     images = stripes((1, 12, 12))
     extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
