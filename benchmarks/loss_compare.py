@@ -115,7 +115,7 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
             values = edit.plain(ROOT / PARAMS)
             if path.name != PARAMS:
                 edit.lay(values, edit.plain(path))
-            images = steps * values["train"]["batch_images"] * values["task"]["discriminator_repeats"]
+            images = steps * values["train"]["batch_images"] * values["task"].get("discriminator_repeats", 1)
             train = {
                 "seed": seed,
                 "total_images": images,

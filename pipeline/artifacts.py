@@ -8,9 +8,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ganlib import tasks
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
-from ganlib.models import ImageSpec, build
+from ganlib.models import ImageSpec, build_generator
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -45,7 +46,8 @@ def write(
         images: what it was trained on.
     """
     image = image_of(images)
-    generator, discriminator = build(spec.model, image, seed=spec.train.seed)
+    generator = build_generator(spec.model, image, seed=spec.train.seed)
+    networks_of_task = tasks.of(spec.task).meta_networks(spec.model, spec.task, image)
     networks: dict[str, dict[str, Tensor]] = {}
     for key, value in choice.weights.items():
         name, _, rest = key.partition(".")
@@ -62,7 +64,7 @@ def write(
         "selection": choice.facts,
         **interface(spec, image),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
-        "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
+        "parameters": {name: count(network) for name, network in networks_of_task.items()},
         "weights": f"moving average, half-life {_half_life(spec.train)} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,

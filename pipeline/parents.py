@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ganlib import tasks
 from ganlib.config import Section
 from ganlib.files import sha256_file
 from ganlib.models import ImageSpec
 from ganlib.storage import Storage, open_storage
-from ganlib.tasks import TASKS
 from ganlib.train_settings import is_key
 from ganlib.training import parent
 from ganlib.training.parent import FOLDER, Parent
@@ -212,7 +212,7 @@ def _continued(config: TrainingParams, asked: str, key: str, image: ImageSpec, d
 
 
 def _started(config: TrainingParams, asked: str, key: str, image: ImageSpec, root: Path) -> Inheritance:
-    networks = TASKS.get(config.task.name)().meta_networks(config.model, image, stage=0)
+    networks = tasks.of(config.task).meta_networks(config.model, config.task, image, stage=0)
     facts: dict[str, Any]
     if is_key(asked):
         found = trained(f"train.start_from={asked}", asked, config.train.state_uri, root)

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ganlib import augment, dist, optim, sampling
+from ganlib import augment, dist, optim, sampling, tasks
 from ganlib.config import Section
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
@@ -20,8 +20,7 @@ from ganlib.optim import OptimConfig
 from ganlib.scalars import Scalars
 from ganlib.schedule import first
 from ganlib.storage import open_storage
-from ganlib.tasks import TASKS, Play
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks import Play, TaskSettings, check_networks
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
 from ganlib.training.candidates import CandidateHook, StopHook
@@ -41,11 +40,16 @@ class TrainingSpec(Section):
     held_out: str | None = None  # absolute path of val.arrow, which is only looked at; None: there are no such images
     folder: str = Field(description="absolute path or object-store address of this training's state")
     model: ModelConfig
-    task: TaskConfig
+    task: TaskSettings
     optim: OptimConfig
     train: TrainConfig
     threads: int = Field(1, ge=1, description="compute threads of each process; part of the numerics")
     parent: Parent | None = None  # what another training left for this one
+
+    @model_validator(mode="after")
+    def _networks_are_the_tasks(self) -> "TrainingSpec":
+        check_networks(self.task, self.model, self.optim)
+        return self
 
 
 class Interrupted(RuntimeError):
@@ -131,7 +135,7 @@ class Running:
 
     @cached_property
     def _plans(self) -> dict[str, optim.Plan]:
-        return {name: optim.plan(getattr(self.spec.optim, name), key=f"optim.{name}") for name in self.state.optimizers}
+        return {name: optim.plan(self.spec.optim[name], key=f"optim.{name}") for name in self.state.optimizers}
 
     def _enter(self, stage: int) -> None:
         """Fresh networks, wrappers, optimizers and phases of a stage."""
@@ -151,9 +155,7 @@ class Running:
 
 
 def _play(spec: TrainingSpec, image: ImageSpec, *, stage: int) -> Play:
-    task = TASKS.get(spec.task.name, key="task.name")()
-    play: Play = task.build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image, stage=stage)
-    return play
+    return tasks.of(spec.task).build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image, stage=stage)
 
 
 def train(
