@@ -8,7 +8,7 @@ with `Registry.get`, so that a stage imports only what it runs.
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -35,7 +35,8 @@ def construct(cls: type[D], values: dict[str, Any], *, key: str) -> D:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         is_tuple = get_origin(hints[field.name]) is tuple  # YAML has lists only
         default = ... if field.default is dataclasses.MISSING else field.default
-        known[field.name] = (hints[field.name], Field(default, strict=not is_tuple))
+        is_literal = get_origin(hints[field.name]) is Literal  # strict by itself
+        known[field.name] = (hints[field.name], Field(default, strict=None if is_literal else not is_tuple))
     checked = options(create_model(cls.__name__, __base__=Section, **known), values, key=key)
     return cls(**{name: getattr(checked, name) for name in known})
 

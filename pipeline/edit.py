@@ -39,7 +39,7 @@ def lay(base: MutableMapping[str, Any], recipe: MutableMapping[str, Any]) -> Non
     """Lay a recipe over the values of a params.yaml, in place."""
     _put_back(base, recipe)
     overlay(base, recipe)
-    _leave_out(base, recipe)
+    leave_out(base, recipe)
 
 
 def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ def _task_options(values: Any) -> type[Section] | None:
         return None
 
 
-def _leave_out(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+def leave_out(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
     """Take out what the task of `base` has not: keys of another task, and networks; unless `changes` ask for it, which the validation refuses."""
     task, schema = base.get("task") or {}, _task_options(base.get("task"))
     if schema is None or "task" not in changes:

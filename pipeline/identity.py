@@ -124,7 +124,9 @@ def judge(params: TrainingParams, root: Path = ROOT) -> dict[str, Any]:
     except FileNotFoundError:
         return {"by": None, "why": "there is no data/reference; `dvc repro reference` makes it"}
     main, settings = made["extractors"][0], training_settings(params)
-    code = definitions(JUDGES, names=strings_in(settings) | {main["name"]}, settings=_names((params.model, params.train)), root=root).digest
+    code = definitions(
+        JUDGES, names=strings_in(settings) | {main["name"]}, settings=_names((params.model, params.task, params.train)), root=root
+    ).digest
     return {
         "by": "kid",
         "split": "val",

@@ -25,6 +25,7 @@ from ganlib.training import parent
 from ganlib.training.parent import FOLDER, Parent
 from ganlib.training.state import SEAL, Bundle, BundleError, BundleStore, bundle_files, sealed
 from pipeline import continuing
+from pipeline.generator import weights_file
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
 from pipeline.state_address import state_uri
@@ -257,6 +258,8 @@ def _read_folder(folder: Path, networks: Sequence[str], asked: str) -> tuple[dic
         }
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"train.start_from={asked!r}: {folder} cannot be read: {error!r}") from None
-    if sha256_file(folder / "generator.safetensors") != expected:
-        raise ValueError(f"train.start_from={asked!r}: generator.safetensors in {folder} is not the one that its generator.json describes")
+    if sha256_file(folder / weights_file(described)) != expected:
+        raise ValueError(
+            f"train.start_from={asked!r}: {weights_file(described)} in {folder} is not the one that its generator.json describes"
+        )
     return weights, facts

@@ -138,6 +138,7 @@ def _check_metrics(params: Params) -> None:
     given = [
         name
         for need in map(needs.of, metrics.values())
+        if _is_given(need, params)
         for name in measure.keys(
             [value.key for value in need.gives if params.model.conditional or not value.is_conditional],
             list(extractors)[: 1 if need.classes or need.pixels else None],
@@ -154,6 +155,15 @@ def _check_metrics(params: Params) -> None:
         )
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _is_given(need: needs.Needs, params: Params) -> bool:
+    """Whether the task has what a metric looks at beside samples; where it has not, the metric is left out."""
+    task = tasks.of(params.task)
+    image = ImageSpec(channels=params.data.channels, size=params.data.image_size)
+    if need.pairs and not any(product.has_truth for product in task.products(params.model, params.task, image)):
+        return False
+    return not need.discriminator or "discriminator" in task.networks(params.task).values()
 
 
 def _check_shards(params: Params, image: ImageSpec) -> None:

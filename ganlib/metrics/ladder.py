@@ -100,7 +100,7 @@ class Ruler:
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not (declared[name].is_costly or declared[name].discriminator or declared[name].conditional)
+            if not (declared[name].is_costly or declared[name].discriminator or declared[name].pairs or declared[name].conditional)
             and declared[name].has_null
             and (reference.knows_classes is not None or not declared[name].classes)
         }

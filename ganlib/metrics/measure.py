@@ -10,6 +10,7 @@ from torch import Tensor
 from ganlib.metrics import interface, needs
 from ganlib.metrics.interface import Comparison, Images, LogitComparison, PixelComparison
 from ganlib.metrics.null import null
+from ganlib.metrics.paired import PairComparison
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import Depth, EvaluateConfig
 
@@ -72,14 +73,19 @@ class Comparisons:
         return self._made[label, depth]
 
     def shown(
-        self, metrics: Mapping[str, Any], *, pixels: PixelComparison | None, judged: LogitComparison | None = None
-    ) -> Iterator[tuple[Any, Comparison | PixelComparison | LogitComparison, str, str]]:
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        pixels: PixelComparison | None,
+        judged: LogitComparison | None = None,
+        paired: PairComparison | None = None,
+    ) -> Iterator[tuple[Any, Comparison | PixelComparison | LogitComparison | PairComparison, str, str]]:
         """Every metric, what it is shown, what is put behind the names of its numbers, and where they are read from.
 
-        Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", from "pixels" or from "discriminator".
+        Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", "pixels", "discriminator" or "pairs".
 
-        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or `judged`, and not at
-        all without.
+        What needs classes is measured once, in the first extractor that knows them; what needs no features of the fakes once, in `pixels`, `judged`
+        or `paired`, and not at all without.
         """
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
@@ -90,6 +96,9 @@ class Comparisons:
                 elif need.discriminator:
                     if i == 0 and judged is not None:
                         yield metric, judged, "", "discriminator"
+                elif need.pairs:
+                    if i == 0 and paired is not None:
+                        yield metric, paired, "", "pairs"
                 elif not need.classes or i == 0:
                     by = (self.reference.knows_classes or described) if need.classes else described
                     suffix = f"@{described.label}" if i > 0 else ""
@@ -110,11 +119,12 @@ class Comparisons:
         *,
         pixels: PixelComparison | None = None,
         judged: LogitComparison | None = None,
+        paired: PairComparison | None = None,
     ) -> list[tuple[str, dict[str, float]]]:
         """The same a metric at a time, each with where it was read from."""
         return [
             (place, renamed(metric(data, config), suffix))
-            for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged)
+            for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged, paired=paired)
         ]
 
     def nulls(
@@ -123,7 +133,7 @@ class Comparisons:
         """What each number is for real images against real ones (`ganlib.metrics.null`)."""
         found: dict[str, dict[str, Any]] = {}
         for metric, data, suffix, _ in self.shown(metrics, pixels=pixels):
-            assert not isinstance(data, LogitComparison)
+            assert not isinstance(data, LogitComparison | PairComparison)
             found |= renamed(null(metric, data, config), suffix)
         return found
 

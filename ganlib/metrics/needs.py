@@ -69,6 +69,7 @@ class Needs:
         classes: an extractor that knows the classes.
         pixels: the images themselves and no features: the metric is given a `PixelComparison`.
         discriminator: the logits of the trained discriminator: the metric is given a `LogitComparison`.
+        pairs: images that were made of others, beside those they should be: the metric is given a `PairComparison` (ganlib.metrics.paired).
         conditional: samples of a generator that is told the class.
         has_null: it compares two sets, so that real images can stand in the place of the generated ones.
         is_costly: takes many seconds, so that its null is of one draw.
@@ -85,6 +86,7 @@ class Needs:
     classes: bool = False
     pixels: bool = False
     discriminator: bool = False
+    pairs: bool = False
     conditional: bool = False
     has_null: bool = True
     is_costly: bool = False

@@ -125,14 +125,13 @@ def options_of(config: ModelConfig, role: str) -> type[Section]:
     """The schema of the options that the family of `config` has for a role.
 
     Raises:
-        ValueError: it builds nothing in that role; names the families that do.
+        ValueError: it builds nothing in that role.
     """
     family = MODELS.get(config.name, key="model.name")
     if role not in family.roles:
-        able = ", ".join(entry.name for entry in MODELS if role in entry.value.roles)
         raise ValueError(
             f"model.name={config.name!r} builds {' and '.join(family.roles)}, and the task needs a network in the role of {role}; "
-            f"families that build one: {able}"
+            f"take a family whose options begin with {role} (python -m ganlib.catalog {config.name} shows those of this one)"
         )
     schema: type[Section] = getattr(family, f"{role}_options")
     return schema

@@ -15,6 +15,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.registry import Registry
 from ganlib.scalars import ShardScalars
 from ganlib.steering import Steering
@@ -51,10 +52,11 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Play:
-    """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged.
+    """A task ready to run: networks by name, phases in order, and what they deliver.
 
     Attributes:
-        moment: a shard as the discriminator is shown it, to look at and not to train.
+        products: as `Task.products` has them; the network that makes them is averaged.
+        moment: a shard as the discriminator is shown it, to look at and not to train; None: the task has no discriminator.
         steering: every loss, regularizer and augmentation the phases use, with the numbers of theirs that follow the training.
         before_step: called with images_seen before every step.
         ends_at_images: the next stage of the task is built then (`Task.build(stage=...)`); None: this one is the last.
@@ -63,11 +65,22 @@ class Play:
     networks: Networks
     phases: list[Phase]
     optimizers: Mapping[str, torch.optim.Optimizer]
-    sampled: str
-    moment: MomentOf
+    products: tuple[Product, ...]
+    moment: MomentOf | None = None
     steering: Steering = field(default_factory=lambda: Steering({}))
     before_step: Callable[[int], None] = lambda images_seen: None
     ends_at_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(made_by := {product.network for product in self.products}) != 1:
+            raise ValueError(
+                f"the products of a task are made by one network, which is averaged; got {', '.join(sorted(made_by)) or 'none'}"
+            )
+
+    @property
+    def averaged(self) -> str:
+        """The network whose moving average makes the products."""
+        return self.products[0].network
 
     @property
     def batches_per_step(self) -> int:
@@ -86,6 +99,9 @@ class Task(Protocol):
 
     def networks(self, task: Any) -> Mapping[str, str]:
         """The networks that it trains under these options: name -> role (`ganlib.models.Family.roles`)."""
+
+    def products(self, model: ModelConfig, task: Any, image: ImageSpec) -> tuple[Product, ...]:
+        """What it delivers, the first one first; all of them are made by one network."""
 
     def check(self, model: ModelConfig, task: Any, train: TrainConfig, image: ImageSpec) -> None:
         """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks, the image or the budget."""

@@ -16,7 +16,9 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
+from ganlib.sampling import Prior
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.schedule import Scheduled
 from ganlib.steering import Steering
@@ -153,6 +155,9 @@ class Adversarial:
     def networks(self, task: AdversarialConfig) -> dict[str, str]:
         return models.PAIR
 
+    def products(self, model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> tuple[Product, ...]:
+        return products(model, image)
+
     def check(self, model: ModelConfig, task: AdversarialConfig, train: TrainConfig, image: ImageSpec) -> None:
         check_parts(model, task, image)
         check_shards(model, train)
@@ -177,7 +182,12 @@ class Adversarial:
     ) -> Play:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
-        return play(generator, discriminator, task=task, optim_config=optim, train=train)
+        return play(generator, discriminator, task=task, optim_config=optim, train=train, products=self.products(model, task, image))
+
+
+def products(model: ModelConfig, image: ImageSpec) -> tuple[Product, ...]:
+    """The images of a generator."""
+    return (Product(name="sample", network="generator", feed=Prior.of(model, image)),)
 
 
 def meta_networks(model: ModelConfig, image: ImageSpec, *, level: int | None = None) -> dict[str, nn.Module]:
@@ -229,9 +239,7 @@ def play(
         for trained in phases
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
-    return Play(
-        networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", moment=rules.moment, steering=steering, **attributes
-    )
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=rules.moment, steering=steering, **attributes)
 
 
 def _parts(task: AdversarialConfig) -> dict[str, Scheduled[Any]]:

@@ -14,8 +14,9 @@ from ganlib.models import ImageSpec
 from ganlib.models.layers.sizes import doublings
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.tasks import TASKS, Play
-from ganlib.tasks.adversarial import AdversarialConfig, check_parts, check_shards, meta_networks, play
+from ganlib.tasks.adversarial import AdversarialConfig, check_parts, check_shards, meta_networks, play, products
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
@@ -98,6 +99,9 @@ class Progressive:
     def networks(self, task: ProgressiveConfig) -> dict[str, str]:
         return models.PAIR
 
+    def products(self, model: ModelConfig, task: ProgressiveConfig, image: ImageSpec) -> tuple[Product, ...]:
+        return products(model, image)
+
     def check(self, model: ModelConfig, task: ProgressiveConfig, train: TrainConfig, image: ImageSpec) -> None:
         if not models.MODELS.get(model.name, key="model.name").grows:
             raise ValueError(
@@ -144,6 +148,7 @@ class Progressive:
             task=task,
             optim_config=optim,
             train=train,
+            products=self.products(model, task, image),
             present=fade.present,
             before_step=fade.before_step,
             ends_at_images=schedule.starts(stage + 1) if stage < schedule.levels else None,
