@@ -46,7 +46,7 @@ def main() -> None:
         background = Background()
         hook = HealthHook(
             config.train,
-            moment_of=lambda: running.play.moment,
+            play=lambda: running.play,
             train=running.batches.of(running.batches.images),
             held_out=running.held_out(),
             journal=Journal(open_storage(scratch), background),

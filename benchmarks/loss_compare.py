@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKTREE = "WORKTREE"
 PARAMS = "params.yaml"  # the name of params.yaml as it stands among the recipes
 CACHE_FORMAT = 2  # raise it when other numbers are trained or recorded than before
+CLOCK = frozenset({"time", "images_per_second", "memory_bytes"})  # of a line of the health
 STEPS, STEPS_OF_MANY = 100, 18  # the lazy terms of stylegan2 are due every 16 steps: once at the start, once more, and a step that feels it
 IMAGE_SIZE = (16, 16)  # two doublings: growth, resampling and attention all take part
 
@@ -115,7 +116,7 @@ def write_specs(folder: Path, recipes: Iterable[Path], *, steps: int, seed: int)
             values = edit.plain(ROOT / PARAMS)
             if path.name != PARAMS:
                 edit.lay(values, edit.plain(path))
-            images = steps * values["train"]["batch_images"] * values["task"]["discriminator_repeats"]
+            images = steps * values["train"]["batch_images"] * values["task"].get("discriminator_repeats", 1)
             train = {
                 "seed": seed,
                 "total_images": images,
@@ -388,9 +389,17 @@ def difference(a: Outcome, b: Outcome) -> str | None:
     if a.picture != b.picture:
         return "the last sample grid differs (scalars and tensors are equal)"
     for key in sorted(a.numbers.keys() & b.numbers.keys() - {"format"}):
-        if json.dumps(a.numbers[key], sort_keys=True) != json.dumps(b.numbers[key], sort_keys=True):
-            return f"state.json: {key} is {a.numbers[key]!r} and {b.numbers[key]!r}"
+        one, two = without_clock(a.numbers[key]), without_clock(b.numbers[key])
+        if json.dumps(one, sort_keys=True) != json.dumps(two, sort_keys=True):
+            return f"state.json: {key} is {one!r} and {two!r}"
     return None
+
+
+def without_clock(value: Any) -> Any:
+    """Lines of a bundle without what the machine decides: when they were measured, how fast, in how much memory."""
+    if isinstance(value, list):
+        return [without_clock(each) for each in value]
+    return {name: each for name, each in value.items() if name not in CLOCK} if isinstance(value, dict) else value
 
 
 def settings_that_differ(one: dict[str, Outcome], two: dict[str, Outcome]) -> list[str]:

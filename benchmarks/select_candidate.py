@@ -40,7 +40,7 @@ from ganlib.storage import open_storage  # noqa: E402
 from ganlib.train_settings import SelectConfig  # noqa: E402
 from ganlib.training import candidates, loop  # noqa: E402
 from ganlib.training.hooks import calibrate_generator  # noqa: E402
-from ganlib.training.parent import GENERATOR, read_weights  # noqa: E402
+from ganlib.training.parent import read_weights  # noqa: E402
 
 TEST_IMAGES = 5_000  # generated, for the FID of each candidate
 
@@ -75,7 +75,7 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
         model=spec.model,
         image=image,
         train=spec.train,
-        generator=GENERATOR,
+        task=spec.task,
     )
     weights = {images_seen: read_weights(storage, candidates.name(images_seen)) for images_seen in candidates.present(storage)}
     start = time.process_time()
@@ -87,7 +87,7 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
     fids = {}
     for images_seen, found in weights.items():
         network = build_generator(spec.model, image, seed=seed)
-        network.load_state_dict({key.removeprefix(f"{GENERATOR}."): x for key, x in found.items() if key.startswith(f"{GENERATOR}.")})
+        network.load_state_dict({key.removeprefix("generator."): x for key, x in found.items() if key.startswith("generator.")})
         calibrate_generator(network, prior, spec.train)
         images = sampling.generate(network, prior.seeded(1, range(TEST_IMAGES)), batch_images=250)
         features = interface.extract(reference.extractor, interface.ArrayImages(images))

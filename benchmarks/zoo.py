@@ -124,7 +124,7 @@ def images_per_second(spec: Any, *, seconds: float = MINIATURE_SECONDS) -> float
             running.step()
         return running.state.images_seen / (time.process_time() - start)
 
-    per_step = spec.task.discriminator_repeats * spec.train.batch_images
+    per_step = Running.start(spec).state.images_per_step
     rough = run(MINIATURE_STEPS * per_step)
     return run(max(MINIATURE_STEPS * per_step, int(rough * seconds)))
 
@@ -189,7 +189,7 @@ def measure(job: Job, work: Path) -> Row:
 
 def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, commit: str) -> dict[str, float]:
     """The metrics of the evaluate stage for the averaged generator, and its picture."""
-    from ganlib import metrics, sampling
+    from ganlib import metrics, products, sampling, tasks
     from ganlib.data.arrow import ArrowImages, read_manifest
     from ganlib.metrics import interface, measure
     from ganlib.metrics.reference_store import Reference
@@ -198,7 +198,8 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
     from ganlib.training.loop import image_of
 
     trained_on = ArrowImages(Path(spec.data))
-    prior = sampling.Prior.of(spec.model, image_of(trained_on))
+    product, prior = products.sampled(tasks.of(spec.task).products(spec.model, spec.task, image_of(trained_on)))
+    network = product.part(network)
     calibrate_generator(network, prior, spec.train)
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
     inputs = prior.seeded(config.sample.seed, range(config.sample.num_images))
@@ -329,11 +330,7 @@ def table(rows: Iterable[Row], *, link: Callable[[str], str] = lambda name: f"`{
         done = [row for row in group if "results" in row]
         speed = f"{statistics.fmean(row['images_per_second'] for row in done):,.0f}" if done else "-"
         seen = f"{statistics.fmean(row['images_seen'] for row in done):,.0f}" if done else "-"
-        weights = (
-            " / ".join(f"{count / 1e3:,.0f}k" for count in (done[0]["parameters"][network] for network in ("generator", "discriminator")))
-            if done
-            else "-"
-        )
+        weights = " / ".join(f"{count / 1e3:,.0f}k" for count in done[0]["parameters"].values()) if done else "-"
         cells = [
             link(name),
             f"**{shown(group, 'fid')}**" if done else "-",

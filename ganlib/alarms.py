@@ -1,7 +1,7 @@
 """Alarms of a training: settings, and when the numbers of its health raise one. A function of those numbers alone: no clock, no state of its own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -9,6 +9,7 @@ from pydantic import Field
 from ganlib.config import Section
 
 Action = Literal["warn", "stop", "rollback"]
+AVERAGED = "{averaged}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Bound:
     """What one number of the health must not pass.
 
     Attributes:
-        column: of the health's numbers.
+        column: of the health's numbers; AVERAGED in it stands for the network that makes the products.
         key: of the alarm's settings, that has the threshold.
         is_low: the threshold is a lower bound.
     """
@@ -24,6 +25,9 @@ class Bound:
     column: str
     key: str = "threshold"
     is_low: bool = False
+
+    def of(self, averaged: str) -> "Bound":
+        return replace(self, column=self.column.replace(AVERAGED, averaged))
 
 
 class Alarm(Section):
@@ -44,21 +48,21 @@ class Alarm(Section):
     threshold: float
     measurements: int = Field(default=3, ge=1, description="in a row, each train.health_interval_images after the other")
 
-    def passed(self, values: Mapping[str, float]) -> Bound | None:
-        """The bound that one measurement passes; a number it lacks (no held-out images) passes none."""
-        for bound in self.bounds:
+    def passed(self, values: Mapping[str, float], averaged: str) -> Bound | None:
+        """The bound that one measurement passes; a number it lacks (no held-out images, no discriminator) passes none."""
+        for bound in (each.of(averaged) for each in self.bounds):
             value, threshold = values.get(bound.column), getattr(self, bound.key)
             if value is not None and (value < threshold if bound.is_low else value > threshold):
                 return bound
         return None
 
-    def holds(self, lines: Sequence[Mapping[str, Any]]) -> bool:
+    def holds(self, lines: Sequence[Mapping[str, Any]], averaged: str) -> bool:
         newest = [line for line in lines[-self.measurements :] if line["images_seen"] > 0]  # an untrained network is no alarm
-        return len(newest) == self.measurements and all(self.passed(line["values"]) is not None for line in newest)
+        return len(newest) == self.measurements and all(self.passed(line["values"], averaged) is not None for line in newest)
 
-    def is_new(self, lines: Sequence[Mapping[str, Any]]) -> bool:
+    def is_new(self, lines: Sequence[Mapping[str, Any]], averaged: str) -> bool:
         """Whether the last line raises it."""
-        return self.holds(lines) and not self.holds(lines[:-1])
+        return self.holds(lines, averaged) and not self.holds(lines[:-1], averaged)
 
 
 class Divergence(Alarm):
@@ -86,11 +90,11 @@ class ModeCollapse(Alarm):
 
 
 class Stalled(Alarm):
-    """The generator stays as it is."""
+    """The network that makes the images stays as it is."""
 
-    bounds = (Bound(column="update_norm_generator", is_low=True),)
-    meaning = "a step changes the generator's weights by less than this share of them: it learns nothing any more"
-    remedy = "raise optim.generator.lr, see what optim.decay leaves of it and what train.freeze holds; with task.loss: minimax, take another loss"
+    bounds = (Bound(column=f"update_norm_{AVERAGED}", is_low=True),)
+    meaning = "a step changes the weights of the network that makes the images by less than this share of them: it learns nothing any more"
+    remedy = f"raise optim.{AVERAGED}.lr, see what optim.decay leaves of it and what train.freeze holds; with task.loss: minimax, take another loss"
     threshold: float = 1e-8
 
 
@@ -149,6 +153,7 @@ class Raised:
     value: float
     action: Action
     alarm: Alarm
+    averaged: str
 
     @property
     def threshold(self) -> float:
@@ -171,21 +176,32 @@ class Raised:
         return (
             f"alarm {self.name} after {self.images_seen:,} images: {self.bound.column} is {self.value:.4g}, "
             f"{'below' if self.bound.is_low else 'above'} {self.threshold:g}{often}; {self.alarm.meaning}. "
-            f"Try: {self.alarm.remedy} (train.alarms.{self.name})"
+            f"Try: {self.alarm.remedy.replace(AVERAGED, self.averaged)} (train.alarms.{self.name})"
         )
 
 
-def raised(config: AlarmsConfig, lines: Sequence[Mapping[str, Any]], *, on_divergence: Action) -> list[Raised]:
+LOGITS = frozenset({"largest_logit", "separation", "overfitting_gap"})  # columns that a task without a discriminator does not have
+
+
+def of_logits(config: AlarmsConfig) -> list[str]:
+    """The alarms that look at nothing but logits."""
+    return [name for name, alarm in config.by_name().items() if {bound.column for bound in alarm.bounds} <= LOGITS]
+
+
+def raised(config: AlarmsConfig, lines: Sequence[Mapping[str, Any]], *, on_divergence: Action, averaged: str) -> list[Raised]:
     """What the last of `lines` raises, causes first.
 
     Args:
         lines: `{"images_seen", "values": {column: number}}`, oldest first.
         on_divergence: the action of an alarm that names none.
+        averaged: the network that makes the products.
     """
     last, found = lines[-1], []
     for name, alarm in config.by_name().items():
-        if alarm.is_new(lines) and (bound := alarm.passed(last["values"])) is not None:
+        if alarm.is_new(lines, averaged) and (bound := alarm.passed(last["values"], averaged)) is not None:
             action = alarm.action or on_divergence
             value = last["values"][bound.column]
-            found.append(Raised(name=name, images_seen=last["images_seen"], bound=bound, value=value, action=action, alarm=alarm))
+            found.append(
+                Raised(name=name, images_seen=last["images_seen"], bound=bound, value=value, action=action, alarm=alarm, averaged=averaged)
+            )
     return found

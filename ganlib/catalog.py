@@ -55,7 +55,7 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
     """Section -> entries.
 
     An entry has `name`, `key` (where in params.yaml it can stand), `summary`, `paper` ("" where there is none) and `options`: name -> its default and
-    what it means, where that is written down; those of a network family begin with `generator.` or `discriminator.`. The last section, `settings`,
+    what it means, where that is written down; those of a network family begin with a role: `generator.width`. The last section, `settings`,
     holds the keys of params.yaml themselves.
     """
     listed: dict[str, list[dict[str, Any]]] = {
@@ -74,20 +74,30 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
             "options": {},
             "default": option["default"],
         }
-        for section, schema in SETTINGS.items()
-        for name, option in _fields(schema).items()
+        for section, options in _settings().items()
+        for name, option in options.items()
     ]
     return listed
 
 
+def _settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """Section -> its keys; `task` has those of every task."""
+    sections = {section: _fields(schema) for section, schema in SETTINGS.items()}
+    for entry in TASKS:
+        sections["task"] = _fields(entry.value.options) | sections["task"]
+    return sections
+
+
 def _options(value: Any) -> dict[str, dict[str, Any]]:
-    """Of a dataclass its fields, of a network family those of both networks."""
+    """Of a dataclass its fields, of a task its keys, of a network family the options of each role."""
     if dataclasses.is_dataclass(value):
         return {field.name: {"default": _plain(field.default), "description": ""} for field in dataclasses.fields(value)}
+    if value in [entry.value for entry in TASKS]:
+        return {name: option for name, option in _fields(value.options).items() if name not in TaskConfig.model_fields}
     if value not in [entry.value for entry in MODELS]:
         return {}
-    networks = {"generator": value.generator_options, "discriminator": value.discriminator_options}
-    return {f"{network}.{name}": option for network, schema in networks.items() for name, option in _fields(schema).items()}
+    schemas = {role: getattr(value, f"{role}_options") for role in value.roles}
+    return {f"{role}.{name}": option for role, schema in schemas.items() for name, option in _fields(schema).items()}
 
 
 def _fields(schema: type[BaseModel]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,8 @@ with `Registry.get`, so that a stage imports only what it runs.
 
 import dataclasses
 import difflib
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -34,7 +35,8 @@ def construct(cls: type[D], values: dict[str, Any], *, key: str) -> D:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         is_tuple = get_origin(hints[field.name]) is tuple  # YAML has lists only
         default = ... if field.default is dataclasses.MISSING else field.default
-        known[field.name] = (hints[field.name], Field(default, strict=not is_tuple))
+        is_literal = get_origin(hints[field.name]) is Literal  # strict by itself
+        known[field.name] = (hints[field.name], Field(default, strict=None if is_literal else not is_tuple))
     checked = options(create_model(cls.__name__, __base__=Section, **known), values, key=key)
     return cls(**{name: getattr(checked, name) for name in known})
 
@@ -59,16 +61,9 @@ def explain(error: ValidationError, schema: type[BaseModel], *, key: str = "") -
         path = [part for part in steps if part not in (NUMBER, SCHEDULE)]
         where = ".".join(([key] if key else []) + path)
         if item["type"] == "extra_forbidden":
-            owner: Any = schema
-            for part in path[:-1]:
-                owner = (
-                    _section_in(owner.model_fields[part].annotation) if isinstance(owner, type) and issubclass(owner, BaseModel) else None
-                )
-            fields = owner.model_fields if isinstance(owner, type) and issubclass(owner, BaseModel) else {}
-            legal = sorted(field.alias or name for name, field in fields.items())
-            near = difflib.get_close_matches(path[-1], legal, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            lines.append(f"{where}={item['input']!r} is not a known key{hint}; legal: {', '.join(legal)}")
+            lines.append(unknown_key(where, item["input"], _keys(_owner(schema, path))))
+        elif item["type"] in ("model_type", "dict_type") and len(path) > 0 and _is_extra(owner := _owner(schema, path), path[-1]):
+            lines.append(f"{unknown_key(where, item['input'], _keys(owner))}, or the name of a network with a mapping")
         elif item["type"] == "missing":
             lines.append(f"{where} is missing; add it to params.yaml")
         elif item["type"] == "value_error":
@@ -76,6 +71,33 @@ def explain(error: ValidationError, schema: type[BaseModel], *, key: str = "") -
         else:
             lines.append(f"{where}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "\n".join(lines)
+
+
+def unknown_key(where: str, value: Any, legal: Iterable[str]) -> str:
+    """What is said of a key that nobody knows; `legal` are those in its place."""
+    names = sorted(legal)
+    near = difflib.get_close_matches(where.rpartition(".")[2], names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{where}={value!r} is not a known key{hint}; legal: {', '.join(names)}"
+
+
+def _owner(schema: Any, path: list[str]) -> Any:
+    """The section that holds the last part of `path`; None where none does."""
+    owner: Any = schema
+    for part in path[:-1]:
+        if not (isinstance(owner, type) and issubclass(owner, BaseModel)):
+            return None
+        held = owner.model_fields[part].annotation if part in owner.model_fields else get_type_hints(owner).get("__pydantic_extra__")
+        owner = _section_in(held)
+    return owner if isinstance(owner, type) and issubclass(owner, BaseModel) else None
+
+
+def _keys(owner: Any) -> list[str]:
+    return [] if owner is None else [field.alias or name for name, field in owner.model_fields.items()]
+
+
+def _is_extra(owner: Any, key: str) -> bool:
+    return owner is not None and owner.model_config.get("extra") == "allow" and key not in owner.model_fields
 
 
 def _section_in(annotation: Any) -> Any:

@@ -79,11 +79,15 @@ class View:
             is_precise: float32 whatever the precision, for terms that differentiate twice.
             options: what else its `forward` takes, `full=True` for one.
         """
+        return self.part(self._called[name], x, labels, is_precise=is_precise, **options)
+
+    def part(self, module: nn.Module, x: Tensor, labels: Tensor | None = None, *, is_precise: bool = False, **options: Any) -> Any:
+        """A part of a network at x, in the precision and the layout of memory of the training; it collects no gradients over processes."""
         networks = self._networks
         if x.ndim == 4:
             x = x.contiguous(memory_format=networks.memory_format)
         with torch.autocast(networks.device.type, torch.bfloat16, enabled=networks.is_bf16 and not is_precise):
-            return self._called[name](x, labels, **options)
+            return module(x, labels, **options)
 
     @property
     def is_bf16(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from ganlib.config import Section
@@ -23,13 +23,25 @@ class OptimizerConfig(Section):
 
 
 class OptimConfig(Section):
-    """An optimizer per network and a factor on their learning rates that they share."""
+    """A factor on all learning rates; beside the keys here, the name of each network of the task with its optimizer.
 
-    generator: OptimizerConfig
-    discriminator: OptimizerConfig
+    Which networks a task has is the task's (`ganlib.tasks.check_networks`).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OptimizerConfig]
+
     warmup_images: int = Field(0, ge=0, description="the learning rate rises linearly from 0 over this many images")
     decay: Literal["none", "linear", "cosine"] = Field("none", description="how the learning rate falls to 0 at total_images")
     decay_from: float = Field(0.0, ge=0, lt=1, description="share of total_images before the fall begins")
+
+    @property
+    def networks(self) -> dict[str, OptimizerConfig]:
+        """Network -> its optimizer."""
+        return dict(self.__pydantic_extra__)
+
+    def __getitem__(self, network: str) -> OptimizerConfig:
+        return self.networks[network]
 
 
 class OptimizerSpec(Protocol):
@@ -127,8 +139,7 @@ class AdamW(_Moments):
 
 def check(config: OptimConfig) -> None:
     """Raise ValueError for an unknown optimizer or option, and for two schedules of one learning rate."""
-    for network in ("generator", "discriminator"):
-        chosen: OptimizerConfig = getattr(config, network)
+    for network, chosen in config.networks.items():
         plan(chosen, key=f"optim.{network}")
         not_negative(chosen.lr, key=f"optim.{network}.lr")
         if isinstance(chosen.lr, Schedule) and config.decay != "none":

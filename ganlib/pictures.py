@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 Font = ImageFont.FreeTypeFont
-NOTICE = "synthetic image, made by a generative adversarial network"
+NOTICE = "synthetic image, made by a generative model"
 
 
 def grid(images: np.ndarray, *, columns: int, gap: int = 2) -> np.ndarray:
@@ -37,6 +37,14 @@ def grid_png(images: np.ndarray, *, columns: int, description: Mapping[str, str]
     stream = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "png", pnginfo=text)
     return stream.getvalue()
+
+
+def in_turn(*kinds: np.ndarray, columns: int) -> np.ndarray:
+    """Kinds of one image each [N, C, H, W], a row of `columns` of the first kind, the same row of the second, and so on; a short last row is
+    filled up in white."""
+    missing = -len(kinds[0]) % columns
+    filled = [np.concatenate([kind, np.full((missing, *kind.shape[1:]), 255, kind.dtype)]) for kind in kinds]
+    return np.stack([kind.reshape(-1, columns, *kind.shape[1:]) for kind in filled], axis=1).reshape(-1, *kinds[0].shape[1:])
 
 
 def class_sheet(images: np.ndarray, *, headings: Sequence[str], numbers: Sequence[int], columns: int, note: str = "") -> np.ndarray:

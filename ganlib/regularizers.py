@@ -444,5 +444,5 @@ def overlap(network: nn.Module) -> Tensor:
 
 def discriminator_option(model: ModelConfig, name: str) -> Any:
     """An option of the discriminator, as given or by default; None where the family has no such option."""
-    field = models.MODELS.get(model.name).discriminator_options.model_fields.get(name)
-    return model.discriminator.get(name, field.default if field is not None else None)
+    field = models.options_of(model, "discriminator").model_fields.get(name)
+    return model["discriminator"].get(name, field.default if field is not None else None)

@@ -183,8 +183,8 @@ def written_in(values: Any, key: str) -> Iterator[tuple[str, Schedule]]:
     if isinstance(values, Schedule):
         yield key, values
     elif isinstance(values, Section):
-        for name in type(values).model_fields:
-            yield from written_in(getattr(values, name), f"{key}.{name}")
+        for name, value in values:  # networks among them, which are no fields
+            yield from written_in(value, f"{key}.{name}")
     elif isinstance(values, Mapping) and "schedule" in values:
         yield key, options(Schedule, dict(values), key=key)
     elif isinstance(values, Mapping):

@@ -18,14 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganlib import tasks
 from ganlib.config import Section
 from ganlib.metrics import interface, needs
 from ganlib.metrics.intervals import bootstrap_weights, normal
 from ganlib.metrics.kid import kid, weighted_mmd
-from ganlib.models import ImageSpec, build_generator
+from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
+from ganlib.products import sampled
 from ganlib.rng import keyed_rng
-from ganlib.sampling import Prior, generate
+from ganlib.sampling import generate
+from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 
@@ -81,7 +84,7 @@ class Judge:
 
     Attributes:
         real: [n, d] float32, features of validation images, at DEPTH.
-        generator: the name of the averaged network among a candidate's weights.
+        task: whose product is scored: the one that is drawn from latents.
     """
 
     extractor: interface.Extractor
@@ -89,17 +92,20 @@ class Judge:
     model: ModelConfig
     image: ImageSpec
     train: TrainConfig
-    generator: str
+    task: TaskConfig
 
     def score(self, weights: Mapping[str, Tensor], *, images_seen: int, candidate: str) -> Score:
         """Of the weights of a candidate, `NETWORK.NAME` -> tensor."""
         assert self.train.select is not None
         with _one_thread():
-            network = build_generator(self.model, self.image, seed=self.train.seed)
-            prefix = f"{self.generator}."
-            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-            calibrate_generator(network, self._prior, self.train)
-            inputs = self._prior.draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
+            chosen = tasks.of(self.task)
+            product, prior = sampled(chosen.products(self.model, self.task, self.image))
+            role, prefix = chosen.networks(self.task)[product.network], f"{product.network}."
+            averaged = build_network(self.model, self.image, product.network, role=role, seed=self.train.seed)
+            averaged.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+            network = product.part(averaged)
+            calibrate_generator(network, prior, self.train)
+            inputs = prior.draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
             images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES))
             fake = interface.extract(self.extractor, images)[interface.depth_of(self.extractor, DEPTH)].double()
             drawn = bootstrap_weights(len(fake), RESAMPLES, seed=self.train.seed, purpose="selection bootstrap")
@@ -110,10 +116,6 @@ class Judge:
     def _real(self) -> Tensor:
         chosen = torch.randperm(len(self.real), generator=keyed_rng(self.train.seed, "selection images"))[:MOST_REAL]
         return self.real[chosen.sort().values].double()
-
-    @cached_property
-    def _prior(self) -> Prior:
-        return Prior.of(self.model, self.image)
 
 
 def table(scores: Sequence[Score], chosen: Score) -> list[dict[str, Any]]:

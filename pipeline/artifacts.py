@@ -8,9 +8,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ganlib import tasks
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
-from ganlib.models import ImageSpec, build
+from ganlib.models import ImageSpec, build_network
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -23,8 +24,7 @@ from pipeline.report import curves
 from pipeline.selection import Choice
 from pipeline.tracking.outbox import TrainingFacts
 
-FORMAT = 2  # of models/generator.json; one of another format is never restored
-GENERATOR = "generator"  # the averaged one is exported in its place
+FORMAT = 3  # of models/generator.json; one of another format is never restored
 OUTS = (  # as dvc.yaml has them
     "models",
     *(
@@ -39,30 +39,39 @@ def write(
 ) -> None:
     """Write the stage's outs from a finished bundle; no clock and no run id in them, so that they are the same however it was reached.
 
-    models/ has every network of the choice by its name, the generator as its moving average.
+    models/ has every network of the choice by its name, the one that makes the products as its moving average.
 
     Args:
         images: what it was trained on.
     """
     image = image_of(images)
-    generator, discriminator = build(spec.model, image, seed=spec.train.seed)
+    task = tasks.of(spec.task)
+    roles, delivered = task.networks(spec.task), task.products(spec.model, spec.task, image)
+    averaged = delivered[0].network
+    trained = build_network(spec.model, image, averaged, role=roles[averaged], seed=spec.train.seed)
     networks: dict[str, dict[str, Tensor]] = {}
     for key, value in choice.weights.items():
         name, _, rest = key.partition(".")
         networks.setdefault(name, {})[rest] = value
-    generator.load_state_dict(networks[GENERATOR])
-    calibrate_generator(generator, Prior.of(spec.model, image), spec.train)
+    trained.load_state_dict(networks[averaged])
+    for product in delivered:
+        if isinstance(product.feed, Prior):
+            calibrate_generator(product.part(trained), product.feed, spec.train)
     description = {
         "format": FORMAT,
         "family": spec.model.name,
         "model": spec.model.model_dump(mode="json"),
+        "task": spec.task.model_dump(mode="json"),
+        "network": averaged,
+        "networks": dict(roles),
+        "products": [product.name for product in delivered],
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if spec.model.conditional else {}),
         "images_seen": choice.images_seen,
         "selection": choice.facts,
         **interface(spec, image),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
-        "parameters": {"generator": count(generator), "discriminator": count(discriminator)},
+        "parameters": {name: count(network) for name, network in task.meta_networks(spec.model, spec.task, image).items()},
         "weights": f"moving average, half-life {_half_life(spec.train)} images; batch-norm statistics measured after training",
         "rollbacks": [{key: record[key] for key in ("from_images", "to_images")} for record in bundle.numbers["rollbacks"]],
         "run_key": facts.run_key,
@@ -73,10 +82,10 @@ def write(
         "params_digest": facts.tags["params.digest"],
     }
     with atomic_folder(root / "models") as models:
-        networks[GENERATOR] = {k: v.contiguous() for k, v in generator.state_dict().items()}
+        networks[averaged] = {k: v.contiguous() for k, v in trained.state_dict().items()}
         for name, tensors in networks.items():
             save_file(tensors, models / f"{name}.safetensors")
-        description["sha256"] = sha256_file(models / "generator.safetensors")
+        description["sha256"] = sha256_file(models / f"{averaged}.safetensors")
         write_json(models / "generator.json", description)
     measured, alarms = health_of(bundle.numbers), list(bundle.numbers.get("alarms", ()))
     with atomic_folder(root / "reports" / "training") as reports:

@@ -10,11 +10,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ganlib import sampling
+from ganlib import sampling, tasks
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
-from ganlib.models import build_generator
+from ganlib.models import build_network
 from ganlib.models.settings import ModelConfig
+from ganlib.products import sampled
 from ganlib.sampling import Inputs, Prior
 from ganlib.train_settings import TrainConfig, is_key
 from ganlib.training import parent
@@ -113,7 +114,7 @@ def _evaluation(sha256: str, *folders: Path) -> Mapping[str, Any] | None:
 
 def _of_version(run: str, scratch: Path, root: Path) -> Found:
     tracking = params.section("tracking", TrackingConfig)
-    where = versions.fetch(run, ["generator"], scratch, tracking, root, named=NAMED)
+    where = versions.fetch(run, None, scratch, tracking, root, named=NAMED)
     trained = generator.load(scratch)
     versions.evaluation(where, scratch, tracking, root)
     measured = _evaluation(trained.facts["sha256"], scratch, root / "reports")
@@ -131,16 +132,20 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
             "images are like: prepare its data, or name its version or its models/ folder"
         )
     images = ArrowImages(prepared / "train.arrow")
-    image, model = image_of(images), ModelConfig.model_validate(found.settings["model"])
-    network = build_generator(model, image, seed=0)
+    image, model, task = image_of(images), ModelConfig.model_validate(found.settings["model"]), generator.task_of(found.settings)
+    product, prior = sampled(tasks.of(task).products(model, task, image))
+    averaged = product.network
+    network = build_network(model, image, averaged, role=tasks.of(task).networks(task)[averaged], seed=0)
     weights = parent.weights_of(found.bundle)
-    network.load_state_dict({name: weights[f"{parent.GENERATOR}.{name}"] for name in network.state_dict()})
-    calibrate_generator(network, Prior.of(model, image), TrainConfig.model_validate(found.settings["train"]))
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, scratch / "generator.safetensors")
-    sha256 = sha256_file(scratch / "generator.safetensors")
+    network.load_state_dict({name: weights[f"{averaged}.{name}"] for name in network.state_dict()})
+    calibrate_generator(product.part(network), prior, TrainConfig.model_validate(found.settings["train"]))
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, scratch / f"{averaged}.safetensors")
+    sha256 = sha256_file(scratch / f"{averaged}.safetensors")
     facts = {
         "family": model.name,
         "model": model.model_dump(mode="json"),
+        "task": task.model_dump(mode="json"),
+        "network": averaged,
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if model.conditional else {}),
         "images_seen": found.bundle.images_seen,

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ganlib import tasks
 from ganlib.config import options
-from ganlib.models import MODELS, ImageSpec
+from ganlib.models import ImageSpec, options_of
 from ganlib.models.settings import ModelConfig
-from ganlib.tasks import TASKS
-from ganlib.tasks.settings import TaskConfig
+from ganlib.optim import OptimConfig, OptimizerConfig
 from ganlib.train_settings import TrainConfig, is_key
 from ganlib.training.state import Bundle
 from pipeline.identity import TrainingParams, training_settings
@@ -19,34 +19,21 @@ from pipeline.tracking import versions
 REGISTRY = "models:/"
 OURS = "models"  # what the train stage writes, so DVC empties it first
 
-# key -> why a training cannot go on under another value; every key that a result depends on stands here or below
+# key -> why a training cannot go on under another value; every key that a result depends on stands here or below, * for a network or a task's key
 FIXED = {
     "model": "the networks would be others",
     "task.name": "another task has other networks",
-    "optim.generator.name": "what one optimizer has learnt means nothing to another",
-    "optim.discriminator.name": "what one optimizer has learnt means nothing to another",
+    "optim.*.name": "what one optimizer has learnt means nothing to another",
     "train.logical_workers": "a shard has its own statistics and sums",
     "train.precision": "the networks would compute something else",
     "train.freeze": "an optimizer knows its parameters by their place among those that are not frozen",
 }
 MAY_CHANGE = frozenset(
     {
-        "task.loss",
-        "task.loss_options",
-        "task.regularizers",
-        "task.discriminator_repeats",
-        "task.weight_clip",
-        "task.generator_loss_weight",
-        "task.label_noise",
-        "task.gradient_normalization",
-        "task.augment",
-        "task.options",  # as far as the task itself allows (`Task.check_continued`)
-        "optim.generator.lr",
-        "optim.generator.options",
-        "optim.generator.max_gradient_norm",
-        "optim.discriminator.lr",
-        "optim.discriminator.options",
-        "optim.discriminator.max_gradient_norm",
+        "task.*",  # as far as the task itself allows (`Task.check_continued`)
+        "optim.*.lr",
+        "optim.*.options",
+        "optim.*.max_gradient_norm",
         "optim.warmup_images",
         "optim.decay",
         "optim.decay_from",
@@ -97,8 +84,8 @@ def check(config: TrainingParams, image: ImageSpec, *, before: Mapping[str, Any]
     if not problems:  # else they follow from the settings
         problems += _shapes(config, image, bundle)
         try:
-            then = [_section(schema, before[name]) for name, schema in (("task", TaskConfig), ("train", TrainConfig))]
-            TASKS.get(config.task.name)().check_continued(config.model, image, tuple(then), (config.task, config.train))
+            then = _task(before), _section(TrainConfig, before["train"])
+            tasks.of(config.task).check_continued(config.model, image, then, (config.task, config.train))
         except ValueError as error:
             problems.append(str(error))
     if config.train.total_images <= bundle.images_seen:
@@ -118,11 +105,19 @@ def check(config: TrainingParams, image: ImageSpec, *, before: Mapping[str, Any]
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
     """(entry of FIXED, key, old, new) of every fixed setting that is not what it was."""
     for entry in FIXED:
-        old, new = _value(before, entry), _value(after, entry)
-        if entry == "model":
-            old, new = _spelled_out(old), _spelled_out(new)
-        for key in _leaves(old, new, entry):
-            yield entry, key[0], key[1], key[2]
+        for place in _places(entry, after):
+            old, new = _value(before, place), _value(after, place)
+            if entry == "model":
+                old, new = _spelled_out(old, before), _spelled_out(new, after)
+            for key in _leaves(old, new, place):
+                yield entry, key[0], key[1], key[2]
+
+
+def _places(entry: str, settings: Mapping[str, Any]) -> list[str]:
+    """The keys that an entry stands for: one for each network where it has a *."""
+    section, star, rest = entry.partition(".*.")
+    networks = [name for name in settings[section] if name not in OptimConfig.model_fields] if star else []
+    return [f"{section}.{name}.{rest}" for name in networks] if star else [entry]
 
 
 def _leaves(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
@@ -138,23 +133,20 @@ def _value(settings: Mapping[str, Any], key: str) -> Any:
     value: Any = settings
     schema: Any = TrainingParams
     for part in key.split("."):
-        field = schema.model_fields[part]
+        field = schema.model_fields.get(part)
         if part not in value:
-            return field.get_default(call_default_factory=True)
-        value, schema = value[part], field.annotation
+            return None if field is None else field.get_default(call_default_factory=True)
+        value, schema = value[part], OptimizerConfig if field is None else field.annotation
     return value
 
 
-def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
+def _spelled_out(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A `model` section with the options that it leaves at their defaults."""
     try:
-        chosen = _section(ModelConfig, model)
-        family = MODELS.get(chosen.name)
+        chosen, task = _section(ModelConfig, model), _task(settings)
         spelled = {
-            network: options(getattr(family, f"{network}_options"), getattr(chosen, network), key=f"model.{network}").model_dump(
-                mode="json"
-            )
-            for network in ("generator", "discriminator")
+            network: options(options_of(chosen, role), chosen[network], key=f"model.{network}").model_dump(mode="json")
+            for network, role in tasks.of(task).networks(task).items()
         }
     except ValueError:  # of another version of this project
         return dict(model)
@@ -165,12 +157,17 @@ def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
 def _section(schema: type[Any], values: Mapping[str, Any]) -> Any:
     """A section of another version of this project: keys that are not known any more are left out, new ones have their default."""
     assert issubclass(schema, BaseModel)
-    return schema.model_validate({key: value for key, value in values.items() if key in schema.model_fields})
+    takes_all = schema.model_config.get("extra") == "allow"
+    return schema.model_validate({key: value for key, value in values.items() if takes_all or key in schema.model_fields})
+
+
+def _task(settings: Mapping[str, Any]) -> Any:
+    return _section(tasks.options_of(settings["task"]), settings["task"])
 
 
 def _shapes(config: TrainingParams, image: ImageSpec, bundle: Bundle) -> Iterator[str]:
     """A line for each tensor of the networks that the bundle has not, or in another shape: its code was another."""
-    networks = TASKS.get(config.task.name)().meta_networks(config.model, image, stage=bundle.numbers["stage"])
+    networks = tasks.of(config.task).meta_networks(config.model, config.task, image, stage=bundle.numbers["stage"])
     for network, module in networks.items():
         theirs = {
             name.removeprefix(f"{network}."): list(value.shape) for name, value in bundle.tensors.items() if name.startswith(f"{network}.")

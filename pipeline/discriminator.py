@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganlib.metrics.interface import Images, LogitComparison
-from ganlib.models import ImageSpec, build_discriminator
+from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng, layer_noise
 from ganlib.sampling import to_float
 
-NAME = "discriminator"
+ROLE = "discriminator"
 BATCH_IMAGES = 32  # fixed: layers that look over a batch make it part of the numbers
 MAX_IMAGES = 5_000  # of each kind
 MAX_BYTES = 500_000_000  # of images in memory at once
@@ -68,13 +68,13 @@ class TrainedDiscriminator:
 
 
 def load(folder: Path) -> TrainedDiscriminator | None:
-    """Read `folder`/discriminator.safetensors; None where the task left none."""
-    path = folder / f"{NAME}.safetensors"
-    if not path.exists():
-        return None
+    """The network of `folder` in the role of a discriminator; None where the task left none."""
     facts = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    name = next((name for name, role in facts.get("networks", {ROLE: ROLE}).items() if role == ROLE), None)
+    if name is None or not (path := folder / f"{name}.safetensors").exists():
+        return None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    network = build_discriminator(model, image, seed=0)
+    network = build_network(model, image, name, role=ROLE, seed=0)
     network.load_state_dict(load_file(path))
     return TrainedDiscriminator(network.train(), model.conditional)
 

@@ -7,6 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ganlib import tasks
 from ganlib.config import Section
 from ganlib.files import atomic_write
 from ganlib.models.settings import ModelConfig
@@ -14,20 +15,22 @@ from ganlib.optim import OptimConfig
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
-# Sections whose mappings are replaced whole: the options of one network or optimizer mean nothing to another.
-WHOLE = frozenset({"generator", "discriminator", "regularizers", "loss_options", "augment", "options"})
+# Mappings that are replaced whole: the options of one loss or term mean nothing to another, nor those of one network or optimizer.
+WHOLE = frozenset({"regularizers", "loss_options", "augment", "options"})
+OF_NETWORKS = frozenset({"model", "optim"})  # sections whose mappings are networks
 # A recipe that has one of these describes all of it: what it leaves out goes back to its default, so that no recipe leaves anything behind.
 # `model` only where it says `name`: else it changes a detail of whatever networks are there.
-DESCRIBED: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig}
+DESCRIBED: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig}  # `task`: of the task that it names
 # section -> keys of other sections that are described with it: the moving average belongs to how weights move, the rest of `train` to whoever trains.
 BESIDE: dict[str, tuple[tuple[str, type[Section], str], ...]] = {"optim": (("train", TrainConfig, "ema_halflife_images"),)}
 
 
-def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+def overlay(base: MutableMapping[str, Any], changes: MutableMapping[str, Any], *, inside: str = "") -> None:
     """Lay `changes` over `base` in place; raises nothing: unknown keys are the validation's business."""
     for key, value in changes.items():
-        if isinstance(value, MutableMapping) and isinstance(base.get(key), MutableMapping) and key not in WHOLE:
-            overlay(base[key], value)
+        is_whole = key in WHOLE or inside in OF_NETWORKS
+        if isinstance(value, MutableMapping) and isinstance(base.get(key), MutableMapping) and not is_whole:
+            overlay(base[key], value, inside=key)
         else:
             base[key] = value
 
@@ -36,6 +39,7 @@ def lay(base: MutableMapping[str, Any], recipe: MutableMapping[str, Any]) -> Non
     """Lay a recipe over the values of a params.yaml, in place."""
     _put_back(base, recipe)
     overlay(base, recipe)
+    leave_out(base, recipe)
 
 
 def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
@@ -48,8 +52,12 @@ def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any])
             or (section == "model" and "name" not in described)
         ):
             continue
+        if section == "task":
+            schema = _task_options(described) or schema
         for key in schema.model_fields:
             _to_default(schema, key, there, described)
+        if section == "model":
+            there.update({key: {} for key, value in there.items() if isinstance(value, MutableMapping) and key not in described})
         for other, other_schema, key in BESIDE.get(section, ()):
             _to_default(other_schema, key, base.get(other), changes.get(other) or {})
 
@@ -57,7 +65,36 @@ def _put_back(base: MutableMapping[str, Any], changes: MutableMapping[str, Any])
 def _to_default(schema: type[Section], key: str, there: Any, described: Any) -> None:
     field = schema.model_fields[key]
     if isinstance(there, MutableMapping) and key in there and key not in described and not field.is_required():
-        there[key] = field.get_default(call_default_factory=True)
+        default = field.get_default(call_default_factory=True)
+        there[key] = default.model_dump(mode="json") if isinstance(default, Section) else default
+
+
+def _task_options(values: Any) -> type[Section] | None:
+    """The schema of a section `task`; None where it names no task, which the validation says."""
+    try:
+        return tasks.options_of(values)
+    except (ValueError, AttributeError):
+        return None
+
+
+def leave_out(base: MutableMapping[str, Any], changes: MutableMapping[str, Any]) -> None:
+    """Take out what the task of `base` has not: keys of another task, and networks; unless `changes` ask for it, which the validation refuses."""
+    task, schema = base.get("task") or {}, _task_options(base.get("task"))
+    if schema is None or "task" not in changes:
+        return
+    asked = {section: changes.get(section) or {} for section in DESCRIBED}
+    for key in [key for key in task if key not in schema.model_fields and key not in asked["task"]]:
+        del task[key]
+    try:
+        chosen = schema.model_validate(dict(task))
+    except ValueError:
+        return
+    networks = tasks.of(chosen).networks(chosen)  # type: ignore[arg-type]  # a task's options are a TaskConfig
+    for section in OF_NETWORKS:
+        there = base.get(section) or {}
+        for key in [key for key, value in there.items() if isinstance(value, MutableMapping) and key not in networks]:
+            if key not in asked[section]:
+                del there[key]
 
 
 def plain(path: Path) -> dict[str, Any]:

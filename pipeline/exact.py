@@ -81,7 +81,9 @@ def settings(recipe_file: Path | None, images: int) -> Params:
     values = edit.plain(project() / "params.yaml")
     edit.overlay(values, HARD)
     if recipe_file is not None:
-        edit.overlay(values, edit.plain(recipe_file))
+        recipe = edit.plain(recipe_file)
+        edit.overlay(values, recipe)
+        edit.leave_out(values, recipe)
     edit.overlay(values, small(images))
     return preflight.parse(values)
 

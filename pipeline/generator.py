@@ -1,28 +1,47 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib.models import MODELS, Family, ImageSpec, build_generator
+from ganlib import tasks
+from ganlib.config import options
+from ganlib.metrics.interface import ArrayImages, Extractor, Images, PixelComparison, extract
+from ganlib.metrics.paired import PairComparison
+from ganlib.models import MODELS, Family, ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
+from ganlib.products import Column, Product, made, sampled
 from ganlib.sampling import Inputs, Prior
+from ganlib.tasks.settings import TaskConfig
+
+BATCH_IMAGES = 100  # of what is made of images; part of the numerics
+MAX_BYTES = 500_000_000  # of images in memory at once
+DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedGenerator:
-    """models/generator.* ready to use: float32, CPU, evaluation mode."""
+    """What models/ holds, ready to use: float32, CPU, evaluation mode.
+
+    Attributes:
+        network: what draws images from latents: of the averaged network the part that makes the sampled product.
+        facts: the whole of generator.json.
+        others: further products, each with what makes it.
+    """
 
     network: nn.Module
     model: ModelConfig
     image: ImageSpec
-    facts: dict[str, Any]  # the whole of generator.json
+    facts: dict[str, Any]
+    others: Mapping[str, tuple[Product, nn.Module]] = field(default_factory=dict)
 
     @property
     def prior(self) -> Prior:
@@ -30,9 +49,31 @@ class TrainedGenerator:
         return Prior.of(self.model, self.image)
 
     @property
+    def of_images(self) -> dict[str, tuple[Column, nn.Module]]:
+        """The products that have a truth: name -> what they are fed, what makes them."""
+        return {
+            name: (product.feed, part)
+            for name, (product, part) in self.others.items()
+            if product.has_truth and isinstance(product.feed, Column)
+        }
+
+    @property
     def class_names(self) -> list[str]:
         """Of the classes it is told; empty for an unconditional generator."""
         return [str(name) for name in self.facts.get("class_names") or range(len(self.prior.class_counts))]
+
+    def made(self, name: str, images: np.ndarray) -> np.ndarray:
+        """What the product of that name makes of images: [n, C, H, W] uint8 -> the same."""
+        column, part = self.of_images[name]
+        return made(part, column, images, batch_images=BATCH_IMAGES)
+
+    def pairs(self, name: str, images: Images, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(made, truth) of a product, [n, C, H, W] uint8 each, for those `images`; as many as memory holds."""
+        most = max(BATCH_IMAGES, MAX_BYTES // math.prod(images.shape))
+        truth = np.concatenate(
+            [images.gather(part) for part in np.split(indices[:most], range(BATCH_IMAGES, len(indices[:most]), BATCH_IMAGES))]
+        )
+        return torch.from_numpy(self.made(name, truth)), torch.from_numpy(truth)
 
     def inputs(self, seed: int, indices: range) -> Inputs:
         """Of images `indices` of `seed`; input i depends on (seed, i) alone."""
@@ -132,11 +173,45 @@ def load(folder: Path) -> TrainedGenerator:
         ValueError: the files are missing or do not belong together; says which stage makes them.
     """
     try:
-        facts = json.loads((folder / "generator.json").read_text())
-        tensors = load_file(folder / "generator.safetensors")
+        facts = json.loads((folder / DESCRIPTION).read_text())
+        tensors = load_file(folder / weights_file(facts))
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    network = build_generator(model, image, seed=0)
+    task = task_of(facts)
+    chosen = tasks.of(task)
+    delivered = chosen.products(model, task, image)
+    averaged = delivered[0].network
+    network = build_network(model, image, averaged, role=chosen.networks(task)[averaged], seed=0)
     network.load_state_dict(tensors)
-    return TrainedGenerator(network=network.eval(), model=model, image=image, facts=facts)
+    network.eval()
+    main, _ = sampled(delivered)
+    others = {product.name: (product, product.part(network)) for product in delivered if product is not main}
+    return TrainedGenerator(network=main.part(network), model=model, image=image, facts=facts, others=others)
+
+
+def paired(folder: Path, extractor: Extractor, held_out: PixelComparison, *, features: Tensor) -> PairComparison | None:
+    """What the first product with a truth makes of the held-out images that are compared with; None where the task has no such product.
+
+    Args:
+        features: [n, d] of these images, of the extractor's depth "last".
+    """
+    trained = load(folder)
+    if (name := next(iter(trained.of_images), None)) is None:
+        return None
+    indices = np.arange(len(held_out.real)) if held_out.real_indices is None else held_out.real_indices
+    made, truth = trained.pairs(name, held_out.real, indices)
+    found = extract(extractor, ArrayImages(made.numpy()))["last"]
+    return PairComparison(made=made, truth=truth, made_features=found, truth_features=features[: len(made)])
+
+
+def weights_file(facts: Mapping[str, Any]) -> str:
+    """Of the averaged network, in models/; older descriptions do not name it, and are of a generator."""
+    return f"{facts.get('network', 'generator')}.safetensors"
+
+
+def task_of(facts: Mapping[str, Any]) -> TaskConfig:
+    """The section `task` of the training; older descriptions do not have it, and are of a generator against a discriminator."""
+    values = facts.get("task", {})
+    task: TaskConfig = options(tasks.options_of(values), values, key="task")
+    return task

@@ -13,7 +13,7 @@ from ganlib.data.arrow import read_manifest
 from ganlib.data.settings import DataConfig
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks import TaskSettings, check_networks, options_of
 from ganlib.train_settings import TrainConfig
 from pipeline.code_digest import Definitions, definitions, strings_in
 from pipeline.driver.settings import ClusterConfig
@@ -40,11 +40,16 @@ class TrainingParams(Section):
 
     data: DataConfig
     model: ModelConfig
-    task: TaskConfig
+    task: TaskSettings
     optim: OptimConfig
     train: TrainConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _networks_are_the_tasks(self) -> "TrainingParams":
+        check_networks(self.task, self.model, self.optim)
+        return self
 
     @model_validator(mode="after")
     def _workers_divide(self) -> "TrainingParams":
@@ -119,7 +124,9 @@ def judge(params: TrainingParams, root: Path = ROOT) -> dict[str, Any]:
     except FileNotFoundError:
         return {"by": None, "why": "there is no data/reference; `dvc repro reference` makes it"}
     main, settings = made["extractors"][0], training_settings(params)
-    code = definitions(JUDGES, names=strings_in(settings) | {main["name"]}, settings=_names((params.model, params.train)), root=root).digest
+    code = definitions(
+        JUDGES, names=strings_in(settings) | {main["name"]}, settings=_names((params.model, params.task, params.train)), root=root
+    ).digest
     return {
         "by": "kid",
         "split": "val",
@@ -136,7 +143,8 @@ def code_of_settings(settings: Mapping[str, Any], root: Path = ROOT) -> dict[str
     Raises:
         ValueError: that code does not take the settings.
     """
-    schemas: dict[str, type[Section]] = {"model": ModelConfig, "task": TaskConfig, "optim": OptimConfig, "train": TrainConfig}
+    task = options_of(settings.get("task") or {})
+    schemas: dict[str, type[Section]] = {"model": ModelConfig, "task": task, "optim": OptimConfig, "train": TrainConfig}
     sections = [schema.model_validate_json(json.dumps(settings.get(name))) for name, schema in schemas.items()]
     return _code(settings, sections, root).parts
 
@@ -146,12 +154,12 @@ def _code(settings: Mapping[str, Any], sections: Iterable[Section], root: Path) 
 
 
 def _names(sections: Iterable[Section]) -> set[str]:
-    kinds = {type(section) for chosen in sections for section in _sections(chosen)}
+    kinds = {kind for chosen in sections for section in _sections(chosen) for kind in type(section).__mro__ if issubclass(kind, Section)}
     return {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds}
 
 
 def _sections(section: Section) -> Iterator[Section]:
     yield section
-    for value in vars(section).values():
+    for _, value in section:  # networks among them, which are no fields
         if isinstance(value, Section):
             yield from _sections(value)

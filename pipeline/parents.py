@@ -15,16 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ganlib import tasks
 from ganlib.config import Section
 from ganlib.files import sha256_file
 from ganlib.models import ImageSpec
 from ganlib.storage import Storage, open_storage
-from ganlib.tasks import TASKS
 from ganlib.train_settings import is_key
 from ganlib.training import parent
 from ganlib.training.parent import FOLDER, Parent
 from ganlib.training.state import SEAL, Bundle, BundleError, BundleStore, bundle_files, sealed
 from pipeline import continuing
+from pipeline.generator import weights_file
 from pipeline.identity import TrainingParams
 from pipeline.params import ROOT
 from pipeline.state_address import state_uri
@@ -212,7 +213,7 @@ def _continued(config: TrainingParams, asked: str, key: str, image: ImageSpec, d
 
 
 def _started(config: TrainingParams, asked: str, key: str, image: ImageSpec, root: Path) -> Inheritance:
-    networks = TASKS.get(config.task.name)().meta_networks(config.model, image, stage=0)
+    networks = tasks.of(config.task).meta_networks(config.model, config.task, image, stage=0)
     facts: dict[str, Any]
     if is_key(asked):
         found = trained(f"train.start_from={asked}", asked, config.train.state_uri, root)
@@ -257,6 +258,8 @@ def _read_folder(folder: Path, networks: Sequence[str], asked: str) -> tuple[dic
         }
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"train.start_from={asked!r}: {folder} cannot be read: {error!r}") from None
-    if sha256_file(folder / "generator.safetensors") != expected:
-        raise ValueError(f"train.start_from={asked!r}: generator.safetensors in {folder} is not the one that its generator.json describes")
+    if sha256_file(folder / weights_file(described)) != expected:
+        raise ValueError(
+            f"train.start_from={asked!r}: {weights_file(described)} in {folder} is not the one that its generator.json describes"
+        )
     return weights, facts

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ganlib import augment, models, optim
+from ganlib import augment, models, optim, tasks
 from ganlib.data import labels
 from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
@@ -18,7 +18,6 @@ from ganlib.models.layers.norm import BatchNorm
 from ganlib.samples import asked_classes
 from ganlib.schedule import written_in
 from ganlib.storage import Address
-from ganlib.tasks import TASKS
 from pipeline import continuing, generator, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
@@ -55,8 +54,8 @@ def check(params: Params) -> None:
     problems = []
     for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
-        lambda: models.check(params.model, image),
-        lambda: TASKS.get(params.task.name, key="task.name")().check(params.model, params.task, params.train, image),
+        lambda: models.check(params.model, image, tasks.of(params.task).networks(params.task)),
+        lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
         lambda: augment.build(params.train.augment),
@@ -140,6 +139,7 @@ def _check_metrics(params: Params) -> None:
     given = [
         name
         for need in map(needs.of, metrics.values())
+        if _is_given(need, params)
         for name in measure.keys(
             [
                 value.key
@@ -163,12 +163,21 @@ def _check_metrics(params: Params) -> None:
         raise ValueError("\n".join(problems))
 
 
+def _is_given(need: needs.Needs, params: Params) -> bool:
+    """Whether the task has what a metric looks at beside samples; where it has not, the metric is left out."""
+    task = tasks.of(params.task)
+    image = ImageSpec(channels=params.data.channels, size=params.data.image_size)
+    if need.pairs and not any(product.has_truth for product in task.products(params.model, params.task, image)):
+        return False
+    return not need.discriminator or "discriminator" in task.networks(params.task).values()
+
+
 def _check_shards(params: Params, image: ImageSpec) -> None:
     """Batch norm over one image removes what tells it from others; of a layer without pixels it cannot even be computed."""
     if params.train.shard_images > 1:
         return
-    for name in ("generator", "discriminator"):
-        if any(isinstance(module, BatchNorm) for module in models.sketch(params.model, image, name).modules()):
+    for name, network in tasks.of(params.task).meta_networks(params.model, params.task, image).items():
+        if any(isinstance(module, BatchNorm) for module in network.modules()):
             raise ValueError(
                 f"train.batch_images={params.train.batch_images} over train.logical_workers={params.train.logical_workers} is one image a shard, "
                 f"and the {name} of model.name={params.model.name!r} has batch norm, whose statistics are a shard's; "

@@ -22,7 +22,7 @@ from ganlib.models import ImageSpec
 from ganlib.selection import DEPTH, Judge, Score, choose, table, verdicts
 from ganlib.storage import Storage
 from ganlib.training import candidates
-from ganlib.training.parent import GENERATOR, read_weights, weights_of
+from ganlib.training.parent import read_weights, weights_of
 from ganlib.training.state import Bundle, BundleError
 from pipeline import identity, lineage, processes
 from pipeline.identity import TrainingParams
@@ -38,7 +38,7 @@ class Choice:
     """What is exported.
 
     Attributes:
-        weights: `NETWORK.NAME` -> tensor, the generator as its moving average.
+        weights: `NETWORK.NAME` -> tensor, the network that makes the products as its moving average.
         facts: how it was chosen, for generator.json.
         rows, candidates: a row for each candidate; the same for MLflow.
     """
@@ -71,7 +71,7 @@ class Selection:
             model=config.model,
             image=image,
             train=config.train,
-            generator=GENERATOR,
+            task=config.task,
         )
         digest = lineage.digest({"run_key": run_key, **facts})
         return cls(judge=judge, digest=digest, facts={**facts, "choice": digest})

@@ -90,7 +90,7 @@ class Ruler:
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not (declared[name].is_costly or declared[name].discriminator or declared[name].generator or declared[name].conditional)
+            if not (declared[name].is_costly or declared[name].conditional or declared[name].reads_networks)
             and declared[name].has_null
             and (reference.knows_classes is not None or not declared[name].classes)
         }

@@ -73,6 +73,7 @@ class Needs:
         discriminator: the logits of the trained discriminator: the metric is given a `LogitComparison`.
         generator: images along paths in its latent space, as the first extractor that `takes_float` sees them: the metric is given a
             `PathComparison`.
+        pairs: images that were made of others, beside those they should be: the metric is given a `PairComparison` (ganlib.metrics.paired).
         conditional: samples of a generator that is told the class.
         has_null: it compares two sets, so that real images can stand in the place of the generated ones.
         is_costly: takes many seconds, so that its null is of one draw.
@@ -90,6 +91,7 @@ class Needs:
     pixels: bool = False
     discriminator: bool = False
     generator: bool = False
+    pairs: bool = False
     conditional: bool = False
     has_null: bool = True
     is_costly: bool = False
@@ -102,7 +104,12 @@ class Needs:
     @property
     def is_measured_once(self) -> bool:
         """However many extractors there are: it reads the features of one of them alone, or of none."""
-        return self.classes or self.pixels or self.discriminator or self.generator
+        return self.classes or self.pixels or self.reads_networks
+
+    @property
+    def reads_networks(self) -> bool:
+        """It asks the trained networks, so that it says nothing of images alone."""
+        return self.discriminator or self.generator or self.pairs
 
 
 DEFAULT = Needs()

@@ -38,6 +38,7 @@ class EvaluateConfig(Section):
             "discriminator",
             "membership",
             "path_length",
+            "pairs",
         ],
         description="registered metrics, by the name of their protocol; those that need classes only where reference.extractor=auto found some",
     )

@@ -1,12 +1,13 @@
-"""Network families: one file a family, both networks, resolution and channels as arguments.
+"""Network families: one file a family, all its networks, resolution and channels as arguments.
 
-A family is an object with option schemas, a check and two constructors. `build` makes a network whose weights depend on the seed alone:
-it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
+A family is an object with a check, and an option schema and a constructor for each role it can build. `build_network` makes a network whose weights
+depend on the seed alone: it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -78,52 +79,62 @@ class Discriminator(Protocol):
 class Family(Protocol):
     """What a family's file registers in `MODELS`.
 
+    For each ROLE in its `roles` it has `ROLE_options`, a schema, and `ROLE(image, latent_dim, options) -> nn.Module`; where it `grows`, also
+    `ROLE_at(image, latent_dim, options, level)` for its intermediate levels, 0 to that of the full image.
+
     Attributes:
-        grows: it is a `GrowingFamily`.
+        roles: what it can build: generator, discriminator, autoencoder, ...
+        grows: its networks exist at intermediate levels.
         has_styles: its generator takes `full=True` (-> Synthesis) and `truncation`.
     """
 
+    roles: ClassVar[tuple[str, ...]]
     grows: ClassVar[bool]
     has_styles: ClassVar[bool]
-
-    @property
-    def generator_options(self) -> type[Section]: ...
-
-    @property
-    def discriminator_options(self) -> type[Section]: ...
 
     def check(self, image: ImageSpec) -> None:
         """Raise ValueError for an image size or channel count this family cannot make; names the nearest legal sizes."""
 
-    def generator(self, image: ImageSpec, latent_dim: int, options: Any) -> nn.Module: ...
-
-    def discriminator(self, image: ImageSpec, options: Any) -> nn.Module: ...
-
-
-class GrowingFamily(Family, Protocol):
-    """A family whose networks exist at intermediate levels, 0 to that of the full image."""
-
-    def generator_at(self, image: ImageSpec, latent_dim: int, options: Any, level: int) -> nn.Module: ...
-
-    def discriminator_at(self, image: ImageSpec, options: Any, level: int) -> nn.Module: ...
-
 
 MODELS: Registry[Family] = Registry("network family", package="ganlib.models")
+PAIR = {"generator": "generator", "discriminator": "discriminator"}  # the networks of a GAN: name -> role
 
 
-def check(config: ModelConfig, image: ImageSpec) -> Family:
+def check(config: ModelConfig, image: ImageSpec, networks: Mapping[str, str] = PAIR) -> Family:
     """Resolve and validate a `model` section before any work.
 
+    Args:
+        networks: name -> role.
+
     Raises:
-        ValueError: unknown family, options the family does not have, an image it cannot make, or class conditions without classes.
+        ValueError: unknown family, one that builds no such networks, options it does not have, an image it cannot make, or class conditions
+            without classes.
     """
     if config.conditional and not image.classes:
         raise ValueError("model.conditional=true needs labelled data, and this data has no labels; set model.conditional: false")
     family = MODELS.get(config.name, key="model.name")
+    for role in networks.values():
+        options_of(config, role)
     family.check(image)
-    for network in ("generator", "discriminator"):
-        sketch(config, image, network)
+    for network, role in networks.items():
+        sketch(config, image, network, role=role)
     return family
+
+
+def options_of(config: ModelConfig, role: str) -> type[Section]:
+    """The schema of the options that the family of `config` has for a role.
+
+    Raises:
+        ValueError: it builds nothing in that role.
+    """
+    family = MODELS.get(config.name, key="model.name")
+    if role not in family.roles:
+        raise ValueError(
+            f"model.name={config.name!r} builds {' and '.join(family.roles)}, and the task needs a network in the role of {role}; "
+            f"take a family whose options begin with {role} (python -m ganlib.catalog {config.name} shows those of this one)"
+        )
+    schema: type[Section] = getattr(family, f"{role}_options")
+    return schema
 
 
 def known_to(config: ModelConfig, image: ImageSpec) -> ImageSpec:
@@ -142,31 +153,39 @@ def build(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None
 
 def build_generator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     check(config, image)
-    return _materialise(sketch(config, image, "generator", level=level), keyed_rng(seed, "initialise generator"))
+    return build_network(config, image, "generator", seed=seed, level=level)
 
 
 def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int, level: int | None = None) -> nn.Module:
     check(config, image)
-    return _materialise(sketch(config, image, "discriminator", level=level), keyed_rng(seed, "initialise discriminator"))
+    return build_network(config, image, "discriminator", seed=seed, level=level)
 
 
-def sketch(config: ModelConfig, image: ImageSpec, network: Literal["generator", "discriminator"], *, level: int | None = None) -> nn.Module:
+def build_network(
+    config: ModelConfig, image: ImageSpec, network: str, *, role: str | None = None, seed: int, level: int | None = None
+) -> nn.Module:
+    """One network on the CPU, float32, initialised from `seed` and its name alone; arguments and errors as of `sketch`."""
+    return _materialise(sketch(config, image, network, role=role, level=level), keyed_rng(seed, f"initialise {network}"))
+
+
+def sketch(config: ModelConfig, image: ImageSpec, network: str, *, role: str | None = None, level: int | None = None) -> nn.Module:
     """A network without memory: its layers and shapes, no numbers.
 
+    Args:
+        network: its name, under which `config` has its options.
+        role: what the family is to build; None: it is called as its role.
+        level: of a family that grows; None: full size.
+
     Raises:
-        ValueError: options the family does not have, or that do not fit each other or the image.
+        ValueError: a role or options the family does not have, or that do not fit each other or the image.
     """
+    role = role or network
+    chosen = options(options_of(config, role), config[network], key=f"model.{network}")
     family = MODELS.get(config.name, key="model.name")
-    known = known_to(config, image)
-    if network == "generator":
-        chosen = options(family.generator_options, config.generator, key="model.generator")
-        make = family.generator if level is None else partial(cast(GrowingFamily, family).generator_at, level=level)
-        with torch.device("meta"):
-            return make(known, config.latent_dim, chosen)
-    chosen = options(family.discriminator_options, config.discriminator, key="model.discriminator")
-    make_discriminator = family.discriminator if level is None else partial(cast(GrowingFamily, family).discriminator_at, level=level)
+    make = getattr(family, role) if level is None else partial(getattr(family, f"{role}_at"), level=level)
     with torch.device("meta"):
-        return make_discriminator(known, chosen)
+        module: nn.Module = make(known_to(config, image), config.latent_dim, chosen)
+    return module
 
 
 def _materialise(network: nn.Module, rng: torch.Generator) -> nn.Module:

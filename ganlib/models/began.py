@@ -104,6 +104,7 @@ class BEGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -113,7 +114,7 @@ class BEGAN:
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return BEGANGenerator(image, latent_dim, options)
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return BEGANDiscriminator(image, options)
 
 

@@ -86,6 +86,7 @@ class BigGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -95,7 +96,7 @@ class BigGAN:
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return BigGANGenerator(image, latent_dim, options)
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return ResidualDiscriminator(
             image,
             family="biggan",

@@ -100,6 +100,7 @@ class MLP:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -109,7 +110,7 @@ class MLP:
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return MLPGenerator(image, latent_dim, options)
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return MLPDiscriminator(image, options)
 
 

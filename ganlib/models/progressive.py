@@ -187,6 +187,7 @@ class Progressive:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = True
     has_styles: ClassVar[bool] = False
 
@@ -196,14 +197,14 @@ class Progressive:
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return self.generator_at(image, latent_dim, options, levels(image))
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
-        return self.discriminator_at(image, options, levels(image))
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
+        return self.discriminator_at(image, latent_dim, options, levels(image))
 
     def generator_at(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions, level: int) -> nn.Module:
         """The generator of an intermediate level, 0 to `levels(image)`; `image` is the full one."""
         return ProgressiveGenerator(image, latent_dim, options, level)
 
-    def discriminator_at(self, image: ImageSpec, options: DiscriminatorOptions, level: int) -> nn.Module:
+    def discriminator_at(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions, level: int) -> nn.Module:
         """Its discriminator, which reads images of `size_at(image, level)`."""
         return ProgressiveDiscriminator(image, options, level)
 

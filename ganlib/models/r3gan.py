@@ -207,6 +207,7 @@ class R3GAN:
 
     generator_options = R3GANOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -216,7 +217,7 @@ class R3GAN:
     def generator(self, image: ImageSpec, latent_dim: int, options: R3GANOptions) -> nn.Module:
         return R3GANGenerator(image, latent_dim, options)
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return R3GANDiscriminator(image, options)
 
 

@@ -35,6 +35,7 @@ class ResNet:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -44,7 +45,7 @@ class ResNet:
     def generator(self, image: ImageSpec, latent_dim: int, options: GeneratorOptions) -> nn.Module:
         return ResidualGenerator(image, latent_dim, family="resnet", width=options.width, spectral=False)
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return ResidualDiscriminator(
             image,
             family="resnet",

@@ -38,6 +38,7 @@ class SAGAN:
 
     generator_options = GeneratorOptions
     discriminator_options = DiscriminatorOptions
+    roles: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
     grows: ClassVar[bool] = False
     has_styles: ClassVar[bool] = False
 
@@ -49,7 +50,7 @@ class SAGAN:
             image, latent_dim, family="sagan", width=options.width, spectral=True, attention_size=options.attention_size
         )
 
-    def discriminator(self, image: ImageSpec, options: DiscriminatorOptions) -> nn.Module:
+    def discriminator(self, image: ImageSpec, latent_dim: int, options: DiscriminatorOptions) -> nn.Module:
         return ResidualDiscriminator(
             image,
             family="sagan",

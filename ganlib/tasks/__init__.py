@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
+from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 from torch import Tensor, nn
 
+from ganlib import config
 from ganlib.data.stream import Shard
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.registry import Registry
 from ganlib.scalars import ShardScalars
 from ganlib.steering import Steering
@@ -49,10 +52,11 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Play:
-    """A task ready to run: networks by name, phases in order, and which network is sampled from and averaged.
+    """A task ready to run: networks by name, phases in order, and what they deliver.
 
     Attributes:
-        moment: a shard as the discriminator is shown it, to look at and not to train.
+        products: as `Task.products` has them; the network that makes them is averaged.
+        moment: a shard as the discriminator is shown it, to look at and not to train; None: the task has no discriminator.
         steering: every loss, regularizer and augmentation the phases use, with the numbers of theirs that follow the training.
         before_step: called with images_seen before every step.
         ends_at_images: the next stage of the task is built then (`Task.build(stage=...)`); None: this one is the last.
@@ -61,11 +65,22 @@ class Play:
     networks: Networks
     phases: list[Phase]
     optimizers: Mapping[str, torch.optim.Optimizer]
-    sampled: str
-    moment: MomentOf
+    products: tuple[Product, ...]
+    moment: MomentOf | None = None
     steering: Steering = field(default_factory=lambda: Steering({}))
     before_step: Callable[[int], None] = lambda images_seen: None
     ends_at_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(made_by := {product.network for product in self.products}) != 1:
+            raise ValueError(
+                f"the products of a task are made by one network, which is averaged; got {', '.join(sorted(made_by)) or 'none'}"
+            )
+
+    @property
+    def averaged(self) -> str:
+        """The network whose moving average makes the products."""
+        return self.products[0].network
 
     @property
     def batches_per_step(self) -> int:
@@ -74,23 +89,78 @@ class Play:
 
 
 class Task(Protocol):
-    """What a task's file registers in `TASKS`."""
+    """What a task's file registers in `TASKS`.
 
-    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
+    Attributes:
+        options: the schema of the section `task` where it names this task: all its keys.
+    """
+
+    options: ClassVar[type[TaskConfig]]
+
+    def networks(self, task: Any) -> Mapping[str, str]:
+        """The networks that it trains under these options: name -> role (`ganlib.models.Family.roles`)."""
+
+    def products(self, model: ModelConfig, task: Any, image: ImageSpec) -> tuple[Product, ...]:
+        """What it delivers, the first one first; all of them are made by one network."""
+
+    def check(self, model: ModelConfig, task: Any, train: TrainConfig, image: ImageSpec) -> None:
         """Raise ValueError for a loss, penalty or option that is unknown or does not fit the networks, the image or the budget."""
 
-    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> Mapping[str, nn.Module]:
+    def meta_networks(self, model: ModelConfig, task: Any, image: ImageSpec, *, stage: int | None = None) -> Mapping[str, nn.Module]:
         """The networks of a stage by name, on the meta device: names and shapes, no numbers. None: with all the layers they ever have."""
 
     def check_continued(
-        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+        self, model: ModelConfig, image: ImageSpec, before: tuple[Any, TrainConfig], after: tuple[Any, TrainConfig]
     ) -> None:
         """Raise ValueError where a training under the settings `before` cannot go on under `after` for what the task alone knows: its stages."""
 
-    def build(
-        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
-    ) -> Play:
+    def build(self, *, model: ModelConfig, task: Any, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0) -> Play:
         """Networks, optimizers and phases of one stage; most tasks have one stage."""
 
 
 TASKS: Registry[Any] = Registry("task", package="ganlib.tasks")
+
+
+def of(task: TaskConfig) -> Task:
+    """The task that a section `task` names."""
+    chosen: Task = TASKS.get(task.name, key="task.name")()
+    return chosen
+
+
+def options_of(values: Mapping[str, Any]) -> type[TaskConfig]:
+    """The schema of a section `task` with these values: that of the task which they name, or else of the default one.
+
+    Raises:
+        ValueError: no such task.
+    """
+    named = TaskConfig.model_validate({key: value for key, value in values.items() if key == "name"})
+    schema: type[TaskConfig] = TASKS.get(named.name, key="task.name").options
+    return schema
+
+
+def _validated(values: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(values, TaskConfig):
+        return values
+    if not isinstance(values, Mapping) or not isinstance(values.get("name", ""), str):
+        return validate(values)  # which refuses it
+    return config.options(options_of(values), dict(values), key="task")
+
+
+# The type of a field `task`: validated as the options of the task that it names.
+TaskSettings = Annotated[SerializeAsAny[TaskConfig], WrapValidator(_validated)]
+
+
+def check_networks(task: TaskConfig, model: ModelConfig, optim: OptimConfig) -> None:
+    """Raise ValueError, a line each: settings of a network that the task does not have, and networks without an optimizer."""
+    networks = of(task).networks(task)
+    problems = []
+    for section, settings in (("model", model), ("optim", optim)):
+        legal = [*type(settings).model_fields, *networks]
+        problems += [
+            f"{config.unknown_key(f'{section}.{name}', value, legal)} (the networks of task.name={task.name!r}: {', '.join(networks)})"
+            for name, value in settings.networks.items()
+            if name not in networks
+        ]
+    problems += [f"optim.{name} is missing; add it to params.yaml" for name in networks if name not in optim.networks]
+    if problems:
+        raise ValueError("\n".join(problems))

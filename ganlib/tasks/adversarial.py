@@ -1,13 +1,14 @@
 """A generator against a discriminator: every loss of `ganlib.losses`, every term of `ganlib.regularizers`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ganlib import augment, freeze, models, optim
-from ganlib.config import Section, options
+from ganlib.config import Section
 from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
@@ -15,13 +16,33 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
+from ganlib.sampling import Prior
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.schedule import Scheduled
 from ganlib.steering import Steering
 from ganlib.tasks import TASKS, Phase, PhaseLoss, Play
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
+
+
+class AdversarialConfig(TaskConfig):
+    """The section `task` of a generator against a discriminator."""
+
+    loss: str = Field("non_saturating", description="a registered loss")
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    regularizers: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name -> options, for example r1: {gamma: 1.0}")
+    discriminator_repeats: int = Field(1, ge=1, description="discriminator updates per generator update (n_critic)")
+    weight_clip: float | None = Field(None, gt=0, description="clip every discriminator weight to [-c, c] after its update (WGAN)")
+    generator_loss_weight: float = Field(1.0, ge=0, description="of the adversarial loss; 0: regularizers alone train the generator")
+    label_noise: float = Field(0.0, ge=0, le=0.5, description="share of pairs whose real and generated image swap labels in D's update")
+    gradient_normalization: bool = Field(False, description="D divided by the norm of its input gradient (GN-GAN)")
+    augment: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name -> options; what D sees, real and generated, in its own update and in the generator's"
+    )
+    options: Section = Field(default_factory=Section, description="of the task itself; a plain pair has none")
+
 
 LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
 
@@ -34,7 +55,7 @@ class Rules:
         present: changes real images before anything else sees them.
     """
 
-    def __init__(self, task: TaskConfig, steering: Steering, *, present: Callable[[Tensor], Tensor] = lambda images: images) -> None:
+    def __init__(self, task: AdversarialConfig, steering: Steering, *, present: Callable[[Tensor], Tensor] = lambda images: images) -> None:
         self.task = task
         self.steering = steering
         self.present = present
@@ -129,42 +150,56 @@ class ClipWeights:
 class Adversarial:
     """One generator against one discriminator."""
 
-    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
-        options(Section, task.options, key="task.options")
+    options: ClassVar[type[TaskConfig]] = AdversarialConfig
+
+    def networks(self, task: AdversarialConfig) -> dict[str, str]:
+        return models.PAIR
+
+    def products(self, model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> tuple[Product, ...]:
+        return products(model, image)
+
+    def check(self, model: ModelConfig, task: AdversarialConfig, train: TrainConfig, image: ImageSpec) -> None:
         check_parts(model, task, image)
         check_shards(model, train)
-        if train.freeze:
-            freeze.check(self.meta_networks(model, image), train.freeze)
+        freeze.check(self.meta_networks(model, task, image), train.freeze)
 
-    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> dict[str, nn.Module]:
+    def meta_networks(
+        self, model: ModelConfig, task: AdversarialConfig, image: ImageSpec, *, stage: int | None = None
+    ) -> dict[str, nn.Module]:
         return meta_networks(model, image)
 
     def check_continued(
-        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+        self,
+        model: ModelConfig,
+        image: ImageSpec,
+        before: tuple[AdversarialConfig, TrainConfig],
+        after: tuple[AdversarialConfig, TrainConfig],
     ) -> None:
         return
 
     def build(
-        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
+        self, *, model: ModelConfig, task: AdversarialConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
     ) -> Play:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
-        return play(generator, discriminator, task=task, optim_config=optim, train=train)
+        return play(generator, discriminator, task=task, optim_config=optim, train=train, products=self.products(model, task, image))
+
+
+def products(model: ModelConfig, image: ImageSpec) -> tuple[Product, ...]:
+    """The images of a generator."""
+    return (Product(name="sample", network="generator", feed=Prior.of(model, image)),)
 
 
 def meta_networks(model: ModelConfig, image: ImageSpec, *, level: int | None = None) -> dict[str, nn.Module]:
     """Generator and discriminator without memory."""
-    return {
-        "generator": models.sketch(model, image, "generator", level=level),
-        "discriminator": models.sketch(model, image, "discriminator", level=level),
-    }
+    return {network: models.sketch(model, image, network, role=role, level=level) for network, role in models.PAIR.items()}
 
 
 def play(
     generator: nn.Module,
     discriminator: nn.Module,
     *,
-    task: TaskConfig,
+    task: AdversarialConfig,
     optim_config: OptimConfig,
     train: TrainConfig,
     present: Callable[[Tensor], Tensor] = lambda images: images,
@@ -178,7 +213,7 @@ def play(
     lazy = [(name, network) for name in task.regularizers for network in steering[name].trains if steering[name].interval_steps > 1]
     optimizers = {
         network: optim.build(
-            getattr(optim_config, network),
+            optim_config[network],
             networks.trainable(network),
             lazy_interval=min((steering[name].interval_steps for name, trained in lazy if trained == network), default=1),
             key=f"optim.{network}",
@@ -187,7 +222,7 @@ def play(
     }
 
     def phase(name: str, trains: str, loss: PhaseLoss, **attributes: Any) -> Phase:
-        bound = getattr(optim_config, trains).max_gradient_norm
+        bound = optim_config[trains].max_gradient_norm
         return Phase(name=name, trains=trains, loss=loss, optimizer=optimizers[trains], max_gradient_norm=bound, **attributes)
 
     clip = ClipWeights(task.weight_clip) if task.weight_clip is not None else None
@@ -204,12 +239,10 @@ def play(
         for trained in phases
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
-    return Play(
-        networks=networks, phases=ordered, optimizers=optimizers, sampled="generator", moment=rules.moment, steering=steering, **attributes
-    )
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=rules.moment, steering=steering, **attributes)
 
 
-def _parts(task: TaskConfig) -> dict[str, Scheduled[Any]]:
+def _parts(task: AdversarialConfig) -> dict[str, Scheduled[Any]]:
     """The loss, the regularizers and the augmentations of `task` by the key they have in `Steering`; ValueError for what is unknown."""
     parts: dict[str, Scheduled[Any]] = {
         LOSS: Scheduled.of(LOSSES.get(task.loss, key="task.loss"), task.loss_options, key="task.loss_options")
@@ -227,7 +260,7 @@ def _parts(task: TaskConfig) -> dict[str, Scheduled[Any]]:
     return parts | augment.parse(task.augment, key="task.augment")
 
 
-def check_parts(model: ModelConfig, task: TaskConfig, image: ImageSpec) -> None:
+def check_parts(model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
     parts = {name: part.start for name, part in _parts(task).items()}
     models.check(model, image)

@@ -1,6 +1,7 @@
 """Progressive growing: a generator against a discriminator, both of which grow from the core of the image to its full size."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ganlib import freeze, models
-from ganlib.config import Section, options
+from ganlib.config import Section
 from ganlib.models import ImageSpec
 from ganlib.models.layers.sizes import doublings
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
+from ganlib.products import Product
 from ganlib.tasks import TASKS, Play
-from ganlib.tasks.adversarial import check_parts, check_shards, meta_networks, play
+from ganlib.tasks.adversarial import AdversarialConfig, check_parts, check_shards, meta_networks, play, products
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
@@ -22,8 +24,14 @@ from ganlib.train_settings import TrainConfig
 class ProgressiveOptions(Section):
     """Options of the task; where they are null, total_images is shared out evenly."""
 
-    stable_images: int | None = Field(None, ge=1, description="images at each size once it is faded in; null: an even share")
-    fade_images: int | None = Field(None, ge=1, description="images over which a size is faded in; null: an even share")
+    stable_images: int | None = Field(default=None, ge=1, description="images at each size once it is faded in; null: an even share")
+    fade_images: int | None = Field(default=None, ge=1, description="images over which a size is faded in; null: an even share")
+
+
+class ProgressiveConfig(AdversarialConfig):
+    """The section `task` of progressive growing."""
+
+    options: ProgressiveOptions = Field(ProgressiveOptions(), description="stable_images and fade_images: how long each size is trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,15 @@ class Fade:
 class Progressive:
     """Growing both networks size by size; needs a family that grows (model.name: progressive)."""
 
-    def check(self, model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> None:
+    options: ClassVar[type[TaskConfig]] = ProgressiveConfig
+
+    def networks(self, task: ProgressiveConfig) -> dict[str, str]:
+        return models.PAIR
+
+    def products(self, model: ModelConfig, task: ProgressiveConfig, image: ImageSpec) -> tuple[Product, ...]:
+        return products(model, image)
+
+    def check(self, model: ModelConfig, task: ProgressiveConfig, train: TrainConfig, image: ImageSpec) -> None:
         if not models.MODELS.get(model.name, key="model.name").grows:
             raise ValueError(
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; set model.name: progressive"
@@ -95,17 +111,23 @@ class Progressive:
         check_shards(model, train)
         schedule = _schedule(model, task, train, image)
         if train.freeze:
-            freeze.check(self.meta_networks(model, image), train.freeze)
+            freeze.check(self.meta_networks(model, task, image), train.freeze)
             for stage in range(schedule.levels):
-                networks = self.meta_networks(model, image, stage=stage)
+                networks = self.meta_networks(model, task, image, stage=stage)
                 for network, patterns in train.freeze.items():
                     freeze.frozen(networks[network], patterns, network=network)
 
-    def meta_networks(self, model: ModelConfig, image: ImageSpec, *, stage: int | None = None) -> dict[str, torch.nn.Module]:
+    def meta_networks(
+        self, model: ModelConfig, task: ProgressiveConfig, image: ImageSpec, *, stage: int | None = None
+    ) -> dict[str, torch.nn.Module]:
         return meta_networks(model, image, level=stage)
 
     def check_continued(
-        self, model: ModelConfig, image: ImageSpec, before: tuple[TaskConfig, TrainConfig], after: tuple[TaskConfig, TrainConfig]
+        self,
+        model: ModelConfig,
+        image: ImageSpec,
+        before: tuple[ProgressiveConfig, TrainConfig],
+        after: tuple[ProgressiveConfig, TrainConfig],
     ) -> None:
         then, now = (_schedule(model, *settings, image) for settings in (before, after))
         if then != now:
@@ -115,7 +137,7 @@ class Progressive:
             )
 
     def build(
-        self, *, model: ModelConfig, task: TaskConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
+        self, *, model: ModelConfig, task: ProgressiveConfig, optim: OptimConfig, train: TrainConfig, image: ImageSpec, stage: int = 0
     ) -> Play:
         self.check(model, task, train, image)
         schedule = _schedule(model, task, train, image)
@@ -126,12 +148,12 @@ class Progressive:
             task=task,
             optim_config=optim,
             train=train,
+            products=self.products(model, task, image),
             present=fade.present,
             before_step=fade.before_step,
             ends_at_images=schedule.starts(stage + 1) if stage < schedule.levels else None,
         )
 
 
-def _schedule(model: ModelConfig, task: TaskConfig, train: TrainConfig, image: ImageSpec) -> Schedule:
-    chosen = options(ProgressiveOptions, task.options, key="task.options")
-    return Schedule.of(chosen, levels=doublings(image.size, family=model.name), total_images=train.total_images)
+def _schedule(model: ModelConfig, task: ProgressiveConfig, train: TrainConfig, image: ImageSpec) -> Schedule:
+    return Schedule.of(task.options, levels=doublings(image.size, family=model.name), total_images=train.total_images)

@@ -1,6 +1,6 @@
 """Candidates for export, and the end of a training whose candidates no longer gain.
 
-Candidates are the networks at multiples of `train.select.interval_images`, each generator as its moving average.
+Candidates are the networks at multiples of `train.select.interval_images`, the one that makes the products as its moving average.
 
 They lie in the state of the training, one sealed folder each, whichever of them is chosen later (`ganlib.selection`), so that another judge needs no
 other training. A training that is resumed or rolled back writes those it reaches again, over the old ones.
@@ -88,7 +88,7 @@ class CandidateHook:
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if not dist.is_main() or not self.is_made(state, is_last=is_last):
             return
-        weights, images_seen = state.weights(averaged=self.play().sampled), state.images_seen
+        weights, images_seen = state.weights(), state.images_seen
 
         def write() -> None:
             self._waiting[images_seen] = weights

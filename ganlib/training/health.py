@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ganlib import alarms, dist
+from ganlib import alarms, dist, products
 from ganlib.checks import norm
 from ganlib.data.stream import BatchStream, Shard
 from ganlib.moment import Moment
 from ganlib.networks import View
 from ganlib.rng import layer_noise
-from ganlib.tasks import MomentOf
+from ganlib.tasks import MomentOf, Play
 from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import is_due
 from ganlib.training.journal import Journal
@@ -36,7 +36,7 @@ class HealthHook:
     The columns are told in docs/undisturbed.md; weights are those of layers, without biases and gains.
 
     Args:
-        moment_of: the task's way to look at a shard, as it is now.
+        play: the task as it is now; of one without a discriminator there are no logits, and no alarms about them.
         train: the stream of training images; its order is another one than the training's, so it may be the training's own.
         held_out: images that are not trained on; None: there are none.
     """
@@ -45,13 +45,13 @@ class HealthHook:
         self,
         config: TrainConfig,
         *,
-        moment_of: Callable[[], MomentOf],
+        play: Callable[[], Play],
         train: BatchStream,
         held_out: BatchStream | None,
         journal: Journal,
     ) -> None:
         self.config = config
-        self.moment_of = moment_of
+        self.play = play
         self.train = train
         self.held_out = held_out
         self.journal = journal
@@ -82,7 +82,13 @@ class HealthHook:
 
     def begin(self, state: TrainState) -> None:
         """The measurement that others are compared with, before the first step. All processes must call it together."""
-        if self.config.health_interval_images and state.images_seen == 0 and not state.health:
+        if not self.config.health_interval_images:
+            return
+        if self.play().moment is None:
+            silent = ", ".join(alarms.of_logits(self.config.alarms))
+            text = f"the task has no discriminator: its health has no logits, and these alarms are never raised: {silent}"
+            self.journal.event("left out", text, images_seen=state.images_seen)
+        if state.images_seen == 0 and not state.health:
             self._look(state)
 
     def _look(self, state: TrainState, *, is_end: bool = False) -> None:
@@ -99,7 +105,7 @@ class HealthHook:
             **({"is_end": True} if is_end else {}),  # none is due: a training that goes on from here has not measured it
         }
         state.health.append(line)
-        found = alarms.raised(self.config.alarms, state.health, on_divergence=self.config.on_divergence)
+        found = alarms.raised(self.config.alarms, state.health, on_divergence=self.config.on_divergence, averaged=state.averaged)
         state.alarms += [each.record() for each in found]
         self.journal.health({**line, "alarms": [f"{each['name']} ({each['images_seen']:,} images)" for each in state.alarms]})
         for each in found:
@@ -111,10 +117,34 @@ class HealthHook:
     @torch.no_grad()
     def measure(self, state: TrainState) -> dict[str, float]:
         """The numbers of this moment, by column; on the main process alone. Those that are not finite are left out."""
-        real, held_out, fake, real_images, fake_images = [], [], [], [], []
-        nets, moment_of = View(state.networks, trains=""), self.moment_of()
+        play, nets = self.play(), View(state.networks, trains="")
         shards = [self.train.fixed("health", index) for index in range(self._count(self.train))]
         others = [self.held_out.fixed("health", index) for index in range(self._count(self.held_out))] if self.held_out is not None else []
+
+        if play.moment is not None:
+            values = self._judged(play.moment, nets, shards, others, state)
+        else:
+            values = self._sampled(play, nets, shards)
+        values = {
+            **values,
+            **{f"gradient_norm_{name}": value for name, value in state.gradient_norms.items()},
+        }
+        for name, before in self._before.items():
+            now = state.networks.trainable(name)
+            values[f"update_norm_{name}"] = norm(p.detach() - b for p, b in zip(now, before, strict=True)) / max(norm(before), 1e-30)
+        self._before = {}
+        earlier, growth = state.health[-1]["values"] if state.health else {}, []
+        for name in state.networks:
+            key = f"weight_norm_{name}"
+            values[key] = norm(p.detach() for p in state.networks[name].parameters() if p.ndim > 1)
+            growth += [values[key] / earlier[key]] if earlier.get(key) else []
+        return finite(values | ({"weight_growth": max(growth)} if growth else {}))
+
+    def _judged(
+        self, moment_of: MomentOf, nets: View, shards: Sequence[Shard], others: Sequence[Shard], state: TrainState
+    ) -> dict[str, float]:
+        """What the discriminator makes of training, held-out and generated images, and how these differ from each other."""
+        real, held_out, fake, real_images, fake_images = [], [], [], [], []
 
         def look(shard: Shard) -> Moment:
             return moment_of(nets, shard, state.scalars.shard(0))
@@ -130,21 +160,20 @@ class HealthHook:
             with layer_noise(shard.rng("layers")):
                 moment = look(shard)
                 held_out.append(moment.judge(moment.real, moment.labels).logits)
-        values = {
+        return {
             **logit_numbers(joined(real), joined(held_out) if held_out else None, joined(fake)),
             "diversity": diversity(joined(fake_images), joined(real_images)),
-            **{f"gradient_norm_{name}": value for name, value in state.gradient_norms.items()},
         }
-        for name, before in self._before.items():
-            now = state.networks.trainable(name)
-            values[f"update_norm_{name}"] = norm(p.detach() - b for p, b in zip(now, before, strict=True)) / max(norm(before), 1e-30)
-        self._before = {}
-        earlier, growth = state.health[-1]["values"] if state.health else {}, []
-        for name in state.networks:
-            key = f"weight_norm_{name}"
-            values[key] = norm(p.detach() for p in state.networks[name].parameters() if p.ndim > 1)
-            growth += [values[key] / earlier[key]] if earlier.get(key) else []
-        return finite(values | ({"weight_growth": max(growth)} if growth else {}))
+
+    def _sampled(self, play: Play, nets: View, shards: Sequence[Shard]) -> dict[str, float]:
+        """How the images that are drawn differ from each other, where nobody judges them."""
+        product, _ = products.sampled(play.products)
+        real_images, fake_images = [], []
+        for shard in shards:
+            with layer_noise(shard.rng("layers")):
+                real_images.append(shard.real)
+                fake_images.append(nets.part(product.part(nets.bare(product.network)), *shard.inputs()))
+        return {"diversity": diversity(joined(fake_images), joined(real_images))}
 
     @staticmethod
     def _count(stream: BatchStream) -> int:

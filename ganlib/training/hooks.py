@@ -9,14 +9,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ganlib import dist, sampling
+from ganlib import dist, products, sampling
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
-from ganlib.pictures import grid_png
+from ganlib.pictures import grid_png, in_turn
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.sliced_wasserstein import sliced_wasserstein
+from ganlib.tasks import Play
 from ganlib.train_settings import TrainConfig
 from ganlib.training.journal import Background, Journal
 from ganlib.training.state import BundleStore, TrainState
@@ -80,24 +81,34 @@ def calibrate_generator(network: torch.nn.Module, prior: Prior, train: TrainConf
 
 
 class GridHook:
-    """A grid of the averaged generator's images from latents that stay the same, so that pictures over time can be compared."""
+    """A grid of each product of the average, from latents and images that stay the same, so that pictures over time can be compared.
+
+    Args:
+        looked_at: of which what is made of images is shown, each row below the row of images it was made from.
+    """
 
     ROWS, COLUMNS = 6, 10
 
-    def __init__(self, prior: Prior, config: TrainConfig, *, journal: Journal) -> None:
-        self.prior = prior
+    def __init__(self, play: Callable[[], Play], config: TrainConfig, *, looked_at: ArrowImages, journal: Journal) -> None:
+        self.play = play
         self.config = config
+        self.looked_at = looked_at
         self.journal = journal
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if not dist.is_main() or not (is_last or is_due(self.config.grid_interval_images, state)):
             return
-        network = state.ema.module
-        calibrate_generator(network, self.prior, self.config)
-        inputs = self.prior.seeded_of_classes(self.config.seed, range(self.ROWS * self.COLUMNS), columns=self.COLUMNS)
-        images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS)
-        png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
-        self.journal.picture(f"images-{state.images_seen:012d}.png", png)
+        for product in self.play().products:
+            network, name = product.part(state.ema.module), "images" if isinstance(product.feed, Prior) else product.name
+            if isinstance(product.feed, Prior):
+                calibrate_generator(network, product.feed, self.config)
+                inputs = product.feed.seeded_of_classes(self.config.seed, range(self.ROWS * self.COLUMNS), columns=self.COLUMNS)
+                images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS)
+            else:
+                shown = self.looked_at.gather(np.arange(min(self.ROWS // 2 * self.COLUMNS, len(self.looked_at))))
+                images = in_turn(shown, products.made(network, product.feed, shown, batch_images=len(shown)), columns=self.COLUMNS)
+            png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
+            self.journal.picture(f"{name}-{state.images_seen:012d}.png", png)
 
 
 class Score:
@@ -105,8 +116,8 @@ class Score:
 
     IMAGES, BATCH_IMAGES = 512, 64
 
-    def __init__(self, prior: Prior, train: TrainConfig, images: ArrowImages) -> None:
-        self.prior = prior
+    def __init__(self, play: Callable[[], Play], train: TrainConfig, images: ArrowImages) -> None:
+        self.play = play
         self.train = train
         self.images = images
 
@@ -118,9 +129,12 @@ class Score:
 
     def __call__(self, state: TrainState) -> float:
         """Sliced Wasserstein distance to real images; lower is better."""
-        network = copy.deepcopy(state.ema.module)  # its batch-norm statistics are measured here, on fewer images than for an export
+        product, prior = products.sampled(self.play().products)
+        network = product.part(
+            copy.deepcopy(state.ema.module)
+        )  # its batch-norm statistics are measured here, on fewer images than for an export
         key = keyed_rng(self.train.seed, "score latents")
-        inputs = self.prior.draw(len(self._real), key).to(next(network.parameters()).device)
+        inputs = prior.draw(len(self._real), key).to(next(network.parameters()).device)
         calibrate(network, inputs.split(self.BATCH_IMAGES))
         fake = sampling.to_float(sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES))
         return sliced_wasserstein(self._real, fake, rng=keyed_rng(self.train.seed, "score directions"))

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ganlib import augment, dist, optim, sampling
+from ganlib import augment, dist, optim, sampling, tasks
 from ganlib.config import Section
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.stream import BatchStream
@@ -20,8 +20,7 @@ from ganlib.optim import OptimConfig
 from ganlib.scalars import Scalars
 from ganlib.schedule import first
 from ganlib.storage import open_storage
-from ganlib.tasks import TASKS, Play
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks import Play, TaskSettings, check_networks
 from ganlib.train_settings import TrainConfig
 from ganlib.training import parent as parents
 from ganlib.training.candidates import CandidateHook, StopHook
@@ -41,11 +40,16 @@ class TrainingSpec(Section):
     held_out: str | None = None  # absolute path of val.arrow, which is only looked at; None: there are no such images
     folder: str = Field(description="absolute path or object-store address of this training's state")
     model: ModelConfig
-    task: TaskConfig
+    task: TaskSettings
     optim: OptimConfig
     train: TrainConfig
     threads: int = Field(1, ge=1, description="compute threads of each process; part of the numerics")
     parent: Parent | None = None  # what another training left for this one
+
+    @model_validator(mode="after")
+    def _networks_are_the_tasks(self) -> "TrainingSpec":
+        check_networks(self.task, self.model, self.optim)
+        return self
 
 
 class Interrupted(RuntimeError):
@@ -81,7 +85,8 @@ class Running:
         play = _play(spec, image, stage=0)
         state = TrainState(
             networks=play.networks,
-            ema=Ema(play.networks[play.sampled], halflife_images=first(spec.train.ema_halflife_images)),
+            ema=Ema(play.networks[play.averaged], halflife_images=first(spec.train.ema_halflife_images)),
+            averaged=play.averaged,
             optimizers=play.optimizers,
             scalars=Scalars(logical_workers=spec.train.logical_workers, watched=play.steering.watched),
             steering=play.steering,
@@ -113,6 +118,11 @@ class Running:
         images = ArrowImages(Path(self.spec.held_out))
         return self.batches.of(images) if len(images) else None
 
+    def looked_at(self) -> ArrowImages:
+        """Images to show beside what is made of them: held-out ones, where there are any."""
+        held_out = self.held_out()
+        return self.batches.images if held_out is None else held_out.images
+
     def step(self, before: Callable[[TrainState], None] = lambda state: None) -> None:
         """The next stage where it is time, the schedules, then one iteration.
 
@@ -131,29 +141,27 @@ class Running:
 
     @cached_property
     def _plans(self) -> dict[str, optim.Plan]:
-        return {name: optim.plan(getattr(self.spec.optim, name), key=f"optim.{name}") for name in self.state.optimizers}
+        return {name: optim.plan(self.spec.optim[name], key=f"optim.{name}") for name in self.state.optimizers}
 
     def _enter(self, stage: int) -> None:
         """Fresh networks, wrappers, optimizers and phases of a stage."""
         state, self.play = self.state, _play(self.spec, self.image, stage=stage)
         state.networks, state.optimizers, state.steering = self.play.networks, self.play.optimizers, self.play.steering
-        state.ema = Ema(state.networks[self.play.sampled], halflife_images=first(self.spec.train.ema_halflife_images))
+        state.ema = Ema(state.networks[self.play.averaged], halflife_images=first(self.spec.train.ema_halflife_images))
         state.images_per_step = self.play.batches_per_step * self.spec.train.batch_images
-        state.stage = stage
+        state.averaged, state.stage = self.play.averaged, stage
 
     def _inherit(self, networks: Networks, ema: Ema, steering: dict[str, dict[str, float]]) -> None:
         """What the stage before has learnt, by the names of its weights; optimizers start anew."""
         for name in networks:
             self.state.networks[name].load_state_dict(networks[name].state_dict(), strict=False)
-        self.state.ema.module.load_state_dict(self.state.networks[self.play.sampled].state_dict())
+        self.state.ema.module.load_state_dict(self.state.networks[self.play.averaged].state_dict())
         self.state.ema.module.load_state_dict(ema.module.state_dict(), strict=False)
         self.state.steering.load(steering)
 
 
 def _play(spec: TrainingSpec, image: ImageSpec, *, stage: int) -> Play:
-    task = TASKS.get(spec.task.name, key="task.name")()
-    play: Play = task.build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image, stage=stage)
-    return play
+    return tasks.of(spec.task).build(model=spec.model, task=spec.task, optim=spec.optim, train=spec.train, image=image, stage=stage)
 
 
 def train(
@@ -229,20 +237,20 @@ def train(
         store=store,
         journal=journal,
         background=background,
-        score=Score(running.batches.prior, spec.train, running.batches.images),
+        score=Score(lambda: running.play, spec.train, running.batches.images),
         fence=may_save,
         while_waiting=watchdog.beat,
     )
     agree = AgreeHook(should_stop=should_stop, is_owed=checkpoint.is_owed)
     health = HealthHook(
         spec.train,
-        moment_of=lambda: running.play.moment,
+        play=lambda: running.play,
         train=running.batches.of(running.batches.images),
         held_out=running.held_out(),
         journal=journal,
     )
     stop = StopHook(spec.train, candidates=candidates, background=background, should_stop=should_stop, while_waiting=watchdog.beat)
-    hooks: list[Hook] = [log, GridHook(running.batches.prior, spec.train, journal=journal), checkpoint, agree]
+    hooks: list[Hook] = [log, GridHook(lambda: running.play, spec.train, looked_at=running.looked_at(), journal=journal), checkpoint, agree]
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:

@@ -20,7 +20,6 @@ from ganlib.training.fingerprint import fingerprint
 from ganlib.training.state import Bundle, TrainState, health_of, read_bundle, read_sealed
 
 FOLDER = "parent"
-GENERATOR = "generator"  # the network that is averaged, and taken over as its average
 WEIGHTS = "tensors.safetensors"
 
 
@@ -85,11 +84,11 @@ def go_on(state: TrainState, bundle: Bundle) -> None:
 
 
 def start(state: TrainState, weights: Mapping[str, Tensor]) -> None:
-    """Put trained weights (`NETWORK.NAME`) where they fit, and the generator's into its moving average; the rest stays as it is initialised."""
+    """Put trained weights (`NETWORK.NAME`) where they fit, those of the averaged network into its average too; the rest stays as it is."""
     networks = {name: state.networks[name] for name in state.networks}
     for name, fit in fits(weights, networks).items():
         networks[name].load_state_dict({key: weights[f"{name}.{key}"] for key in fit.taken}, strict=False)
-    state.ema.module.load_state_dict(networks[GENERATOR].state_dict())
+    state.ema.module.load_state_dict(networks[state.averaged].state_dict())
 
 
 def fits(weights: Mapping[str, Tensor], networks: Mapping[str, nn.Module]) -> dict[str, Fit]:
@@ -112,9 +111,9 @@ def fits(weights: Mapping[str, Tensor], networks: Mapping[str, nn.Module]) -> di
 
 
 def weights_of(bundle: Bundle) -> dict[str, Tensor]:
-    """`NETWORK.NAME` -> tensor: every network of a bundle, the generator as its moving average."""
+    """`NETWORK.NAME` -> tensor: every network of a bundle, one as its moving average."""
     weights = {f"{network}.{name}": value for network, tensors in bundle.networks().items() for name, value in tensors.items()}
-    return weights | {f"{GENERATOR}.{name[4:]}": value for name, value in bundle.tensors.items() if name.startswith("ema.")}
+    return weights | {f"{bundle.averaged}.{name[4:]}": value for name, value in bundle.tensors.items() if name.startswith("ema.")}
 
 
 def packed(weights: Mapping[str, Tensor]) -> dict[str, bytes]:

@@ -45,6 +45,7 @@ class TrainState:
     """What changes while training.
 
     Attributes:
+        averaged: the network whose moving average `ema` is.
         stage: of the task; networks, optimizers and steering are of this stage.
         rollbacks: what each rollback after a divergence left behind; each lowers the learning rates.
         is_over: it was ended before its budget was spent, because it no longer gained (`train.stop`).
@@ -60,6 +61,7 @@ class TrainState:
     scalars: Scalars
     steering: Steering
     images_per_step: int
+    averaged: str
     stage: int = 0
     step: int = 0
     images_seen: int = 0
@@ -82,6 +84,7 @@ class TrainState:
             "step": self.step,
             "images_seen": self.images_seen,
             "stage": self.stage,
+            "averaged": self.averaged,
             "scalars": counts,
             "steering": self.steering.numbers(),
             "rollbacks": list(self.rollbacks),
@@ -103,9 +106,9 @@ class TrainState:
                 }
         return _copied(tensors), numbers
 
-    def weights(self, *, averaged: str) -> dict[str, Tensor]:
-        """`NETWORK.NAME` -> tensor: every network, `averaged` as its moving average; copies on the CPU, so that the training may go on."""
-        tensors = self._weights() | {f"{averaged}.{key}": value for key, value in self.ema.module.state_dict().items()}
+    def weights(self) -> dict[str, Tensor]:
+        """`NETWORK.NAME` -> tensor: every network, one as its moving average; copies on the CPU, so that the training may go on."""
+        tensors = self._weights() | {f"{self.averaged}.{key}": value for key, value in self.ema.module.state_dict().items()}
         return _copied(tensors)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -161,6 +164,11 @@ class Bundle:
     @property
     def images_seen(self) -> int:
         return int(self.numbers["images_seen"])
+
+    @property
+    def averaged(self) -> str:
+        """The network whose moving average is in it; older bundles do not say, and are of a generator."""
+        return str(self.numbers.get("averaged", "generator"))
 
     def is_end_of(self, total_images: int) -> bool:
         """Whether it is the last of a training of so many images."""

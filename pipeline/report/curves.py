@@ -7,15 +7,14 @@ from typing import Any
 
 from pipeline.report.text import as_written
 
-# panels of the health: title -> columns, or how they begin, and how they are called
+# panels of the health: title -> columns and how they are called
 HEALTH = {
     "mean logit of": {"real_logits": "training images", "held_out_logits": "held-out images", "fake_logits": "generated images"},
     "discriminator accuracy (chance: 0.5)": {"discriminator_accuracy": ""},
     "diversity (real images: 1)": {"diversity": ""},
     "overfitting gap (standard deviations)": {"overfitting_gap": ""},
-    "norm of the gradient": {"gradient_norm_generator": "generator", "gradient_norm_discriminator": "discriminator"},
-    "change of the weights in a step": {"update_norm_generator": "generator", "update_norm_discriminator": "discriminator"},
 }
+OF_NETWORKS = {"norm of the gradient": "gradient_norm_", "change of the weights in a step": "update_norm_"}  # a line a network
 LOGARITHMIC = {"norm of the gradient", "change of the weights in a step"}
 
 
@@ -37,8 +36,12 @@ def draw_health(lines: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str
     """Measurements over images seen, a panel a question; a dashed line where an alarm was raised, named above the first panel that has it."""
     from matplotlib.ticker import NullFormatter
 
+    measured = list(dict.fromkeys(name for line in lines for name in line["values"]))
+    of_networks = {
+        title: {name: name.removeprefix(prefix) for name in measured if name.startswith(prefix)} for title, prefix in OF_NETWORKS.items()
+    }
     with _figure(path, rows=2, columns=3, size=(13, 6.4)) as panels:
-        for axes, (title, names) in zip(panels, HEALTH.items(), strict=True):
+        for axes, (title, names) in zip(panels, (HEALTH | of_networks).items(), strict=True):
             present = [name for name in names if any(name in line["values"] for line in lines)]
             for name in present:
                 points = [(line["images_seen"], line["values"][name]) for line in lines if name in line["values"]]
@@ -49,7 +52,7 @@ def draw_health(lines: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str
                 axes.yaxis.set_minor_formatter(NullFormatter())
             for alarm in alarms:
                 axes.axvline(alarm["images_seen"], color="tab:red", linestyle="--", linewidth=1)
-            _label(axes, title, has_legend=len(present) > 1)
+            _label(axes, title if present or not lines else f"{title}: none", has_legend=len(present) > 1)
         named = "; ".join(f"{alarm['name'].replace('_', ' ')} after {alarm['images_seen']:,} images" for alarm in alarms[:4])
         more = f", and {len(alarms) - 4} more" if len(alarms) > 4 else ""
         text = f"alarms: {named}{more}" if alarms else "no alarm" if lines else "not measured (train.health_interval_images)"

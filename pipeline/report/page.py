@@ -86,6 +86,13 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
             root / "samples" / "interpolation.png",
             "Each row walks from one latent to another. Smooth change speaks against images that were learnt by heart; jumps speak for it.",
         ),
+        of_images=[
+            Picture.of(
+                (root / "samples" / f"{name}.png").read_bytes(), f"Held-out images, and below each its {name.replace('_', ' ')}, in turn."
+            )
+            for name in generator.get("products", ())
+            if (root / "samples" / f"{name}.png").exists()
+        ],
         directions=[
             picture
             for name, caption in (

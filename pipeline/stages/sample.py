@@ -7,12 +7,15 @@ import numpy as np
 import torch
 
 from ganlib import samples, sampling
+from ganlib.data.arrow import ArrowImages
 from ganlib.files import atomic_folder
-from ganlib.pictures import class_sheet, grid_png
+from ganlib.pictures import class_sheet, grid_png, in_turn
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
 from pipeline import cli, generator, latent_walks, params
 from pipeline.params import ROOT
+
+SHOWN = "test"  # the split of which it is shown what is made of images
 
 
 def sample(config: SampleConfig, root: Path = ROOT) -> None:
@@ -20,7 +23,7 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
 
     Image i is that of `sample.seed` and i: the same for any `sample.num_images`. A conditional generator is asked for the classes as often as the
     training data have them, for those of `sample.classes` alone where it names some, or for its counts, class after class; the grid shows one
-    class a column.
+    class a column. Of a product that is made of images, NAME.png shows held-out ones, what is made of them below.
 
     Raises:
         ValueError: `sample.truncation` of a generator without styles; `sample.classes` that it does not have.
@@ -80,6 +83,15 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         between = images_of(walks(prior, config))
         picture = grid_png(between, columns=config.interpolation_steps, description=told("row"))
         (folder / "interpolation.png").write_bytes(picture)
+        for product in trained.of_images:
+            held_out = ArrowImages(root / "data" / "prepared" / f"{SHOWN}.arrow")
+            truth = held_out.gather(np.arange(min(len(held_out), config.grid_columns * max(1, config.grid_rows // 2))))
+            picture = grid_png(
+                in_turn(truth, trained.made(product, truth), columns=config.grid_columns),
+                columns=config.grid_columns,
+                description=description | {"Rows": f"an image of the {SHOWN} split, and below it its {product}, in turn"},
+            )
+            (folder / f"{product}.png").write_bytes(picture)
         for name, images in latent_walks.directions_of(trained, config, options).items():
             (folder / f"directions_{name}.png").write_bytes(
                 grid_png(images, columns=latent_walks.STEPS, description=description | {"Directions": f"{name}, a row each"})

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ganlib import tasks
 from ganlib.data.arrow import ArrowImages
 from ganlib.storage import open_storage
-from ganlib.tasks import TASKS
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
 from pipeline import artifacts, cached_outs, cli, identity, lineage, params, parents
@@ -36,7 +36,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     """
     images = ArrowImages(root / "data" / "prepared" / "train.arrow")
     # what params.yaml alone cannot tell
-    TASKS.get(config.task.name, key="task.name")().check(config.model, config.task, config.train, image_of(images))
+    tasks.of(config.task).check(config.model, config.task, config.train, image_of(images))
     this = identity.identity(config, root)
     parent = parents.resolve(config, this.key, image=image_of(images), data_digest=this.data_digest, root=root)
     if parent is not None:

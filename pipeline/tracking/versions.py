@@ -1,5 +1,6 @@
 """A version of the MLflow registry as the files a training can start from."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from pipeline.params import ROOT
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Store, answering, open_store
 
+DESCRIPTION = "generator.json"
 WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
 SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
@@ -32,7 +34,7 @@ def parent_tags(parent: Mapping[str, Any] | None) -> dict[str, str]:
 
 def files(models: Path) -> list[Path]:
     """What of models/ a version holds: the description and the weights of every network."""
-    return [models / "generator.json", *sorted(models.glob("*.safetensors"))]
+    return [models / DESCRIPTION, *sorted(models.glob("*.safetensors"))]
 
 
 def weights_tags(models: Path) -> dict[str, str]:
@@ -46,8 +48,13 @@ def check(source: str, *, named: str = SETTING) -> None:
         raise ValueError(f"{named}={source!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
 
 
-def fetch(source: str, networks: Iterable[str], folder: Path, tracking: TrackingConfig, root: Path = ROOT, *, named: str = SETTING) -> str:
+def fetch(
+    source: str, networks: Iterable[str] | None, folder: Path, tracking: TrackingConfig, root: Path = ROOT, *, named: str = SETTING
+) -> str:
     """Bring generator.json and the weights of `networks` of a version into `folder`; the version, its alias resolved: `models:/NAME/VERSION`.
+
+    Args:
+        networks: None: the one that it was registered for (`network` of generator.json).
 
     Raises:
         ValueError: there is no such version, it lacks a network, or its files are not what was registered.
@@ -58,16 +65,21 @@ def fetch(source: str, networks: Iterable[str], folder: Path, tracking: Tracking
     with answering(store.uri):
         version = _version(store, source, named)
         where = f"models:/{version.name}/{version.version}"
-        lacking = [network for network in networks if weights_tag(network) not in version.tags]
+        stored = [tag.removesuffix(WEIGHTS) for tag in version.tags if tag.endswith(WEIGHTS)]
+        asked = None if networks is None else list(networks)
+        lacking = [network for network in asked or () if network not in stored] or ([] if stored else ["weights"])
         if lacking:
             raise ValueError(
                 f"{named}={source}: {where} holds no {' and no '.join(lacking)}, so no training can start from it; run "
                 "`dvc repro -f register` where its models/ is, which adds what a version lacks, or start from a run key or a folder like models/"
             )
-        for file in ("generator.json", *(f"{network}.safetensors" for network in networks)):
+        got = store.client.download_artifacts(version.run_id, f"{FOLDER}/{DESCRIPTION}", str(folder))
+        facts = json.loads(Path(got).rename(folder / DESCRIPTION).read_text(encoding="utf-8"))
+        asked = [facts.get("network", "generator")] if asked is None else asked
+        for file in (f"{network}.safetensors" for network in asked):
             got = store.client.download_artifacts(version.run_id, f"{FOLDER}/{file}", str(folder))
             Path(got).rename(folder / file)
-    for network in networks:
+    for network in asked:
         found, expected = sha256_file(folder / f"{network}.safetensors"), version.tags[weights_tag(network)]
         if found != expected:
             raise ValueError(

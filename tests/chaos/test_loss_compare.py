@@ -51,6 +51,11 @@ def test_every_part_of_an_outcome_counts_and_is_named():
     assert alone == f"ema differs: 1 tensor, the first ema.w, which only B has {equal}"
     assert difference(outcome(), outcome(picture="9")) == "the last sample grid differs (scalars and tensors are equal)"
     assert difference(outcome(), outcome(numbers={"score": 0.6})) == "state.json: score is 0.5 and 0.6"
+    measured = {"step": 1, "values": {"diversity": 0.5}, "time": 1.0, "images_per_second": 2.0, "memory_bytes": 3}
+    one, later = ({"health": [measured | clock]} for clock in ({}, {"time": 9.0, "images_per_second": 9.0, "memory_bytes": 9}))
+    assert difference(outcome(numbers=one), outcome(numbers=later)) is None  # the machine's doing
+    other = {"health": [measured | {"values": {"diversity": 0.6}}]}
+    assert "state.json: health" in (difference(outcome(numbers=one), outcome(numbers=other)) or "")
     assert difference(outcome(error="Traceback\nValueError: no"), outcome()) == "A failed: ValueError: no"
     both = difference(outcome(error="ValueError: no"), outcome(error="ValueError: no"))
     assert both == "A failed: ValueError: no; B failed: ValueError: no", "what cannot be compared is not equal"

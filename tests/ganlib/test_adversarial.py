@@ -14,8 +14,7 @@ from ganlib.regularizers import ApproximateR1, ApproximateR2, Orthogonal
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs
 from ganlib.steering import Steering
-from ganlib.tasks.adversarial import Rules
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks.adversarial import AdversarialConfig, Rules
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
 REAL = torch.randn(200, 1, 1, 2, generator=keyed_rng(0, "real"))
@@ -60,7 +59,7 @@ class Noted(dict):
 def run(network, *, loss, parts=(), **task):
     """(values, what was noted, calls) of one phase; `parts` are the regularizers and augmentations by name."""
     parts = dict(parts)
-    rules = Rules(TaskConfig(**task), Steering({"loss": loss, **parts}))
+    rules = Rules(AdversarialConfig(**task), Steering({"loss": loss, **parts}))
     nets, noted = Nets(), Noted()
     return getattr(rules, network)(nets, Shard(), noted), noted, nets.calls
 
@@ -93,7 +92,7 @@ def test_each_network_is_told_the_classes_of_the_images_it_makes_or_sees(network
     """Kills the mutant that tells D the real labels for generated images (`Moment.fake_judgement`), and its mirror image."""
     labels = {"real": torch.arange(200) % 3, "fake": torch.arange(200) % 5}
     nets = Nets()
-    getattr(Rules(TaskConfig(), Steering({"loss": loss})), network)(nets, Shard(labels["real"], labels["fake"]), Noted())
+    getattr(Rules(AdversarialConfig(), Steering({"loss": loss})), network)(nets, Shard(labels["real"], labels["fake"]), Noted())
     named = {id(tensor): name for name, tensor in labels.items()}
     assert [(name, named.get(id(told))) for name, told in nets.told] == expected
 
@@ -194,7 +193,7 @@ class CountedNets(Nets):
 def test_a_finite_difference_costs_one_more_forward_and_no_second_derivative(is_bf16):
     """A logit of bfloat16 is off by up to 0.05 here, and a difference of two by more than all of it: there D(x) is computed again in float32."""
     part = ApproximateR1(gamma=2.0, std=1e-3)
-    rules = Rules(TaskConfig(regularizers={"approximate_r1": {}}), Steering({"loss": Wasserstein(), "approximate_r1": part}))
+    rules = Rules(AdversarialConfig(regularizers={"approximate_r1": {}}), Steering({"loss": Wasserstein(), "approximate_r1": part}))
     nets, noted = CountedNets(is_bf16=is_bf16), Noted()
     Counted.backwards = 0
     values = rules.discriminator(nets, Shard(), noted)
@@ -241,5 +240,5 @@ def test_a_lazy_term_is_as_strong_as_the_steps_it_stands_for(network):
     plain = run(network, loss=Wasserstein())[0]
     torch.testing.assert_close(run(network, loss=Wasserstein(), parts={"three": eager}, regularizers={"three": {}})[0], plain + 3)
     torch.testing.assert_close(run(network, loss=Wasserstein(), parts={"three": lazy}, regularizers={"three": {}})[0], plain)
-    rules = Rules(TaskConfig(regularizers={"three": {}}), Steering({"loss": Wasserstein(), "three": lazy}))
+    rules = Rules(AdversarialConfig(regularizers={"three": {}}), Steering({"loss": Wasserstein(), "three": lazy}))
     assert rules.lazy("three", network)(Nets(), Shard(), Noted()).tolist() == [12.0] * 200

@@ -7,6 +7,7 @@ import pytest
 from ganlib import catalog
 from ganlib.config import options
 from ganlib.losses import LOSSES
+from ganlib.models import MODELS
 from ganlib.train_settings import TrainConfig
 
 
@@ -48,7 +49,10 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
     known = {"minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic", "began"}  # others may have come
     assert known <= {e["name"] for e in listed["losses"]}
     families = {entry["name"]: entry["options"] for entry in listed["networks"]}
-    assert all(families[name]["generator.width"]["default"] == 32 for name in families)
+    assert all(families[entry.name][f"{role}.width"]["default"] == 32 for entry in MODELS for role in entry.value.roles)
+    tasks = {entry["name"]: entry["options"] for entry in listed["tasks"]}
+    assert tasks["vae"]["likelihood"]["default"] == "gaussian"
+    assert "loss" not in tasks["vae"]
     penalties = {entry["name"]: entry["options"] for entry in listed["regularizers"]}
     assert penalties["gradient_penalty"]["weight"]["default"] == 10.0
     described = {entry["key"]: entry["summary"] for entry in settings}

@@ -57,7 +57,7 @@ GANLIB_FLOORS = (
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
-    {"augment", "directions", "models", "networks", "saliency"},
+    {"augment", "directions", "models", "networks", "products", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
     {"regularizers"},

@@ -33,8 +33,8 @@ from ganlib.regularizers import (
 from ganlib.rng import keyed_rng
 from ganlib.steering import Steered
 from ganlib.tasks import TASKS
-from ganlib.tasks.adversarial import check_parts
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks.adversarial import AdversarialConfig, check_parts
+from ganlib.tasks.progressive import ProgressiveConfig
 from ganlib.train_settings import TrainConfig
 
 W = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)  # |w| = 5
@@ -352,7 +352,7 @@ IMAGE = ImageSpec(channels=1, size=(8, 8), class_counts=(5, 5))
     ids=str,
 )
 def test_a_term_without_what_it_needs_is_refused_before_work(name, model, message):
-    chosen, task = ModelConfig(**model), TaskConfig(regularizers={name: {}})
+    chosen, task = ModelConfig(**model), AdversarialConfig(regularizers={name: {}})
     if message is None:
         check_parts(chosen, task, IMAGE)
         return
@@ -369,13 +369,13 @@ def test_a_term_without_what_it_needs_is_refused_before_work(name, model, messag
 )
 def test_a_number_that_would_divide_by_zero_is_refused_before_work(name, options, message):
     with pytest.raises(ValueError, match=message):
-        check_parts(ModelConfig(name="r3gan"), TaskConfig(regularizers={name: options}), IMAGE)
+        check_parts(ModelConfig(name="r3gan"), AdversarialConfig(regularizers={name: options}), IMAGE)
 
 
 @pytest.mark.parametrize("name", ["stylegan2", "progressive"])
 def test_groups_that_do_not_divide_a_shard_are_refused_before_work(name):
     model = ModelConfig(name=name, discriminator={"minibatch_stddev_group": 3})
-    task = TaskConfig(name="progressive" if name == "progressive" else "adversarial", regularizers={})
+    task = ProgressiveConfig(name="progressive") if name == "progressive" else AdversarialConfig()
     check = TASKS.get(task.name)().check
     with pytest.raises(ValueError, match=r"minibatch_stddev_group=3 does not divide the 8 images of a logical worker .* a divisor of 8"):
         check(model, task, TrainConfig(total_images=1000, batch_images=32, logical_workers=4), IMAGE)
@@ -385,10 +385,10 @@ def test_groups_that_do_not_divide_a_shard_are_refused_before_work(name):
 
 def test_a_generator_without_anything_to_learn_from_is_refused():
     model = ModelConfig(name="dcgan")
-    check_parts(model, TaskConfig(generator_loss_weight=0.0, regularizers={"feature_matching": {}}), IMAGE)
+    check_parts(model, AdversarialConfig(generator_loss_weight=0.0, regularizers={"feature_matching": {}}), IMAGE)
     for regularizers in ({}, {"r1": {}}, {"orthogonal": {"generator_weight": 0.0, "discriminator_weight": 1.0}}):
         with pytest.raises(ValueError, match=r"task.generator_loss_weight=0 .* add a term for it"):
-            check_parts(model, TaskConfig(generator_loss_weight=0.0, regularizers=regularizers), IMAGE)
+            check_parts(model, AdversarialConfig(generator_loss_weight=0.0, regularizers=regularizers), IMAGE)
 
 
 def test_discriminator_option_knows_defaults():

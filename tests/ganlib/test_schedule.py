@@ -18,8 +18,7 @@ from ganlib.regularizers import R1
 from ganlib.scalars import SIGN_REAL, Scalars
 from ganlib.schedule import Schedule, Scheduled, replaced, spoken
 from ganlib.steering import Steering
-from ganlib.tasks.adversarial import check_parts
-from ganlib.tasks.settings import TaskConfig
+from ganlib.tasks.adversarial import AdversarialConfig, check_parts
 from ganlib.train_settings import TrainConfig
 
 
@@ -191,7 +190,7 @@ def test_a_term_cannot_come_or_go_and_the_data_cannot_move():
     with pytest.raises(ValueError, match=r"task.regularizers.orthogonal has a schedule that begins or ends at 0"):
         check_parts(
             ModelConfig(name="dcgan", latent_dim=4),
-            TaskConfig(regularizers={"orthogonal": {"generator_weight": move}}),
+            AdversarialConfig(regularizers={"orthogonal": {"generator_weight": move}}),
             ImageSpec(channels=1, size=(8, 8)),
         )
     with pytest.raises(ValueError, match=r"train.augment.hflip.p is a schedule.* task.augment only"):

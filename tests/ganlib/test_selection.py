@@ -12,6 +12,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Prior, generate
 from ganlib.selection import BATCH_IMAGES, Judge, Score, choose, verdicts
+from ganlib.tasks.adversarial import AdversarialConfig
 from ganlib.train_settings import SelectConfig, TrainConfig
 from ganlib.training.hooks import calibrate_generator
 
@@ -74,7 +75,9 @@ def test_a_gain_within_chance_is_none():
 def judge():
     images = ArrayImages(torch.randint(0, 256, (200, 1, 8, 8), generator=keyed_rng(0, "images"), dtype=torch.uint8).numpy())
     extractor = Rotation.fit(images, None, seed=0, epochs=0.1)
-    return Judge(extractor=extractor, real=extract(extractor, images)["last"], model=MODEL, image=IMAGE, train=TRAIN, generator="generator")
+    return Judge(
+        extractor=extractor, real=extract(extractor, images)["last"], model=MODEL, image=IMAGE, train=TRAIN, task=AdversarialConfig()
+    )
 
 
 def weights(seed: int) -> dict[str, torch.Tensor]:

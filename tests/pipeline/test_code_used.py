@@ -77,7 +77,7 @@ def params_of(name: str) -> Params:
     values = copy.deepcopy(RECIPES["params.yaml"])
     edit.lay(values, copy.deepcopy(RECIPES[name]))
     values["data"]["image_size"] = [8, 8]
-    images = 8 * values["task"]["discriminator_repeats"]  # of one step
+    images = 8 * values["task"].get("discriminator_repeats", 1)  # of one step
     values["train"] |= {
         "batch_images": 8,
         "total_images": 3 * images,

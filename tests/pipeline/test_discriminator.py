@@ -75,4 +75,5 @@ def test_the_comparison_is_equally_many_and_repeatable(tmp_path, monkeypatch):
 
 
 def test_a_task_without_a_discriminator_has_none(tmp_path):
+    (tmp_path / "generator.json").write_text(json.dumps({"networks": {"autoencoder": "autoencoder"}}))
     assert discriminator.load(tmp_path) is None

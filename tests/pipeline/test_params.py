@@ -123,6 +123,21 @@ def test_the_shipped_file_is_good():
         ({"task__options": {"fade": 1}}, r"task.options.fade=1 is not a known key"),
         ({"task__label_nose": 0.1}, r"task.label_nose=0.1 is not a known key \(did you mean 'label_noise'\?\)"),
         ({"optim__generator__max_gradient_nrm": 1}, r"optim.generator.max_gradient_nrm=1 .*did you mean 'max_gradient_norm'"),
+        (
+            {"model__critic": {"width": 8}},
+            r"model.critic=\{'width': 8\} is not a known key; legal: .*latent_dim.* of task.name='adversarial': generator, discriminator\)",
+        ),
+        (
+            {"optim__critic": {"lr": 1e-3}},
+            r"optim.critic=.* is not a known key; legal: decay, decay_from, discriminator, generator, warmup_images",
+        ),
+        (
+            {"optim__warmup": 100},
+            r"optim.warmup=100 is not a known key \(did you mean 'warmup_images'\?\); legal: .*, or the name of a network",
+        ),
+        ({"task__name": "adverserial"}, r"task.name='adverserial' is not a known task \(did you mean 'adversarial'\?\)"),
+        ({"train__freeze": {"critic": ["*"]}}, r"train.freeze names the network 'critic'; legal: generator, discriminator"),
+        ({"model__discriminator": 3}, r"model.discriminator=3: input should be a valid dictionary"),
         ({"sample__truncation": 0}, r"sample.truncation=0: input should be greater than 0"),
         ({"sample__truncation": 0.7}, r"sample.truncation=0.7, but .*model.name='dcgan' has no styles.*style-based family: .*stylegan2"),
         (
@@ -182,6 +197,13 @@ def test_every_mistake_is_listed_at_once():
     with pytest.raises(params.ParamsError) as raised:
         preflight.parse(changed(model__name="x", task__loss="y", data__source="z"))
     assert all(key in str(raised.value) for key in ("model.name='x'", "task.loss='y'", "data.source='z'"))
+
+
+def test_a_network_without_an_optimizer_is_named():
+    values = changed()
+    del values["optim"]["discriminator"]
+    with pytest.raises(params.ParamsError, match=r"optim.discriminator is missing; add it to params.yaml"):
+        preflight.parse(values)
 
 
 def test_a_missing_section_is_named():

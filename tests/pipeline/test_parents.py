@@ -21,7 +21,7 @@ from ganlib.training.fingerprint import fingerprint
 from ganlib.training.loop import Interrupted
 from ganlib.training.loop import train as train_here
 from ganlib.training.state import BundleStore
-from pipeline import continuing, identity, preflight
+from pipeline import continuing, edit, identity, preflight
 from pipeline.params import ParamsError
 from pipeline.stages import train as stage
 from pipeline.stages.register import register as register_stage
@@ -124,10 +124,22 @@ def test_every_setting_may_change_or_may_not():
     table = set(continuing.FIXED) | continuing.MAY_CHANGE
     assert not set(continuing.FIXED) & continuing.MAY_CHANGE
     found = identity.training_settings(settings(train__freeze={"discriminator": ["features.0.*"]}))
-    keys = {"model"} | {f"task.{key}" for key in found["task"]} | {f"train.{key}" for key in found["train"]}
+    keys = {"model", "task.name", "task.*"} | {f"train.{key}" for key in found["train"]}  # the other keys of a task are its own
     for key, value in found["optim"].items():
-        keys |= {f"optim.{key}.{name}" for name in value} if isinstance(value, dict) else {f"optim.{key}"}
+        keys |= {f"optim.*.{name}" for name in value} if isinstance(value, dict) else {f"optim.{key}"}
     assert keys <= table
+
+
+def test_what_is_fixed_is_found_for_whatever_networks_a_task_has():
+    """Kills: a list of two networks, and a network's default options that count as a change."""
+    values = json.loads(json.dumps(GOOD))
+    edit.lay(values, edit.plain(ROOT / "recipes" / "vae.yaml"))
+    before = identity.training_settings(preflight.parse(values))
+    assert list(continuing._changed(before, before)) == []
+    del values["model"]["autoencoder"]  # its default
+    values["optim"]["autoencoder"] = {"name": "sgd", "lr": 1e-2}
+    after = identity.training_settings(preflight.parse(values))
+    assert [(key, old, new) for _, key, old, new in continuing._changed(before, after)] == [("optim.autoencoder.name", "adam", "sgd")]
 
 
 # -- continue_from ------------------------------------------------------------------------------------------------------------------------

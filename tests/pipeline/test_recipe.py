@@ -17,7 +17,7 @@ def test_every_recipe_gives_valid_params_and_keeps_the_comments(path, tmp_path):
     target.write_text((ROOT / "params.yaml").read_text())
     recipe.apply(path, target)
     preflight.load(target)
-    assert "# n_critic" in target.read_text()
+    assert "# the newest; and the nearest to the data:" in target.read_text()
     assert target.read_text() != (ROOT / "params.yaml").read_text()
 
 
@@ -31,8 +31,39 @@ def test_every_recipe_builds_its_networks_and_phases(path, tmp_path):
     task = TASKS.get(chosen.task.name)()
     task.check(chosen.model, chosen.task, chosen.train, image)
     play = task.build(model=chosen.model, task=chosen.task, optim=chosen.optim, train=chosen.train, image=image)
-    assert play.sampled in set(play.networks)
+    assert play.averaged in set(play.networks)
     assert {phase.trains for phase in play.phases} == set(play.networks)
+
+
+@pytest.mark.parametrize("name", ["wgan_gp", "stylegan2", "progressive"])
+def test_a_recipe_of_another_task_leaves_nothing_behind(name, tmp_path):
+    """Over one whose task has other keys and other networks, and back. Kills: a network or a key that stays, a key that is not put back."""
+    target, plain = tmp_path / "params.yaml", tmp_path / "plain.yaml"
+    for path in (target, plain):
+        path.write_text((ROOT / "params.yaml").read_text())
+    recipe.apply(ROOT / "recipes" / "vae.yaml", target)
+    chosen = preflight.load(target)
+    assert set(chosen.optim.networks) == set(chosen.model.networks) == {"autoencoder"}
+    recipe.apply(ROOT / "recipes" / f"{name}.yaml", target)
+    recipe.apply(ROOT / "recipes" / f"{name}.yaml", plain)
+    assert preflight.load(target) == preflight.load(plain)
+
+
+def test_what_the_task_of_a_recipe_does_not_have_is_refused(tmp_path):
+    """Kills: a `loss` or a `discriminator` that a recipe asks for and that is left out without a word."""
+    target, bad = tmp_path / "params.yaml", tmp_path / "bad.yaml"
+    for text, message in (
+        ("task: {name: vae, loss: nonsense}", r"task.loss='nonsense' is not a known key; legal: beta, likelihood, name, sigma"),
+        ("task: {name: vae}", r"optim.autoencoder is missing"),
+        (
+            "task: {name: vae}\noptim: {autoencoder: {lr: 1.0e-3}, discriminator: {lr: 1.0e-3}}",
+            r"optim.discriminator=.* is not a known key",
+        ),
+    ):
+        target.write_text((ROOT / "params.yaml").read_text())
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            recipe.apply(bad, target)
 
 
 def test_a_bad_recipe_leaves_params_untouched(tmp_path):

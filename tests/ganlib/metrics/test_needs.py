@@ -7,6 +7,7 @@ import torch
 from ganlib.metrics import METRICS, needs, trunk
 from ganlib.metrics.fid import frechet_distance, moments
 from ganlib.metrics.interface import ArrayImages, Comparison, LogitComparison, PathComparison, PixelComparison
+from ganlib.metrics.paired import PairComparison
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
@@ -24,7 +25,9 @@ def compare(real: int, fake: int, *, is_conditional: bool = False) -> Comparison
     return Comparison(real=drawn(real, "real"), fake=drawn(fake, "fake"), train=drawn(30, "train"), fake_labels=labels, **classes)
 
 
-def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comparison | PixelComparison | LogitComparison | PathComparison:
+def shown(
+    metric, real: int, fake: int, *, is_conditional: bool = False
+) -> Comparison | PixelComparison | LogitComparison | PathComparison | PairComparison:
     """What a metric of its kind looks at."""
     if needs.of(metric).pixels:
         images = np.random.default_rng(0).integers(0, 256, (real + fake, 1, 8, 8)).astype(np.uint8)
@@ -37,6 +40,10 @@ def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comp
     if needs.of(metric).generator:
         seen = torch.randn(6, 2, fake, 4, generator=keyed_rng(0, "steps"))
         return PathComparison(steps={name: (*pair,) for name, pair in zip(("z", "w", "w_end"), seen, strict=False)}, epsilon=1e-4)
+    if needs.of(metric).pairs:
+        images = torch.randint(0, 256, (2, real, 1, 8, 8), generator=keyed_rng(0, "pairs"), dtype=torch.uint8)
+        features = torch.randn(2, real, 4, generator=keyed_rng(0, "features"))
+        return PairComparison(made=images[0], truth=images[1], made_features=features[0], truth_features=features[1])
     return compare(real, fake, is_conditional=is_conditional)
 
 

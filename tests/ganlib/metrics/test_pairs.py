@@ -8,7 +8,9 @@ import torch
 from scipy import ndimage
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from ganlib.metrics.paired import BATCH_IMAGES, PairComparison, pairs
 from ganlib.metrics.pairs import feature_distance, psnr, ssim, with_interval
+from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
 
@@ -70,6 +72,19 @@ def test_the_feature_distance_counts_in_pairs_that_do_not_belong_together():
     assert float(feature_distance(truth.roll(1, dims=0), truth).median()) == pytest.approx(1.0)
     scaled = feature_distance(7 * truth + 0.7, 7 * truth)
     torch.testing.assert_close(scaled, feature_distance(truth + 0.1, truth), rtol=1e-4, atol=1e-6)
+
+
+def test_the_metric_is_the_mean_over_all_pairs():
+    """More pairs than are computed at a time. Kills: the mean of batches of different sizes, features that are paired with others."""
+    n = BATCH_IMAGES + 7
+    made, truth = (torch.randint(0, 256, (n, 1, 8, 8), generator=keyed_rng(seed, "pairs"), dtype=torch.uint8) for seed in (0, 1))
+    made[-7:] = truth[-7:]
+    features = torch.randn(n, 3, generator=keyed_rng(0, "features"))
+    found = pairs(PairComparison(made=made, truth=truth, made_features=features + 0.1, truth_features=features), EvaluateConfig())
+    assert found["psnr"] == pytest.approx(psnr(made, truth).mean().item())
+    assert found["ssim"] == pytest.approx(ssim(made, truth).mean().item())
+    assert found["feature_distance"] == pytest.approx(feature_distance(features + 0.1, features).mean().item())
+    assert found["psnr_low"] < found["psnr"] < found["psnr_high"]
 
 
 def test_the_interval_narrows_with_pairs():

@@ -16,7 +16,9 @@ from ganlib.regularizers import discriminator_option
 from ganlib.rng import keyed_rng
 
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 64), (24, 40)]
-FAMILIES = MODELS.names()
+FAMILIES = [entry.name for entry in MODELS if {"generator", "discriminator"} <= set(entry.value.roles)]
+AUTOENCODERS = [entry.name for entry in MODELS if "autoencoder" in entry.value.roles]
+BUILT = [(entry.name, role) for entry in MODELS for role in entry.value.roles]
 CLASSES = ImageSpec(channels=1, size=(8, 8), class_counts=(5, 3, 2))
 
 
@@ -112,22 +114,54 @@ def test_class_conditions_need_classes():
         models.check(small("dcgan", conditional=True), ImageSpec(channels=1, size=(8, 8)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_weights_depend_on_the_seed_alone(name):
+@pytest.mark.parametrize(("name", "role"), BUILT)
+def test_weights_depend_on_the_seed_and_the_name_alone(name, role):
     image = ImageSpec(channels=1, size=(8, 8))
 
-    def weights(seed):
-        return torch.cat([p.flatten() for network in models.build(small(name), image, seed=seed) for p in network.parameters()])
+    def weights(seed, network):
+        built = models.build_network(ModelConfig(name=name, latent_dim=12, **{network: {"width": 8}}), image, network, role=role, seed=seed)
+        assert all(torch.isfinite(value).all() for value in built.state_dict().values())  # NaN: `initialise` forgot it
+        return torch.cat([p.flatten() for p in built.parameters()])
 
     torch.rand(3)  # whatever the global generator did before
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
+    assert torch.equal(weights(1, "a"), weights(1, "a"))
+    assert not torch.equal(weights(1, "a"), weights(2, "a"))
+    assert not torch.equal(weights(1, "a"), weights(1, "b"))  # two networks in one role
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_unknown_options_are_refused(name):
-    with pytest.raises(ValueError, match=r"model.generator.widht=8 is not a known key \(did you mean 'width'\?\)"):
-        models.check(ModelConfig(name=name, generator={"widht": 8}), ImageSpec(channels=1, size=(8, 8)))
+@pytest.mark.parametrize(("name", "role"), BUILT)
+def test_unknown_options_are_refused(name, role):
+    with pytest.raises(ValueError, match=r"model.first.widht=8 is not a known key \(did you mean 'width'\?\)"):
+        models.check(ModelConfig(name=name, first={"widht": 8}), ImageSpec(channels=1, size=(8, 8)), {"first": role})
+
+
+def test_a_role_that_a_family_does_not_build_is_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"model.name='dcgan' builds generator and discriminator, .* role of autoencoder; take a family whose options begin with",
+    ):
+        models.check(ModelConfig(name="dcgan"), ImageSpec(channels=1, size=(8, 8)), {"first": "autoencoder"})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_codes_images_and_decodes_what_it_coded(name, size, channels):
+    """Every parameter has a gradient; the mean's decoding is that of a z without noise, and noise counts."""
+    config = ModelConfig(name=name, latent_dim=12, autoencoder={"width": 8})
+    network = models.build_network(config, ImageSpec(channels=channels, size=size), "autoencoder", seed=0)
+    images = torch.rand(4, channels, *size, generator=keyed_rng(0, "x")) * 2 - 1
+    coding = network(images, noise=torch.randn(4, 12, generator=keyed_rng(0, "z")))
+    assert coding.mean.shape == coding.log_variance.shape == (4, 12)
+    assert coding.activation.shape == images.shape
+    (coding.activation.sum() + coding.mean.sum() + coding.log_variance.sum() + coding.log_sigma).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    network.eval()
+    still = network(images, noise=torch.zeros(4, 12))
+    made = network.decoder(network.encoder(images)[0])
+    torch.testing.assert_close(made, still.activation.tanh())
+    assert made.abs().max() <= 1
+    assert not torch.equal(still.activation, coding.activation)
 
 
 @pytest.mark.parametrize(

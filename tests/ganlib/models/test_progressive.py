@@ -27,7 +27,7 @@ def generator_at(level, seed=0, image=IMAGE):
 
 
 def discriminator_at(level, seed=0, image=IMAGE, **options):
-    return started(MODELS.get("progressive").discriminator_at(image, DiscriminatorOptions(width=8, **options), level), seed)
+    return started(MODELS.get("progressive").discriminator_at(image, 12, DiscriminatorOptions(width=8, **options), level), seed)
 
 
 LABELS = torch.tensor([0, 1, 2, 0])

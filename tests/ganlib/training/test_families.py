@@ -5,6 +5,7 @@ from parts import parts_of
 from test_exactness import torchrun
 
 from ganlib.models import MODELS
+from ganlib.tasks import TASKS
 from ganlib.training.hooks import AgreeHook
 from ganlib.training.loop import Interrupted, train
 
@@ -26,8 +27,25 @@ SETTINGS = {
 }
 
 
+ADAM = {"name": "adam", "lr": 1e-3, "options": {"betas": [0.5, 0.99]}}
+
+
+def networks_of(name: str) -> tuple[str, dict[str, str]]:
+    """A task that the family can build all networks of, and these: name -> role. The default one where it can be."""
+    able = {}
+    for entry in TASKS:
+        networks = entry.value().networks(entry.value.options(name=entry.name))
+        if set(networks.values()) <= set(MODELS.get(name).roles):
+            able[entry.name] = networks
+    assert able, f"no task can train {name}"
+    task = "adversarial" if "adversarial" in able else min(able)
+    return task, able[task]
+
+
 def settings_of(name: str) -> dict:
-    small = {"model__name": name, "model__generator": {"width": 4}, "model__discriminator": {"width": 4}, "model__latent_dim": 12}
+    task, networks = networks_of(name)
+    small = {"model": {"name": name, "latent_dim": 12, **{network: {"width": 4} for network in networks}}, "task__name": task}
+    small["optim"] = dict.fromkeys(networks, ADAM)
     own = SETTINGS.get(name, {})
     total = STEPS * BATCH * own.get("task__discriminator_repeats", 1)
     short = {

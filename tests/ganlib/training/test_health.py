@@ -11,7 +11,7 @@ from parts import parts_of
 from scipy.stats import mannwhitneyu
 
 from ganlib import sampling
-from ganlib.alarms import AlarmsConfig, raised
+from ganlib.alarms import AVERAGED, AlarmsConfig, raised
 from ganlib.data.arrow import ArrowWriter
 from ganlib.storage import open_storage
 from ganlib.train_settings import TrainConfig
@@ -100,7 +100,7 @@ def test_what_is_not_finite_is_left_out_and_raises_divergence():
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values.keys() == {"largest_logit", "diversity"}
     lines = [{"images_seen": 10, "values": values}]
-    assert [each.name for each in raised(AlarmsConfig(), lines, on_divergence="stop")] == ["divergence"]
+    assert [each.name for each in raised(AlarmsConfig(), lines, on_divergence="stop", averaged="generator")] == ["divergence"]
 
 
 def lines_of(column, values, interval=10):
@@ -111,7 +111,10 @@ def when(column, values, config=None):
     """Images seen at which each alarm is raised, by its name."""
     lines, found = lines_of(column, values), []
     for count in range(1, len(lines) + 1):
-        found += [(each.name, each.images_seen) for each in raised(config or AlarmsConfig(), lines[:count], on_divergence="stop")]
+        found += [
+            (each.name, each.images_seen)
+            for each in raised(config or AlarmsConfig(), lines[:count], on_divergence="stop", averaged="generator")
+        ]
     return found
 
 
@@ -133,31 +136,32 @@ def test_an_alarm_wants_measurements_in_a_row_and_is_raised_once():
 
 def test_networks_that_are_not_trained_yet_raise_nothing():
     lines = [{"images_seen": images, "values": {"diversity": 0.0}} for images in (0, 10, 20)]
-    assert raised(AlarmsConfig(), lines, on_divergence="stop") == []
+    assert raised(AlarmsConfig(), lines, on_divergence="stop", averaged="generator") == []
     lines.append({"images_seen": 30, "values": {"diversity": 0.0}})
-    assert [each.name for each in raised(AlarmsConfig(), lines, on_divergence="stop")] == ["mode_collapse"]
+    assert [each.name for each in raised(AlarmsConfig(), lines, on_divergence="stop", averaged="generator")] == ["mode_collapse"]
 
 
 def test_causes_come_before_what_follows_from_them():
     values = {"largest_logit": 1e9, "diversity": 0.0, "update_norm_generator": 0.0, "overfitting_gap": 9.0, "separation": 20.0}
     lines = [{"images_seen": 10 * n, "values": values} for n in (1, 2, 3)]
     config = AlarmsConfig.model_validate({name: {"measurements": 3} for name in AlarmsConfig.model_fields})
-    found = raised(config, lines, on_divergence="rollback")
+    found = raised(config, lines, on_divergence="rollback", averaged="generator")
     assert [each.name for each in found] == ["divergence", "mode_collapse", "stalled", "overfitting", "discriminator_wins"]
     assert [each.action for each in found] == ["rollback", "warn", "warn", "warn", "warn"]
 
 
 def test_every_alarm_tells_its_value_its_threshold_and_what_to_do():
     for name, alarm in AlarmsConfig().by_name().items():
-        (bound, *_) = alarm.bounds
+        bound = alarm.bounds[0].of("generator")
         value = alarm.threshold - 0.5 if bound.is_low else alarm.threshold + 0.5
         lines = lines_of(bound.column, [value] * alarm.measurements)
-        (found,) = raised(AlarmsConfig(), lines, on_divergence="stop")
+        (found,) = raised(AlarmsConfig(), lines, on_divergence="stop", averaged="generator")
         text = found.in_words()
         assert f"alarm {name} after {10 * alarm.measurements} images: {bound.column} is {value:.4g}" in text
         assert f"{alarm.threshold:g}" in text
         assert alarm.meaning in text
-        assert f"Try: {alarm.remedy}" in text
+        assert f"Try: {alarm.remedy.replace(AVERAGED, 'generator')}" in text
+        assert AVERAGED not in text
         assert set(found.record()) == {"name", "images_seen", "column", "value", "threshold", "action", "meaning"}
 
 
@@ -188,7 +192,7 @@ def test_a_measurement_moves_nothing_and_is_the_same_again(make_spec, settings):
     state, background = running.state, Background()
     hook = health.HealthHook(
         running.spec.train,
-        moment_of=lambda: running.play.moment,
+        play=lambda: running.play,
         train=running.batches.of(running.batches.images),
         held_out=running.held_out(),
         journal=Journal(open_storage(running.spec.folder), background),
