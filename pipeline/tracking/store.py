@@ -61,8 +61,22 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
+def import_mlflow() -> None:
+    """Seconds, and nobody is asked anything."""
+    with _ONE_AT_A_TIME:
+        _imported()
+
+
 def _mlflow(uri: str) -> Any:
-    """The mlflow module, pointed at `uri`, quiet, without telemetry and without pickle."""
+    """The mlflow module, pointed at `uri`."""
+    mlflow = _imported()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow
+
+
+def _imported() -> Any:
+    """The mlflow module, quiet, without telemetry and without pickle."""
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -79,8 +93,6 @@ def _mlflow(uri: str) -> Any:
         import mlflow
     for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     return mlflow
 
 

@@ -17,7 +17,7 @@ from pipeline.tracking import outbox as outboxes
 from pipeline.tracking.card import RESERVED
 from pipeline.tracking.outbox import Checkpoint, Outbox, TrainingFacts
 from pipeline.tracking.settings import TrackingConfig
-from pipeline.tracking.store import Store, answering, open_store, tracking_uri
+from pipeline.tracking.store import Store, answering, import_mlflow, open_store, tracking_uri
 from pipeline.tracking.system_metrics import SystemMetrics
 
 STATE = "gan.state"
@@ -60,6 +60,10 @@ class TrainingRun:
 
     def begin(self) -> None:
         self._outbox.write(self._storage)
+
+    def prepare(self) -> None:
+        """Import MLflow: seconds, and many of them where the workers are being started at the same time."""
+        import_mlflow()
 
     def lines(self, lines: list[dict[str, Any]]) -> None:
         """Losses over images, with the time they were made."""
