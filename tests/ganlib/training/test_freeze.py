@@ -92,5 +92,5 @@ def test_a_stage_of_a_growing_network_with_nothing_to_train_is_refused(make_spec
     spec = make_spec("x", task__name="progressive", model__name="progressive", train__freeze=patterns)
     with pytest.raises(ValueError, match="leaves nothing of the generator to train"):
         TASKS.get("progressive")().check(spec.model, spec.task, spec.train, IMAGE)
-    full = TASKS.get("progressive")().meta_networks(spec.model, IMAGE)
+    full = TASKS.get("progressive")().meta_networks(spec.model, spec.task, IMAGE)
     freeze.check(full, patterns)
