@@ -330,7 +330,9 @@ def table(rows: Iterable[Row], *, link: Callable[[str], str] = lambda name: f"`{
         done = [row for row in group if "results" in row]
         speed = f"{statistics.fmean(row['images_per_second'] for row in done):,.0f}" if done else "-"
         seen = f"{statistics.fmean(row['images_seen'] for row in done):,.0f}" if done else "-"
-        weights = " / ".join(f"{count / 1e3:,.0f}k" for count in done[0]["parameters"].values()) if done else "-"
+        counts = done[0]["parameters"] if done else {}
+        first = sorted(counts, key=lambda name: (name != "generator", name))
+        weights = " / ".join(f"{counts[name] / 1e3:,.0f}k" for name in first) or "-"
         cells = [
             link(name),
             f"**{shown(group, 'fid')}**" if done else "-",

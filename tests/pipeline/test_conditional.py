@@ -228,8 +228,8 @@ def elsewhere(root: Path, array: np.ndarray) -> np.ndarray:
     return np.load(root / "out.npy")
 
 
-@pytest.mark.parametrize("name", MODELS.names())
-def test_every_family_can_be_exported_with_a_batch_of_any_size(name):
+@pytest.mark.parametrize("name", [entry.name for entry in MODELS if "generator" in entry.value.roles])
+def test_every_generator_can_be_exported_with_a_batch_of_any_size(name):
     model = ModelConfig(name=name, latent_dim=8, conditional=True, generator={"width": 8})
     image = ImageSpec(channels=1, size=(8, 8), class_counts=(1, 1, 1))
     prior = Prior.of(model, image)

@@ -250,7 +250,7 @@ class ReferenceTraining:
         """The next level where it is time: weights are inherited by name, optimizers are new. Then how far the level is faded in."""
         if self.level is None:
             return
-        stable, fade = self.task.options["stable_images"], self.task.options["fade_images"]
+        stable, fade = self.task.options.stable_images, self.task.options.fade_images
         starts = [0] + [stable + k * (fade + stable) for k in range(self.levels)]
         if self.level < self.levels and self.images_seen >= starts[self.level + 1]:
             self.level += 1
