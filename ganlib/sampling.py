@@ -1,7 +1,8 @@
 """What a generator is fed, and images from it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,10 +87,23 @@ class Prior:
         return torch.searchsorted(ends, torch.randint(int(ends[-1]), (count,), generator=rng), right=True)
 
 
+def only(prior: Prior, classes: Collection[int]) -> Prior:
+    """The prior of these classes alone, as often among each other as before; of all where none are named."""
+    return (
+        replace(prior, class_counts=tuple(count if i in classes else 0 for i, count in enumerate(prior.class_counts))) if classes else prior
+    )
+
+
 def interpolate(z: Tensor, *, steps: int, distribution: Distribution) -> Tensor:
     """Walks between latents that stay where latents are drawn from: [2 R, D] -> [R * steps, D], each pair joined, both ends among the steps."""
     walk = {"normal": _great_circle, "uniform": _transported_line}[distribution]
     return torch.stack([walk(a, b, t) for a, b in zip(z[0::2], z[1::2], strict=True) for t in torch.linspace(0, 1, steps)])
+
+
+def along(a: Tensor, b: Tensor, t: Tensor, *, distribution: Distribution) -> Tensor:
+    """Places on such walks: from a to b, both [N, D], at t [N] in [0, 1], 0 being a -> [N, D]."""
+    walk = {"normal": _great_circle, "uniform": _transported_line}[distribution]
+    return torch.stack([walk(*each) for each in zip(a, b, t, strict=True)])
 
 
 def _great_circle(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

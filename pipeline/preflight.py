@@ -136,13 +136,19 @@ def _check_metrics(params: Params) -> None:
             if needs.of(metric).conditional
         ]
     problems += needs.lacking(metrics, params.evaluate, num_fake=params.sample.num_images)
+    has_styles = models.MODELS.get(params.model.name, key="model.name").has_styles
     given = [
         name
         for need in map(needs.of, metrics.values())
         for name in measure.keys(
-            [value.key for value in need.gives if params.model.conditional or not value.is_conditional],
-            list(extractors)[: 1 if need.classes or need.pixels else None],
+            [
+                value.key
+                for value in need.gives
+                if (params.model.conditional or not value.is_conditional) and (has_styles or not value.is_of_styles)
+            ],
+            list(extractors)[: 1 if need.is_measured_once else None],
         )
+        if not need.generator or any(extractor.takes_float for extractor in extractors.values())
     ]
     if params.register_.metric not in [name + end for name in given for end in ("", *measure.ENDS)]:
         problems.append(

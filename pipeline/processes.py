@@ -1,6 +1,9 @@
-"""Processes of this machine: one that is remembered beyond its pid, and the `dvc` that started a stage."""
+"""Processes of this machine: one that is remembered beyond its pid, the `dvc` that started a stage, and a thread that gives way to others."""
 
 import os
+import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,3 +69,13 @@ def dvc_above() -> Process | None:
     except (psutil.Error, OSError):  # it died while we looked
         pass
     return None
+
+
+def yield_to_others(niceness: int) -> None:
+    """Lower the priority of the calling thread: `nice` of it is `niceness` from then on.
+
+    On Linux alone, where each thread has its own; elsewhere it would be that of the whole process, so nothing is done, as where it is forbidden.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

@@ -6,7 +6,6 @@ is scored at the end, so the choice depends on nothing that happened on the way.
 """
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from ganlib.storage import Storage
 from ganlib.training import candidates
 from ganlib.training.parent import GENERATOR, read_weights, weights_of
 from ganlib.training.state import Bundle, BundleError
-from pipeline import identity, lineage
+from pipeline import identity, lineage, processes
 from pipeline.identity import TrainingParams
 from pipeline.tracking.outbox import Checkpoint
 
@@ -139,7 +138,7 @@ class Selection:
         is_over = threading.Event()
 
         def follow() -> None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            processes.yield_to_others(NICENESS)
             while not is_over.wait(max(1.0, storage.poll_seconds)):
                 with suppress(OSError, BundleError, ValueError):  # half there, or a store that is away for a moment
                     self._give_verdicts(storage, self.scores(storage, should_stop=is_over.is_set))

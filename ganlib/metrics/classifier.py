@@ -26,6 +26,7 @@ class Classifier:
     feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -71,3 +72,8 @@ class Classifier:
         assert labels is not None, "a split without labels beside a train split with labels"
         targets = torch.from_numpy(np.array(labels, dtype=np.int64))
         return share_correct(self.trunk, lambda i, _: (gather(images, i), targets[i]), num_images=len(images))
+
+    def chance(self, images: Images) -> float | None:
+        if images.labels is None or not len(images.labels):
+            return None
+        return float(np.unique(images.labels, return_counts=True)[1].max() / len(images.labels))

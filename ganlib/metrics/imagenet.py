@@ -1,6 +1,7 @@
 """Features of EfficientNet-Lite0 trained on ImageNet: good for photographs of anything, and nothing has to be trained."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -74,8 +75,9 @@ class ImageNet:
     """Features of EfficientNet-Lite0 trained on ImageNet, for grey and RGB pictures of any size; nothing is trained.
 
     middle: mean and standard deviation over the picture of block 10's channels. last: the mean over the picture of the last block's channels, whose
-    covariance costs a sixteenth of that of the 1,280 before the classes. Each number is in units of its spread over the train split. In bfloat16
-    where the machine has it: the same bits for one kind of machine and number of threads.
+    covariance costs a sixteenth of that of the 1,280 before the classes. Each number is in units of its spread over the train split.
+    uint8 is seen in bfloat16 where the machine has it: the same bits for one kind of machine and number of threads. Its 8 bits do not hold
+    grey levels in between, so float32 is seen in float32.
     """
 
     network: EfficientNetLite0
@@ -86,6 +88,7 @@ class ImageNet:
     feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -102,13 +105,9 @@ class ImageNet:
 
     @classmethod
     def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
-        with torch.device("meta"):
-            network = EfficientNetLite0()
-        network.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith(UNITS)}, assign=True)
         dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-        network = network.eval().to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         channels, height, width = description["image_shape"]
-        return cls(network, {name: tensor.float() for name, tensor in weights.items()}, (channels, height, width))
+        return cls(_network(weights, dtype), {name: tensor.float() for name, tensor in weights.items()}, (channels, height, width))
 
     def description(self) -> dict[str, Any]:
         return {"image_shape": list(self.image_shape), "published_sha256": WEIGHTS_SHA256, "input_pixels": INPUT_PIXELS}
@@ -119,28 +118,46 @@ class ImageNet:
     def protocol(self) -> dict[str, Any]:
         return {}
 
+    @cached_property
+    def precise(self) -> EfficientNetLite0:
+        """The network in float32."""
+        return _network(self.state, torch.float32)
+
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
+        network = self.precise if images.is_floating_point() else self.network
         parts: list[tuple[Tensor, Tensor]] = []
-        for batch in checked_images(images, self.image_shape).split(BATCH_IMAGES):
+        for batch in checked_images(images, self.image_shape, takes_float=True).split(BATCH_IMAGES):
             missing = BATCH_IMAGES - len(batch)  # batches of one size: which kernel runs depends on it
             filled = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)]) if missing else batch
-            middle, last = self.network(self._seen(filled), middle_block=MIDDLE_BLOCK)
+            middle, last = network(_seen(filled, network.stem.weight.dtype), middle_block=MIDDLE_BLOCK)
             parts.append((channel_statistics(middle)[: len(batch)], last.float().mean(dim=(2, 3))[: len(batch)]))
         middles, lasts = zip(*parts, strict=True)
         found = {"middle": torch.cat(middles), "last": torch.cat(lasts)}
         return {depth: (tensor / self.state[UNITS + depth]).clone() for depth, tensor in found.items()}
-
-    def _seen(self, images: Tensor) -> Tensor:
-        """[n, 1 or 3, H, W] uint8 -> [n, 3, INPUT_PIXELS, INPUT_PIXELS] as the network was trained on them, channels last."""
-        x = images.float()
-        if tuple(x.shape[2:]) != (INPUT_PIXELS, INPUT_PIXELS):
-            x = F.interpolate(x, (INPUT_PIXELS, INPUT_PIXELS), mode="bilinear", antialias=True, align_corners=False)
-        x = ((x - MEAN) / DEVIATION).expand(-1, 3, -1, -1)
-        return x.to(dtype=self.network.stem.weight.dtype, memory_format=torch.channels_last)
 
     def class_logits(self, features: Tensor) -> Tensor | None:
         return None
 
     def accuracy(self, images: Images) -> float | None:
         return None
+
+    def chance(self, images: Images) -> float | None:
+        return None
+
+
+def _network(weights: dict[str, Tensor], dtype: torch.dtype) -> EfficientNetLite0:
+    """In evaluation mode, channels last."""
+    with torch.device("meta"):
+        network = EfficientNetLite0()
+    network.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith(UNITS)}, assign=True)
+    return network.eval().to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _seen(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """[n, 1 or 3, H, W] uint8 or float32 -> [n, 3, INPUT_PIXELS, INPUT_PIXELS] as the network was trained on them, channels last."""
+    x = images.float()
+    if tuple(x.shape[2:]) != (INPUT_PIXELS, INPUT_PIXELS):
+        x = F.interpolate(x, (INPUT_PIXELS, INPUT_PIXELS), mode="bilinear", antialias=True, align_corners=False)
+    x = ((x - MEAN) / DEVIATION).expand(-1, 3, -1, -1)
+    return x.to(dtype=dtype, memory_format=torch.channels_last)

@@ -1,14 +1,14 @@
 """What a metric and a feature extractor are: the protocols, what a metric is shown, and how an extractor is stored.
 
-A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison` or a `LogitComparison` where it
-declares `pixels` or `discriminator`; an extractor is a class with the methods of `Extractor`.
-Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get. Longer than other files, as it is where a new
-metric or extractor begins to read.
+A metric is a function `(Comparison, EvaluateConfig) -> dict[str, float]`, or of a `PixelComparison`, `LogitComparison` or
+`PathComparison` where it declares `pixels`, `discriminator` or `generator`; an extractor is a class with the methods of `Extractor`.
+Images are uint8 here, as they are on disk: what is measured is what a reader of the files would get. Small steps of a generator,
+which rounding would swallow, are seen as floats. Longer than other files, as it is where a new metric or extractor begins to read.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,9 @@ class Extractor(Protocol):
     feature_dims: ClassVar[dict[str, int]]  # by depth, where the data or a file do not decide it
     knows_classes: ClassVar[bool]  # it tells the data's classes, where they have two at least
     needs_classes: ClassVar[bool]  # it cannot be fitted without them
+    takes_float: ClassVar[
+        bool
+    ]  # it sees grey levels in between too: float32 in [0, 255], and what it makes of them is a smooth function of them
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -102,7 +105,7 @@ class Extractor(Protocol):
         """What a reader of the numbers should know beside name and hash, as JSON values; {} where there is nothing."""
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """[n, C, H, W] uint8 -> by each of `depths` [n, d] float32."""
+        """[n, C, H, W] uint8, or float32 in [0, 255] where it `takes_float` -> by each of `depths` [n, d] float32."""
 
     def class_logits(self, features: Tensor) -> Tensor | None:
         """[n, d] float32 of depth "last" -> [n, k] logits of the data's classes, or None where it knows no classes."""
@@ -110,16 +113,21 @@ class Extractor(Protocol):
     def accuracy(self, images: Images) -> float | None:
         """Share of held-out images on which it is right at what it was trained for here; None where it was not trained here."""
 
+    def chance(self, images: Images) -> float | None:
+        """What `accuracy` is of whoever always gives the commonest answer; None where it was not trained here, or of no images."""
 
-def checked_images(images: Tensor, image_shape: tuple[int, int, int] | list[int]) -> Tensor:
-    """The images, if they are [n, *image_shape] uint8.
+
+def checked_images(images: Tensor, image_shape: tuple[int, int, int] | list[int], *, takes_float: bool = False) -> Tensor:
+    """The images, if they are [n, *image_shape] uint8, or float32 where `takes_float`.
 
     Raises:
         ValueError: they are not.
     """
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(image_shape):
+    dtypes = (torch.uint8, torch.float32) if takes_float else (torch.uint8,)
+    if images.dtype not in dtypes or tuple(images.shape[1:]) != tuple(image_shape):
         c, h, w = image_shape
-        raise ValueError(f"extractor: got images {tuple(images.shape)} {images.dtype}, expected [n, {c}, {h}, {w}] torch.uint8")
+        expected = " or ".join(map(str, dtypes))
+        raise ValueError(f"extractor: got images {tuple(images.shape)} {images.dtype}, expected [n, {c}, {h}, {w}] {expected}")
     return images
 
 
@@ -268,9 +276,33 @@ class LogitComparison:
                 raise ValueError(f"the discriminator's logits of {name} images hold NaN or infinity: the training has diverged")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PathComparison:
+    """What a metric of the generator's latent space looks at: features of images a small step apart on paths between two latents.
+
+    Attributes:
+        steps: where the paths run -> features [n, d] float32 at the start of each step, and at its end: "z", and of a generator with styles
+            "w" and "w_end", the first step of a path in w.
+        epsilon: a step's share of its path.
+    """
+
+    steps: Mapping[str, tuple[Tensor, Tensor]]
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        for name, (start, end) in self.steps.items():
+            if start.shape != end.shape or start.ndim != 2 or len(start) < 2:
+                raise ValueError(
+                    f"steps in {name}: got features {tuple(start.shape)} and {tuple(end.shape)}, expected [2 steps or more, d] twice"
+                )
+            if not bool(torch.isfinite(start).all() and torch.isfinite(end).all()):
+                raise ValueError(f"features along paths in {name} hold NaN or infinity; check the images, then the extractor")
+
+
 Metric = Callable[[Comparison, EvaluateConfig], dict[str, float]]
 PixelMetric = Callable[[PixelComparison, EvaluateConfig], dict[str, float]]
 LogitMetric = Callable[[LogitComparison, EvaluateConfig], dict[str, float]]
+PathMetric = Callable[[PathComparison, EvaluateConfig], dict[str, float]]
 
 
 def extract(extractor: Extractor, images: Images, indices: np.ndarray | None = None) -> dict[str, Tensor]:

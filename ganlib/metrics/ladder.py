@@ -18,7 +18,6 @@ from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, in_order
 from ganlib.metrics.intervals import wilson
 from ganlib.metrics.needs import Value
 from ganlib.metrics.reference_store import Described, Reference
-from ganlib.metrics.rotation import NUM_TURNS, Rotation
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
@@ -46,15 +45,6 @@ def halves(rows: np.ndarray, n: int, *, seed: int, draw: int) -> tuple[np.ndarra
     """n rows, n others, and the rest, drawn."""
     order = rows[torch.randperm(len(rows), generator=keyed_rng(seed, "calibration halves", draw)).numpy()]
     return order[:n], order[n : 2 * n], order[2 * n :]
-
-
-def chance_share(extractor: interface.Extractor, labels: np.ndarray | None) -> float | None:
-    """How often whoever always gives the commonest answer is right at what the extractor learnt here; None where it learnt nothing here."""
-    if isinstance(extractor, Rotation):
-        return 1 / NUM_TURNS
-    if labels is None or not extractor.knows_classes or not len(labels):
-        return None
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +90,7 @@ class Ruler:
         fitting = {
             name: metric
             for name, metric in metrics.items()
-            if not (declared[name].is_costly or declared[name].discriminator or declared[name].conditional)
+            if not (declared[name].is_costly or declared[name].discriminator or declared[name].generator or declared[name].conditional)
             and declared[name].has_null
             and (reference.knows_classes is not None or not declared[name].classes)
         }
@@ -170,7 +160,7 @@ class Ruler:
         """Label of an extractor -> why nothing that it shows is to be trusted; only those of which that is so."""
         found = {}
         for described in self.reference.described:
-            accuracy, chance = described.facts["accuracy"].get(self.split), chance_share(described.extractor, self.images.labels)
+            accuracy, chance = described.facts["accuracy"].get(self.split), described.extractor.chance(self.images)
             if accuracy is not None and chance is not None and wilson(accuracy, len(self.images))[0] <= chance:
                 found[described.label] = (
                     f"the extractor {described.label} has learnt nothing: it is right on {accuracy:.3f} of the {self.split} split, "
@@ -219,7 +209,7 @@ def climb(ruler: Ruler, *, data_digest: str) -> tuple[Calibration, Held | None]:
         faults={},
         metrics={},
         extractor_accuracy=main.facts["accuracy"].get(ruler.split),
-        majority_share=chance_share(main.extractor, images.labels),
+        majority_share=main.extractor.chance(images),
         warnings=warnings,
     )
     if not n:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ganlib.metrics import interface, needs
-from ganlib.metrics.interface import Comparison, Images, LogitComparison, PixelComparison
+from ganlib.metrics.interface import Comparison, Images, LogitComparison, PathComparison, PixelComparison
 from ganlib.metrics.null import null
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import Depth, EvaluateConfig
@@ -72,14 +72,19 @@ class Comparisons:
         return self._made[label, depth]
 
     def shown(
-        self, metrics: Mapping[str, Any], *, pixels: PixelComparison | None, judged: LogitComparison | None = None
-    ) -> Iterator[tuple[Any, Comparison | PixelComparison | LogitComparison, str, str]]:
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        pixels: PixelComparison | None,
+        judged: LogitComparison | None = None,
+        paths: PathComparison | None = None,
+    ) -> Iterator[tuple[Any, Comparison | PixelComparison | LogitComparison | PathComparison, str, str]]:
         """Every metric, what it is shown, what is put behind the names of its numbers, and where they are read from.
 
         Behind names stands `@label` of all extractors but the main one; numbers are read from "label/depth", from "pixels" or from "discriminator".
 
-        What needs classes is measured once, in the first extractor that knows them; what needs no features once, in `pixels` or `judged`, and not at
-        all without.
+        What needs classes is measured once, in the first extractor that knows them; what needs no features of sets of images once,
+        in `pixels`, `judged` or `paths` (which are of the reference's `of_paths`), and not at all without.
         """
         for i, described in enumerate(self.reference.described):
             for metric in metrics.values():
@@ -90,6 +95,11 @@ class Comparisons:
                 elif need.discriminator:
                     if i == 0 and judged is not None:
                         yield metric, judged, "", "discriminator"
+                elif need.generator:
+                    if i == 0 and paths is not None:
+                        by = self.reference.of_paths
+                        assert by is not None
+                        yield metric, paths, "", f"{by.label}/{interface.depth_of(by.extractor, need.depth)}"
                 elif not need.classes or i == 0:
                     by = (self.reference.knows_classes or described) if need.classes else described
                     suffix = f"@{described.label}" if i > 0 else ""
@@ -110,11 +120,12 @@ class Comparisons:
         *,
         pixels: PixelComparison | None = None,
         judged: LogitComparison | None = None,
+        paths: PathComparison | None = None,
     ) -> list[tuple[str, dict[str, float]]]:
         """The same a metric at a time, each with where it was read from."""
         return [
             (place, renamed(metric(data, config), suffix))
-            for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged)
+            for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged, paths=paths)
         ]
 
     def nulls(
@@ -123,7 +134,7 @@ class Comparisons:
         """What each number is for real images against real ones (`ganlib.metrics.null`)."""
         found: dict[str, dict[str, Any]] = {}
         for metric, data, suffix, _ in self.shown(metrics, pixels=pixels):
-            assert not isinstance(data, LogitComparison)
+            assert not isinstance(data, LogitComparison | PathComparison)
             found |= renamed(null(metric, data, config), suffix)
         return found
 

@@ -24,6 +24,7 @@ class Value:
         is_share: in [0, 1], shown in per cent.
         is_distance: between two sets of images; real images against each other are not at 0, so their null belongs beside it.
         is_conditional: given only for a generator that is told the class.
+        is_of_styles: given only for a generator with styles.
         is_headline: worth a place of its own in a report.
         must_see: faults (ganlib.metrics.faults) that it must tell from real images in their strongest form, or it decides nothing on these data.
     """
@@ -36,6 +37,7 @@ class Value:
     is_share: bool = False
     is_distance: bool = False
     is_conditional: bool = False
+    is_of_styles: bool = False
     is_headline: bool = True
     must_see: tuple[str, ...] = ("noise", "phase_scrambling")
 
@@ -69,6 +71,8 @@ class Needs:
         classes: an extractor that knows the classes.
         pixels: the images themselves and no features: the metric is given a `PixelComparison`.
         discriminator: the logits of the trained discriminator: the metric is given a `LogitComparison`.
+        generator: images along paths in its latent space, as the first extractor that `takes_float` sees them: the metric is given a
+            `PathComparison`.
         conditional: samples of a generator that is told the class.
         has_null: it compares two sets, so that real images can stand in the place of the generated ones.
         is_costly: takes many seconds, so that its null is of one draw.
@@ -85,6 +89,7 @@ class Needs:
     classes: bool = False
     pixels: bool = False
     discriminator: bool = False
+    generator: bool = False
     conditional: bool = False
     has_null: bool = True
     is_costly: bool = False
@@ -93,6 +98,11 @@ class Needs:
     depth: Literal["middle", "last"] = "last"
     gives: tuple[Value, ...] = ()
     also_gives: tuple[str, ...] = ()
+
+    @property
+    def is_measured_once(self) -> bool:
+        """However many extractors there are: it reads the features of one of them alone, or of none."""
+        return self.classes or self.pixels or self.discriminator or self.generator
 
 
 DEFAULT = Needs()

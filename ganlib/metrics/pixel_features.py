@@ -26,6 +26,7 @@ class Pixels:
     feature_dims: ClassVar[dict[str, int]] = {}  # as many as the data have pixels
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -48,7 +49,7 @@ class Pixels:
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        x = checked_images(images, self.image_shape).float().div_(255)
+        x = checked_images(images, self.image_shape, takes_float=True).float() / 255
         height, width = (min(MAX_SIDE, size) for size in x.shape[2:])
         if (height, width) != tuple(x.shape[2:]):
             x = F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
@@ -58,4 +59,7 @@ class Pixels:
         return None
 
     def accuracy(self, images: Images) -> float | None:
+        return None
+
+    def chance(self, images: Images) -> float | None:
         return None

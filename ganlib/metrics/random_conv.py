@@ -25,6 +25,7 @@ class RandomConv:
     feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     @torch.no_grad()
@@ -59,4 +60,7 @@ class RandomConv:
         return None
 
     def accuracy(self, images: Images) -> float | None:
+        return None
+
+    def chance(self, images: Images) -> float | None:
         return None

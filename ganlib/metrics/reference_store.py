@@ -93,6 +93,11 @@ class Reference:
                 return each
         return None
 
+    @property
+    def of_paths(self) -> Described | None:
+        """The first extractor that sees steps smaller than a grey level."""
+        return next((each for each in self.described if each.extractor.takes_float), None)
+
     def features(self, split: str, depth: Depth = "last") -> Tensor:
         """Of the main extractor."""
         return self.main.features(split, depth)

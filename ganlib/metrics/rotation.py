@@ -55,6 +55,7 @@ class Rotation:
     feature_dims: ClassVar[dict[str, int]] = FEATURE_DIMS
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    takes_float: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -84,3 +85,6 @@ class Rotation:
 
     def accuracy(self, images: Images) -> float:
         return share_correct(self.trunk, turning(images, ACCURACY_SEED, "accuracy turns"), num_images=len(images))
+
+    def chance(self, images: Images) -> float:
+        return 1 / NUM_TURNS

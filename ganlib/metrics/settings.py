@@ -37,6 +37,7 @@ class EvaluateConfig(Section):
             "two_sample",
             "discriminator",
             "membership",
+            "path_length",
         ],
         description="registered metrics, by the name of their protocol; those that need classes only where reference.extractor=auto found some",
     )

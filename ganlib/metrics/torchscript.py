@@ -42,6 +42,7 @@ class TorchScript:
     feature_dims: ClassVar[dict[str, int]] = {}  # as many as the file gives
     knows_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    takes_float: ClassVar[bool] = False  # nobody knows what a file makes of them
 
     @classmethod
     def fit(cls, images: Images, labels: np.ndarray | None, *, seed: int, epochs: float) -> Self:
@@ -111,4 +112,7 @@ class TorchScript:
         return None
 
     def accuracy(self, images: Images) -> float | None:
+        return None
+
+    def chance(self, images: Images) -> float | None:
         return None

@@ -82,8 +82,8 @@ class Trunk(nn.Module):
         self.middle_units.fill_(1.0)
 
     def working(self, images: Tensor) -> Tensor:
-        """[n, C, H, W] uint8 -> [n, C, *size] float32 in [-1, 1], channels last."""
-        x = images.float().div_(127.5).sub_(1)
+        """[n, C, H, W] uint8, or float32 in [0, 255] -> [n, C, *size] float32 in [-1, 1], channels last."""
+        x = images.float().div(127.5).sub_(1)
         if tuple(x.shape[2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
         return x.contiguous(memory_format=torch.channels_last)
@@ -166,12 +166,12 @@ def measure_units(trunk: Trunk, images: Images, *, seed: int) -> Trunk:
 
 @torch.inference_mode()
 def features(trunk: Trunk, images: Tensor) -> dict[str, Tensor]:
-    """[n, C, H, W] uint8 -> {"middle": [n, MIDDLE_DIM], "last": [n, FEATURE_DIM]} float32.
+    """[n, C, H, W] uint8, or float32 in [0, 255] -> {"middle": [n, MIDDLE_DIM], "last": [n, FEATURE_DIM]} float32.
 
     Raises:
-        ValueError: images of another shape than the trunk was trained on, or not uint8.
+        ValueError: images of another shape than the trunk was trained on, or of another type.
     """
-    found = trunk.both(checked_images(images, trunk.image_shape))
+    found = trunk.both(checked_images(images, trunk.image_shape, takes_float=True))
     return {depth: tensor.clone() for depth, tensor in found.items()}
 
 

@@ -17,7 +17,7 @@ from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, discriminator, looking, params, preflight
+from pipeline import cli, discriminator, looking, params, path_length, preflight
 from pipeline.report import page
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, try_to_log
@@ -40,11 +40,11 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
     if choice.AUTO in reference.summary["asked_for"] and reference.knows_classes is None:
         metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
-    generator = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
+    facts = json.loads((root / "models" / "generator.json").read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / "generator.safetensors")
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
-        if generator[key] != expected:
-            raise ValueError(f"models/generator.json has {key} {generator[key][:12]}, found {expected[:12]}; run `dvc repro train`")
+        if facts[key] != expected:
+            raise ValueError(f"models/generator.json has {key} {facts[key][:12]}, found {expected[:12]}; run `dvc repro train`")
     fake_images = Samples(root / "samples")
     made_by, drawn = fake_images.facts.generator_sha256, fake_images.facts.drawn_classes
     if made_by != weights_sha256:
@@ -79,7 +79,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     }
     is_judged = any(needs.of(metric).discriminator for metric in metrics.values())
     judged = discriminator.judged(root / "models", sets["train"], sets["real"], fake_images, seed=config.seed) if is_judged else None
-    measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged)
+    paths = path_length.walked(root / "models", metrics, reference, fake_images.facts, seed=config.seed)
+    measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths)
     values = {name: value for _, found in measured for name, value in found.items()}
     nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
@@ -130,6 +131,8 @@ def main() -> None:
             why = (
                 "models/ holds no discriminator"
                 if need.discriminator
+                else "no extractor of reference.extractor sees steps smaller than a grey level"
+                if need.generator
                 else "the data have no classes (reference.extractor=auto), or too few images of each"
             )
             print(f"{name}: left out, {why}")

@@ -1,7 +1,6 @@
 """sample: the trained generator -> samples/ (images with seeds, a grid, latent interpolations), every picture saying that it is synthetic."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,7 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     trained = generator.load(root / "models")
     options = trained.options(config.truncation)
     asked = samples.asked_classes(config.classes, trained.class_names, trained.prior.class_counts)
-    prior = trained.prior
-    if asked:
-        prior = replace(prior, class_counts=tuple(count if i in asked else 0 for i, count in enumerate(prior.class_counts)))
+    prior = sampling.only(trained.prior, asked)
 
     def images_of(inputs: Inputs) -> np.ndarray:
         return sampling.generate(trained.network, inputs, batch_images=config.batch_images, **options)
@@ -107,8 +104,7 @@ def shown_classes(prior: Prior, *, rows: int, columns: int) -> list[int]:
 
 def in_bands(prior: Prior, shown: list[int], columns: int) -> list[int]:
     """The class of each column, for one band of columns below another until each class had one; the last band begins again where it has place."""
-    of_shown = replace(prior, class_counts=tuple(count if i in shown else 0 for i, count in enumerate(prior.class_counts)))
-    return list(of_shown.column_classes(-(-len(shown) // columns) * columns))
+    return list(sampling.only(prior, shown).column_classes(-(-len(shown) // columns) * columns))
 
 
 def grid_labels(prior: Prior, shown: list[int], *, rows: int, columns: int) -> torch.Tensor:

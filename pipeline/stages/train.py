@@ -51,7 +51,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
     spec = _spec(config, storage.uri, parent, root, is_judged=selection.judge is not None)
     store = BundleStore(storage, keep=config.train.keep_checkpoints, keep_best=config.train.keep_best)
     # a holder that stops: the last checkpoint, the workers' end, what MLflow still gets
-    patience_seconds = config.cluster.stop_grace_seconds + 2 * config.tracking.patience_seconds
+    patience_seconds = config.cluster.stop_grace_seconds + 3 * config.tracking.patience_seconds
     with StateLock(storage, patience_seconds=patience_seconds).held() as lock:
         leftovers.end_orphans()
         if parent is not None:

@@ -17,6 +17,9 @@ class Console:
     def begin(self) -> None:
         return
 
+    def prepare(self) -> None:
+        return
+
     def lines(self, lines: list[dict[str, Any]]) -> None:
         for line in lines[-3:]:  # a resume replays the history; the last few lines are enough
             done, speed = line["images_seen"], line["images_per_second"]

@@ -39,11 +39,14 @@ class Listener(Protocol):
     def begin(self) -> None:
         """The training is about to begin."""
 
+    def prepare(self) -> None:
+        """What takes its time and needs nobody's answer; before anything else that the follower's own thread calls."""
+
     def lines(self, lines: list[dict[str, Any]]) -> None:
         """New history lines, oldest first. After a rollback, a step comes again with other numbers."""
 
     def health(self, lines: list[dict[str, Any]]) -> None:
-        """New measurements of the health, oldest first, each with all alarms so far."""
+        """New measurements of the health, oldest first, each with all `alarms` so far, where no resume has written it anew since."""
 
     def grid(self, path: Path) -> None:
         """A new sample grid."""
@@ -69,13 +72,19 @@ def lines_due(history: Sequence[dict[str, Any]], interval_images: int, *, is_who
 
 
 class Follower(threading.Thread):
-    """Feeds one listener until told to finish."""
+    """Feeds one listener until told to finish.
+
+    Attributes:
+        prepared: when the listener was prepared, in seconds of `time.monotonic`; None while it is not.
+    """
 
     def __init__(self, storage: Storage, listener: Listener, *, num_events: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(daemon=True, name=f"follow {type(listener).__name__}")
         self.storage = storage
         self.listener = listener
         self.problem: Exception | None = None
+        self.prepared: float | None = None
+        self._is_prepared = threading.Event()
         self._finish = threading.Event()
         self._status = ""
         self._history = _Lines(storage, "history.jsonl")
@@ -88,15 +97,29 @@ class Follower(threading.Thread):
         self._rolled_back = False
 
     def run(self) -> None:
+        self._try(self.listener.prepare)
+        self.prepared = time.monotonic()
+        self._is_prepared.set()
         failures = 0
         while not self._finish.wait(min(MAX_PAUSE_SECONDS, self.storage.poll_seconds * 2**failures)):
             failures = 0 if self._try(self._look) else min(failures + 1, 16)
         self._try(lambda: self.deliver_all(self._status))
 
     def finish(self, status: str) -> None:
-        """Ask for what is left to be delivered; `join` waits for it."""
+        """Ask for what is left to be delivered; `wait` waits for it."""
         self._status = status
         self._finish.set()
+
+    def wait(self, ended: float, patience_seconds: float) -> float | None:
+        """Wait for what is left, so long from `ended` (`time.monotonic`) on, or from when the listener is prepared, if that is within it.
+
+        Returns:
+            None where all was done; else the seconds after `ended` that were waited.
+        """
+        self._is_prepared.wait(max(0.0, ended + patience_seconds - time.monotonic()))
+        deadline = (ended if self.prepared is None else max(ended, self.prepared)) + patience_seconds
+        self.join(max(0.0, deadline - time.monotonic()))
+        return deadline - ended if self.is_alive() else None
 
     def deliver_all(self, status: str) -> None:
         """Deliver everything that is not delivered yet, and the end; raises at the first failure."""
@@ -173,7 +196,7 @@ class Followers:
             thread.start()
 
     def _end(self) -> None:
-        deadline = time.monotonic() + self._patience_seconds
+        ended = time.monotonic()
         for thread in self._threads:
             try:
                 thread.listener.note_end(self.status)
@@ -181,8 +204,8 @@ class Followers:
                 self._problems.append(f"{thread.listener.name}: how the training ended could not be noted: {problem}")
             thread.finish(self.status)
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-            late = f"not done {self._patience_seconds:g} s after the training" if thread.is_alive() else ""
+            waited = thread.wait(ended, self._patience_seconds)
+            late = "" if waited is None else f"not done {waited:.3g} s after the training"
             why = "; ".join(str(reason) for reason in (thread.problem, late) if reason)
             if why:
                 self._problems.append(f"{thread.listener.name} has not taken everything: {why}. {thread.listener.remedy}")
@@ -192,7 +215,8 @@ class Followers:
 def following(storage: Storage, listeners: Sequence[Listener], *, patience_seconds: float) -> Iterator[Followers]:
     """Tell every listener of the training in `storage` while the block runs.
 
-    At the end of the block what is left is delivered, for `patience_seconds` in total at most; `Followers.problems` says what was not.
+    At the end of the block what is left is delivered, for `patience_seconds` in total at most, twice as long where a listener was still
+    being prepared; `Followers.problems` says what was not.
     """
     followers = Followers(storage, listeners, patience_seconds=patience_seconds)
     followers._begin()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.lineage import digest
 from pipeline.tracking.card import NOTE, RESERVED, plain
-from pipeline.tracking.store import RUN_KEY, Store
+from pipeline.tracking.store import CLAIM, RUN_KEY, Store
 
 CONTENT = "gan.content"
 GENERATOR, CHECKPOINT = "gan-generator", "gan-checkpoint"  # model types
@@ -60,7 +60,7 @@ def logged_model(store: Store, run: Any, *, holds: str, kind: str, name: str, ta
             name=plain(name),
             source_run_id=run.info.run_id,
             tags={**own, RUN_KEY: run.data.tags[RUN_KEY], CONTENT: holds, EXTERNAL: "true", **tags},
-            params=dict(run.data.params),
+            params={key: value for key, value in run.data.params.items() if key != CLAIM},
             model_type=kind,
         )
         found = _found(store, holds, kind)

@@ -13,7 +13,8 @@ class TrackingConfig(Section):
     patience_seconds: float = Field(
         20,
         ge=0,
-        description="after a training, so long is waited for MLflow to take what is left; the rest is delivered later",
+        description="after a training, so long is waited for MLflow to take what is left, and once more while it is still being imported; "
+        "the rest is delivered later",
         strict=False,
     )
 

@@ -20,6 +20,8 @@ from pipeline.tracking.settings import TrackingConfig
 
 RUN_KEY = "gan.run_key"
 PARENT = "mlflow.parentRunId"
+CLAIM, KEPT, WITHDRAWN = "gan.claim", "kept", "withdrawn"  # a parameter of a run: whether it is the one of its identity
+MOST_TURNS = 20  # at finding a run that nobody withdraws; two of them are rare
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # MLflow's pages for model training, in place of those for chats
 _ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither is safe from two threads
 
@@ -59,8 +61,22 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
+def import_mlflow() -> None:
+    """Seconds, and nobody is asked anything."""
+    with _ONE_AT_A_TIME:
+        _imported()
+
+
 def _mlflow(uri: str) -> Any:
-    """The mlflow module, pointed at `uri`, quiet, without telemetry and without pickle."""
+    """The mlflow module, pointed at `uri`."""
+    mlflow = _imported()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow
+
+
+def _imported() -> Any:
+    """The mlflow module, quiet, without telemetry and without pickle."""
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -77,8 +93,6 @@ def _mlflow(uri: str) -> Any:
         import mlflow
     for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     return mlflow
 
 
@@ -125,7 +139,7 @@ class Store:
 
     def find_run(self, run_key: str) -> str | None:
         """The id of the run of this training, whatever its status."""
-        runs = self._runs({RUN_KEY: run_key})
+        runs = sorted(self._runs({RUN_KEY: run_key}), key=lambda run: run.data.params.get(CLAIM) != KEPT)
         return str(runs[0].info.run_id) if runs else None
 
     def run(
@@ -147,23 +161,45 @@ class Store:
         return self._one({PARENT: parent, key: value}, name=name, tags=tags, started=None)[0]
 
     def _one(self, identity: Mapping[str, str], *, name: str, tags: Mapping[str, str] | None, started: float | None) -> tuple[Any, bool]:
-        """The run with the tags `identity`, and whether it was made now.
+        """The run with the tags `identity`, and whether there was none.
 
-        An answer that got lost may have left a second, empty run behind: it is deleted.
+        Two who find none make one each, in whatever order the store shows them. So nobody uses a run before it is claimed as KEPT, and nobody
+        claims one before all others that he sees are claimed as WITHDRAWN: a claim is a parameter, which MLflow lets nobody change. Of two runs, who
+        claims the one has seen the other or is seen by who claims that, so at most one is kept; who comes second reads again, and uses it.
+        Whatever is withdrawn is deleted, by a later teller where the one who withdrew it has died; so is what an answer that got lost left behind.
         """
-        runs = self._runs(identity)
-        is_new = not runs
-        if is_new:
-            start_time = None if started is None else int(started * 1000)
-            self.client.create_run(self.experiment_id, run_name=name, tags={**(tags or {}), **identity}, start_time=start_time)
+        is_new = False
+        for _ in range(MOST_TURNS):
             runs = self._runs(identity)
-        for twin in runs[1:]:
-            if not twin.data.metrics:
-                self.client.delete_run(twin.info.run_id)
-        return runs[0], is_new
+            if not runs:
+                is_new, start_time = True, None if started is None else int(started * 1000)
+                self.client.create_run(self.experiment_id, run_name=name, tags={**(tags or {}), **identity}, start_time=start_time)
+                runs = self._runs(identity)
+            standing = [run for run in runs if run.data.params.get(CLAIM) != WITHDRAWN]
+            chosen = next((run for run in standing if run.data.params.get(CLAIM) == KEPT), next(iter(standing), None))
+            others = [run for run in runs if run is not chosen and not run.data.metrics]
+            withdrawn = [run for run in others if self._claim(run, WITHDRAWN)]
+            for run in withdrawn:
+                self.client.delete_run(run.info.run_id)
+            is_kept = chosen is not None and chosen.data.params.get(CLAIM) == KEPT
+            if chosen is not None and (is_kept or (len(withdrawn) == len(others) and self._claim(chosen, KEPT))):
+                return chosen, is_new
+        raise Unanswered(f"MLflow at {redacted(self.uri)} shows no run that stays: {MOST_TURNS} were withdrawn by others")
+
+    def _claim(self, run: Any, claim: str) -> bool:
+        """Whether the run is claimed as `claim` now: the first claim stands."""
+        if run.data.params.get(CLAIM) == claim:
+            return True
+        try:
+            self.client.log_param(run.info.run_id, CLAIM, claim)
+        except self.mlflow.exceptions.MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":  # what it says of another claim, and of a run that is deleted
+                raise
+            return False
+        return True
 
     def _runs(self, identity: Mapping[str, str]) -> list[Any]:
-        """Those that have something first, then the oldest, so that everybody takes the same one."""
+        """Those that have something first, then the oldest."""
         runs = self.client.search_runs([self.experiment_id], " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items()))
         return sorted(runs, key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
 

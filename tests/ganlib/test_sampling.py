@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ganlib.rng import keyed_rng
-from ganlib.sampling import Distribution, Prior, interpolate, latents, to_float, to_uint8
+from ganlib.sampling import Distribution, Prior, interpolate, latents, only, to_float, to_uint8
 
 
 def test_pixels_by_hand_are_rounded_to_the_nearest():
@@ -36,6 +36,12 @@ def test_a_class_without_training_images_is_neither_drawn_nor_shown():
     assert set(prior.seeded(0, range(200)).labels.tolist()) == {1, 3, 4}
     assert prior.seeded_of_classes(0, range(10), columns=5).labels.tolist() == [1, 3, 4, 1, 3] * 2
     assert prior.seeded_of_classes(0, range(3), columns=2).labels.tolist() == [1, 3, 1]
+
+
+def test_a_prior_of_some_classes_has_them_as_often_among_each_other_as_before():
+    prior = Prior(latent_dim=2, distribution="normal", class_counts=(5, 30, 7, 10))
+    assert only(prior, (1, 3)).class_counts == (0, 30, 0, 10)
+    assert only(prior, ()) == prior
 
 
 def test_columns_are_spread_over_more_classes_than_there_are_columns():

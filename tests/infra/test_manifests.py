@@ -50,7 +50,10 @@ def _pinned(package: str) -> str:
 def schema() -> dict[str, Any]:
     path = CRDS / "ray.io_rayjobs.yaml"
     if not path.is_file():
-        pytest.skip(f"no KubeRay schemas at {CRDS}: set KUBERAY_CRDS to a folder with ray.io_rayjobs.yaml of the KubeRay helm chart")
+        pytest.skip(
+            f"there is no {path}: helm pull kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ --untar, then "
+            "KUBERAY_CRDS=kuberay-operator/crds pytest tests/infra/test_manifests.py"
+        )
     definition = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     (version,) = [version for version in definition["spec"]["versions"] if version["storage"]]
     assert version["name"] == "v1"

@@ -30,6 +30,14 @@ def changed(**changes):
     return values
 
 
+def test_lengths_in_w_are_given_by_networks_with_styles():
+    preflight.parse(
+        changed(
+            register__metric="path_length_w", model__name="stylegan2", model__generator={}, model__discriminator={}, task__regularizers={}
+        )
+    )
+
+
 def test_the_shipped_file_is_good():
     assert preflight.load(ROOT / "params.yaml").data.source == "fashion-mnist"
 
@@ -98,6 +106,11 @@ def test_the_shipped_file_is_good():
         ({"evaluate__metrics": ["fid", "usefulness"]}, r"usefulness, which needs samples of classes, .*set model.conditional: true"),
         ({"register__metric": "fdi"}, r"register.metric='fdi' is given by none of evaluate.metrics.*legal: fid, kid, precision"),
         ({"register__metric": "label_agreement"}, r"register.metric='label_agreement' is given by none"),
+        ({"register__metric": "path_length_w"}, r"register.metric='path_length_w' is given by none.*path_length_z; or add"),
+        (
+            {"register__metric": "discriminator_auc@rotation", "reference__extractor": ["classifier", "rotation"]},
+            r"register.metric='discriminator_auc@rotation' is given by none",
+        ),
         ({"evaluate__metrics": ["kid"]}, r"register.metric='fid' is given by none of evaluate.metrics=\['kid'\]; legal: kid"),
         ({"sample__classes": ["cat"]}, r"sample.classes names classes, but the generator is told none"),
         (

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ganlib import samples
 from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, write_manifest
 from ganlib.files import atomic_folder, sha256_file
-from ganlib.metrics import METRICS, interface, measure, needs, trunk
+from ganlib.metrics import EXTRACTORS, METRICS, interface, measure, needs, trunk
 from ganlib.metrics.reference_store import SUMMARY_FILE, Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
+from ganlib.models import ImageSpec, build_generator
+from ganlib.models.settings import ModelConfig
 from ganlib.registry import Entry
+from pipeline import path_length
 from pipeline.report import page as report
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import evaluate
@@ -58,9 +62,12 @@ def write_samples(
     drawn: tuple[int, ...] | None = None,
 ) -> None:
     (root / "models").mkdir(exist_ok=True)
-    (root / "models" / "generator.safetensors").write_bytes(b"weights")
+    model, image = ModelConfig(name="mlp", latent_dim=4), ImageSpec(channels=images.shape[1], size=images.shape[2:])
+    save_file(build_generator(model, image, seed=0).state_dict(), root / "models" / "generator.safetensors")
     facts = {
-        "family": "dcgan",
+        "family": "mlp",
+        "model": model.model_dump(mode="json"),
+        "image": image.model_dump(mode="json"),
         "run_key": "k",
         "data_digest": read_manifest(root / "data" / "prepared").data_digest,
         "sha256": sha256_file(root / "models" / "generator.safetensors"),
@@ -81,6 +88,7 @@ def write_samples(
 @pytest.fixture(autouse=True)
 def _small_and_single_threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trunk, "MIN_STEPS", 20)
+    monkeypatch.setattr(path_length, "PAIRS", 20)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -115,13 +123,15 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
     assert list(written)[-3:] == ["null", "baseline", "protocol"]
     for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
-        if not value.is_conditional and key in written:  # beside every number what real images score; there is no discriminator here
+        if not value.is_conditional and key in written and not key.startswith("path_length"):  # beside every number what real images score
             null = written["null"][key]
             assert null["low"] <= null["mean"] <= null["high"]
             assert (null["draws"], null["images"]) == (1 if key == "two_sample_accuracy" else 3, 30)
     assert {"fid", "swd", "spectrum_distance", "two_sample_accuracy", "membership_black_box"} <= written["null"].keys()
     assert written["null"].keys() & {"label_agreement", "prdc_images", "fid_low"} == set()
-    assert not [key for key in written if key.startswith("discriminator")]
+    assert not [key for key in written if key.startswith("discriminator")], "there is none here"
+    assert written["path_length_z"] > 0
+    assert not [key for key in written["baseline"] | written["null"] if key.startswith("path_length")], "of a generator, not of images"
     protocol = written["protocol"]
     assert (protocol["n_fake"], protocol["n_real"], protocol["n_train"], protocol["split"]) == (80, 60, 120, "test")
     assert re.fullmatch("[0-9a-f]{64}", protocol["extractor_sha256"])
@@ -207,6 +217,24 @@ def test_unlabelled_data_with_no_val_split(tmp_path: Path) -> None:
         evaluate(CONFIG.model_copy(update={"split": "val"}), root=tmp_path)
 
 
+def test_paths_are_seen_by_the_first_extractor_that_sees_small_steps(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills floats for an extractor that rounds them away, and numbers that are said to be of another one than they are."""
+    config = CONFIG.model_copy(update={"metrics": ["fid", "path_length"]})
+    reference(ReferenceConfig(extractor=["pixels", "rotation"], epochs=0.1), root=root)
+    of_pixels = evaluate(config, root=root)
+    assert of_pixels["protocol"]["read_from"]["pixels/last"] == ["fid", "path_length_z"]
+    monkeypatch.setattr(EXTRACTORS.get("pixels"), "takes_float", False)
+    of_rotation = evaluate(config, root=root)
+    assert of_rotation["protocol"]["read_from"] == {
+        "pixels/last": ["fid"],
+        "rotation/middle": ["path_length_z"],
+        "rotation/last": ["fid@rotation"],
+    }
+    assert of_rotation["path_length_z"] != of_pixels["path_length_z"]
+    monkeypatch.setattr(EXTRACTORS.get("rotation"), "takes_float", False)
+    assert not [key for key in evaluate(config, root=root) if key.startswith("path_length")]
+
+
 def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     """Each gives the numbers that it gives alone: the first under their own names, the second as name@extractor; classes are asked of who knows them.
 
@@ -223,11 +251,11 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     assert both["protocol"]["extractors"][1]["sha256"] == alone["classifier"]["protocol"]["extractor_sha256"]
     numbers = {key: value for key, value in both.items() if isinstance(value, float)}
     declared = [needs.of(METRICS.get(name)) for name in CONFIG.metrics]
-    once = {key for need in declared if need.classes or need.pixels for key in (*(value.key for value in need.gives), *need.also_gives)}
+    once = {key for need in declared if need.is_measured_once for key in (*(value.key for value in need.gives), *need.also_gives)}
     expected = {key: value for key, value in alone["rotation"].items() if isinstance(value, float)}
     for key, value in alone["classifier"].items():
         end = next((end for end in ("_low", "_high") if key.endswith(end)), "")
-        if isinstance(value, float):
+        if isinstance(value, float) and not key.startswith("path_length"):  # of the first extractor that sees small steps
             expected[key if key.removesuffix(end) in once else f"{key.removesuffix(end)}@classifier{end}"] = value
     assert numbers == expected
     for key in (
@@ -257,7 +285,8 @@ def test_rgb_is_compared_in_imagenets_features_with_the_classifiers_beside_them(
     assert result["protocol"]["extractor_accuracy"] is None
     assert {"fid", "fid@classifier", "precision", "precision@classifier_high", "class_coverage", "label_agreement"} <= set(result)
     assert "class_coverage@classifier" not in result
-    assert result["protocol"]["read_from"]["efficientnet_lite0/middle"] == ["precision", "recall", "density", "coverage", "prdc_images"]
+    read = ["precision", "recall", "density", "coverage", "prdc_images", "path_length_z"]
+    assert result["protocol"]["read_from"]["efficientnet_lite0/middle"] == read
     (tmp_path / "data" / "extractors").mkdir()
     with pytest.raises(ValueError, match="there is no file"):
         reference(ReferenceConfig(extractor=["pixels", "torchscript:data/extractors/none.pt"]), root=tmp_path)

@@ -121,18 +121,21 @@ class Picked:
 
 
 class Fault(Protocol):
-    """A way in which generated images are known to be wrong."""
+    """A way in which generated images are known to be wrong; what most have in common is the default."""
 
     title: ClassVar[str]
     unit: ClassVar[str]  # of a strength
-    none: ClassVar[float]  # the strength that changes nothing
-    picks: ClassVar[bool]  # it is in which images there are, not in any one of them
+    none: ClassVar[float] = 0.0  # the strength that changes nothing
+    picks: ClassVar[bool] = False  # it is in which images there are, not in any one of them
+    steps: ClassVar[tuple[float, ...]] = ()  # the strengths, where they are the same for all images
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         """From mild to strong; lengths in pixels grow with the images."""
+        return self.steps
 
     def why_not(self, held: Held) -> str | None:
         """Why these images cannot have it; None where they can."""
+        return None
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         """As many images as `held.fake` has, with the fault."""

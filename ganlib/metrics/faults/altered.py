@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from ganlib.metrics.faults import FAULTS, Altered, Change, Held, Picked, short
+from ganlib.metrics.faults import FAULTS, Altered, Change, Fault, Held, Picked, short
 
 PATCHES = 4  # along each side
 
@@ -35,22 +35,17 @@ def colours(channels: int) -> int:
 
 
 @FAULTS.register("blur")
-class Blur:
+class Blur(Fault):
     """Gaussian blur: the standard deviation in pixels, from a 64th of the shorter side."""
 
     title: ClassVar[str] = "blur"
     unit: ClassVar[str] = "pixels"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
     shares: ClassVar[tuple[float, ...]] = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the shorter side
     least_pixels: ClassVar[float] = 0.4  # of less hardly a pixel changes
 
     def strengths(self, held: Held) -> tuple[float, ...]:
         sigmas = [held.side * share for share in self.shares]
         return tuple(float(f"{sigma:.2g}") for sigma in sigmas if sigma >= self.least_pixels)[:4]
-
-    def why_not(self, held: Held) -> str | None:
-        return None
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         _, height, width = held.images.shape
@@ -67,19 +62,12 @@ def blur_matrix(size: int, sigma: float) -> Tensor:
 
 
 @FAULTS.register("noise")
-class Noise:
+class Noise(Fault):
     """Uniform noise mixed in: the share of noise; at 1 nothing else is left."""
 
     title: ClassVar[str] = "noise"
     unit: ClassVar[str] = "share of noise"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 0.1, 0.25, 0.5, 1.0
-
-    def why_not(self, held: Held) -> str | None:
-        return None
+    steps: ClassVar[tuple[float, ...]] = (0.1, 0.25, 0.5, 1.0)
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         def change(images: np.ndarray, rngs: list[torch.Generator]) -> np.ndarray:
@@ -93,19 +81,13 @@ class Noise:
 
 
 @FAULTS.register("jpeg")
-class Jpeg:
+class Jpeg(Fault):
     """JPEG compression of the colours at a quality of 1 to 100; opacity stays."""
 
     title: ClassVar[str] = "JPEG"
     unit: ClassVar[str] = "quality"
     none: ClassVar[float] = 100.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 60.0, 30.0, 10.0, 3.0
-
-    def why_not(self, held: Held) -> str | None:
-        return None
+    steps: ClassVar[tuple[float, ...]] = (60.0, 30.0, 10.0, 3.0)
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         def change(images: np.ndarray, _: list[torch.Generator]) -> np.ndarray:
@@ -129,16 +111,12 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 @FAULTS.register("colour_shift")
-class ColourShift:
+class ColourShift(Fault):
     """Red up and blue down by so many grey levels of 255; one channel has no colour."""
 
     title: ClassVar[str] = "colour shift"
     unit: ClassVar[str] = "grey levels"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 8.0, 24.0, 72.0
+    steps: ClassVar[tuple[float, ...]] = (8.0, 24.0, 72.0)
 
     def why_not(self, held: Held) -> str | None:
         return "grey images have no colour" if held.images.shape[0] < 3 else None
@@ -153,19 +131,12 @@ class ColourShift:
 
 
 @FAULTS.register("checkerboard", paper="distill.pub/2016/deconv-checkerboard")
-class Checkerboard:
+class Checkerboard(Fault):
     """Fields lighter and darker in turn by so many grey levels of 255, as upsampling leaves them; a field is a 32nd of the shorter side."""
 
     title: ClassVar[str] = "checkerboard"
     unit: ClassVar[str] = "grey levels"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 8.0, 24.0, 72.0
-
-    def why_not(self, held: Held) -> str | None:
-        return None
+    steps: ClassVar[tuple[float, ...]] = (8.0, 24.0, 72.0)
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         channels, height, width = held.images.shape
@@ -180,19 +151,12 @@ class Checkerboard:
 
 
 @FAULTS.register("phase_scrambling")
-class PhaseScrambling:
+class PhaseScrambling(Fault):
     """The phases of a share of the spatial frequencies drawn anew, of all channels alike: clouds of the right colours and spectrum at 1."""
 
     title: ClassVar[str] = "phases scrambled"
     unit: ClassVar[str] = "share of phases"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 0.25, 0.5, 1.0
-
-    def why_not(self, held: Held) -> str | None:
-        return None
+    steps: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         def change(images: np.ndarray, rngs: list[torch.Generator]) -> np.ndarray:
@@ -224,16 +188,12 @@ def scrambled(images: Tensor, noise: Tensor, share: float) -> Tensor:
 
 
 @FAULTS.register("shuffled_patches")
-class ShuffledPatches:
+class ShuffledPatches(Fault):
     """Patches of a quarter of each side moved to each other's places: the share of them that moves. What four do not divide stays at the rim."""
 
     title: ClassVar[str] = "patches shuffled"
     unit: ClassVar[str] = "share of patches"
-    none: ClassVar[float] = 0.0
-    picks: ClassVar[bool] = False
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 0.25, 0.5, 1.0
+    steps: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)
 
     def why_not(self, held: Held) -> str | None:
         return f"a side of {held.side} pixels has no {PATCHES} patches" if held.side < PATCHES else None

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ganlib.metrics.faults import CHUNK_VALUES, FAULTS, Altered, Held, Picked, short
+from ganlib.metrics.faults import CHUNK_VALUES, FAULTS, Altered, Fault, Held, Picked, short
 from ganlib.metrics.interface import Images
 from ganlib.rng import keyed_rng
 
@@ -25,12 +25,11 @@ def filled(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 @FAULTS.register("dropped_class")
-class DroppedClass:
+class DroppedClass(Fault):
     """Classes that are never generated, the commonest first: how many of them. Others take their place, several times where there are too few."""
 
     title: ClassVar[str] = "classes dropped"
     unit: ClassVar[str] = "classes"
-    none: ClassVar[float] = 0.0
     picks: ClassVar[bool] = True
     shares: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.5)  # of the classes; one at least
 
@@ -62,16 +61,13 @@ class DroppedClass:
 
 
 @FAULTS.register("one_mode")
-class OneMode:
+class OneMode(Fault):
     """A share of the images from the commonest class alone; without classes from one cluster, the tenth of the images that lie closest together."""
 
     title: ClassVar[str] = "one mode"
     unit: ClassVar[str] = "share of images"
-    none: ClassVar[float] = 0.0
     picks: ClassVar[bool] = True
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 0.25, 0.5, 1.0
+    steps: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)
 
     def why_not(self, held: Held) -> str | None:
         return None if len(np.unique(self._is_mode(held))) == 2 else "all held-out images are of one class"
@@ -109,19 +105,13 @@ def tightest(images: Images, rows: np.ndarray) -> np.ndarray:
 
 
 @FAULTS.register("train_duplicates")
-class TrainDuplicates:
+class TrainDuplicates(Fault):
     """A share of the images are copies of training images."""
 
     title: ClassVar[str] = "training images copied"
     unit: ClassVar[str] = "share of images"
-    none: ClassVar[float] = 0.0
     picks: ClassVar[bool] = True
-
-    def strengths(self, held: Held) -> tuple[float, ...]:
-        return 0.1, 0.5, 1.0
-
-    def why_not(self, held: Held) -> str | None:
-        return None
+    steps: ClassVar[tuple[float, ...]] = (0.1, 0.5, 1.0)
 
     def make(self, held: Held, strength: float) -> Altered | Picked:
         n = round(strength * len(held.fake))

@@ -118,7 +118,8 @@ def test_data_that_repeat_themselves_make_exact_copies_count():
 
 
 def test_prdc_agrees_with_its_authors_code():
-    theirs = pytest.importorskip("prdc", reason="pip install prdc; the slow loop in test_metrics_distances.py stands in for it")
+    import prdc as theirs
+
     real, fake = normal(300, 8, "r").double(), normal(280, 8, "f", shift=0.3).double()
     expected = theirs.compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
     found = membership(real, fake, 5)

@@ -267,7 +267,9 @@ def test_a_class_without_training_images_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [e for e in METRICS if not needs.of(e.value).pixels and not needs.of(e.value).discriminator], ids=lambda entry: entry.name
+    "entry",
+    [e for e in METRICS if not (needs.of(e.value).pixels or needs.of(e.value).discriminator or needs.of(e.value).generator)],
+    ids=lambda entry: entry.name,
 )
 def test_every_metric_of_features_is_finite_flat_repeatable_and_ordered(entry) -> None:
     classes = np.arange(60) % 3

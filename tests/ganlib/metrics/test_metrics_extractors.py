@@ -101,6 +101,17 @@ def test_learns_and_follows_its_seed(name: str) -> None:
     assert first.accuracy(images) > 0.7  # chance is 1/3 or 1/4
 
 
+def test_chance_is_what_the_commonest_answer_scores(extractor_class) -> None:
+    """By hand: 3 of 5 labels are alike, and one of four turns is right. Whoever says no accuracy says no chance."""
+    images = stripes((1, 12, 12), n=60)
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    held = ArrayImages(images.array[:5], np.array([2, 0, 2, 1, 2]))
+    assert extractor.chance(held) == {"classifier": 0.6, "rotation": 0.25}.get(extractor.name)
+    assert (extractor.accuracy(held) is None) == (extractor.chance(held) is None)
+    if extractor.name == "classifier":
+        assert extractor.chance(ArrayImages(images.array[:5])) is extractor.chance(ArrayImages(images.array[:0], held.labels[:0])) is None
+
+
 def test_features_of_an_image_do_not_depend_on_its_company(extractor_class) -> None:
     images = stripes((1, 12, 12))
     extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
@@ -145,9 +156,32 @@ def test_last_of_the_small_network_is_what_its_head_reads() -> None:
 def test_wrong_images_are_refused(extractor_class) -> None:
     images = stripes((1, 12, 12), n=20)
     extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
-    for bad in (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), torch.zeros(2, 1, 12, 12)):
+    for bad in (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), torch.zeros(2, 1, 12, 12, dtype=torch.float64), torch.zeros(2, 3, 12, 12)):
         with pytest.raises(ValueError, match=r"expected \[n, 1, 12, 12\] torch.uint8"):
             extractor.features(bad)
+
+
+def test_grey_levels_in_between_are_seen_and_smoothly(extractor_class) -> None:
+    """Whole levels as floats give what uint8 gives, and features move half as far for half a step, far below a level.
+
+    Kills rounding, bfloat16 (whose 8 bits hold whole levels alone), and images that are changed in place.
+    """
+    images = stripes((1, 12, 12), n=20)
+    extractor = extractor_class.fit(images, images.labels, seed=0, epochs=0.1)
+    assert extractor.takes_float
+    x = torch.from_numpy(images.array)
+    step = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).abs() * torch.where(x < 128, 1.0, -1.0)
+    whole, before = extractor.features(x), x.float()
+    found = {0.0: extractor.features(before)}
+    assert torch.equal(before, x.float())
+    found |= {share: extractor.features(before + share * step) for share in (0.01, 0.02)}
+    for depth, features in whole.items():
+        exact = found[0.0][depth]
+        error = (exact - features).square().mean(dim=0).sqrt() / features.std(dim=0).clamp(min=1e-6)
+        assert float(error.median()) < (0.2 if extractor_class.name == "efficientnet_lite0" else 1e-6)  # which sees uint8 in bfloat16
+        one, two = ((found[share][depth] - exact).norm(dim=1) for share in (0.01, 0.02))
+        assert 0 < float(one.min()) < float(one.max()) < 0.5 * float((features - features.mean(dim=0)).norm(dim=1).mean())
+        torch.testing.assert_close(two / one, torch.full_like(one, 2.0), rtol=0.02, atol=0)
 
 
 def test_class_logits_follow_from_the_features() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from ganlib.metrics import METRICS, needs, trunk
 from ganlib.metrics.fid import frechet_distance, moments
-from ganlib.metrics.interface import ArrayImages, Comparison, LogitComparison, PixelComparison
+from ganlib.metrics.interface import ArrayImages, Comparison, LogitComparison, PathComparison, PixelComparison
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
@@ -24,7 +24,7 @@ def compare(real: int, fake: int, *, is_conditional: bool = False) -> Comparison
     return Comparison(real=drawn(real, "real"), fake=drawn(fake, "fake"), train=drawn(30, "train"), fake_labels=labels, **classes)
 
 
-def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comparison | PixelComparison | LogitComparison:
+def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comparison | PixelComparison | LogitComparison | PathComparison:
     """What a metric of its kind looks at."""
     if needs.of(metric).pixels:
         images = np.random.default_rng(0).integers(0, 256, (real + fake, 1, 8, 8)).astype(np.uint8)
@@ -34,6 +34,9 @@ def shown(metric, real: int, fake: int, *, is_conditional: bool = False) -> Comp
     if needs.of(metric).discriminator:
         logits = torch.randn(2 * real + fake, generator=keyed_rng(0, "logits"), dtype=torch.float64)
         return LogitComparison(train=logits[:real], real=logits[real : 2 * real], fake=logits[2 * real :])
+    if needs.of(metric).generator:
+        seen = torch.randn(6, 2, fake, 4, generator=keyed_rng(0, "steps"))
+        return PathComparison(steps={name: (*pair,) for name, pair in zip(("z", "w", "w_end"), seen, strict=False)}, epsilon=1e-4)
     return compare(real, fake, is_conditional=is_conditional)
 
 

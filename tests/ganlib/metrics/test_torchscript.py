@@ -71,6 +71,14 @@ def test_features_are_what_the_file_makes_of_the_bytes(tmp_path: Path, channels:
     assert extractor.protocol() == {"file": "mine.pt", "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+def test_nobody_knows_what_a_file_makes_of_floats(tmp_path: Path) -> None:
+    saved(Means(), tmp_path)
+    extractor = fitted(tmp_path, pictures(5))
+    assert not extractor.takes_float
+    with pytest.raises(ValueError, match=r"expected \[n, 3, 6, 5\] torch\.uint8"):
+        extractor.features(torch.zeros(2, 3, 6, 5))
+
+
 def test_the_file_is_kept_with_the_features(tmp_path: Path) -> None:
     path, images = saved(Means(), tmp_path), pictures(5)
     extractor = fitted(tmp_path, images)
