@@ -41,7 +41,7 @@ def s3() -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="session")
 def finished(make_clone) -> Clone:
-    """A clone in which `dvc repro` has run once. Tests leave it as they find it, or last."""
+    """A clone in which `dvc repro` has run once. Tests leave it as they find it, or copy it: other files come after."""
     clone = make_clone()
     assert clone.repro() == ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
     return clone

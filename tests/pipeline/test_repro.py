@@ -211,20 +211,26 @@ def test_a_change_reruns_what_it_must_and_nothing_else(finished):
     }
 
 
-def test_the_run_cache_restores_without_training(finished):
-    shutil.rmtree(finished.root / "models")
-    shutil.rmtree(finished.root / "state")
-    out = finished.run("dvc", "repro", "train").stdout
+@pytest.fixture(scope="module")
+def changed(finished, tmp_path_factory):
+    """A copy for tests that leave something else behind."""
+    return finished.copy(tmp_path_factory.mktemp("changed") / "clone")
+
+
+def test_the_run_cache_restores_without_training(changed):
+    shutil.rmtree(changed.root / "models")
+    shutil.rmtree(changed.root / "state")
+    out = changed.run("dvc", "repro", "train").stdout
     assert "Running stage 'train'" not in out
-    assert (finished.root / "models" / "generator.safetensors").is_file()
+    assert (changed.root / "models" / "generator.safetensors").is_file()
 
 
-def test_dvc_exp_run_compares(finished):
-    finished.run("git", "add", "-A")
-    finished.run("git", "commit", "-qm", "results")
-    finished.run("dvc", "exp", "run", "-S", "train.total_images=6400", "-n", "short")
-    shown = finished.run("dvc", "exp", "show", "--csv").stdout
+def test_dvc_exp_run_compares(changed):
+    changed.run("git", "add", "-A")
+    changed.run("git", "commit", "-qm", "results")
+    changed.run("dvc", "exp", "run", "-S", "train.total_images=6400", "-n", "short")
+    shown = changed.run("dvc", "exp", "show", "--csv").stdout
     assert "short" in shown
-    evaluation = json.loads((finished.root / "reports" / "evaluation.json").read_text())
+    evaluation = json.loads((changed.root / "reports" / "evaluation.json").read_text())
     assert evaluation["protocol"]["n_fake"] == 600
-    assert json.loads((finished.root / "models" / "generator.json").read_text())["images_seen"] == 6400
+    assert json.loads((changed.root / "models" / "generator.json").read_text())["images_seen"] == 6400
