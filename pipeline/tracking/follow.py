@@ -46,7 +46,7 @@ class Listener(Protocol):
         """New history lines, oldest first. After a rollback, a step comes again with other numbers."""
 
     def health(self, lines: list[dict[str, Any]]) -> None:
-        """New measurements of the health, oldest first, each with all alarms so far."""
+        """New measurements of the health, oldest first, each with all `alarms` so far, where no resume has written it anew since."""
 
     def grid(self, path: Path) -> None:
         """A new sample grid."""

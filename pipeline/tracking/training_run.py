@@ -71,10 +71,11 @@ class TrainingRun:
         self._ship(lines, prefix="train", numbers="scalars", clocks=("images_per_second",))
 
     def health(self, lines: list[dict[str, Any]]) -> None:
-        """Measurements over images, and as a tag the alarms so far."""
+        """Measurements over images, and as a tag the alarms so far; lines that a resume has written anew do not say them."""
         self._ship(lines, prefix="health", numbers="values", clocks=("images_per_second", "memory_bytes"))
-        with self._run() as (store, run_id):
-            store.client.set_tag(run_id, ALARMS, "; ".join(lines[-1]["alarms"])[:4000] or "none")
+        if (said := lines[-1].get("alarms")) is not None:
+            with self._run() as (store, run_id):
+                store.client.set_tag(run_id, ALARMS, "; ".join(said)[:4000] or "none")
 
     def _ship(self, lines: list[dict[str, Any]], *, prefix: str, numbers: str, clocks: tuple[str, ...]) -> None:
         """Lines as points of PREFIX/NAME. A line the run has already, computed again at another time, is left out.

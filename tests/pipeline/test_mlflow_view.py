@@ -121,6 +121,24 @@ def test_a_run_is_named_described_and_tagged_as_mlflow_does(tracking, tmp_path):
     assert store.client.get_experiment(store.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_measurements_that_a_resume_has_written_anew_are_told_and_the_training_ends(tracking, tmp_path):
+    """They say no alarms. Kills: a training that is stopped between its resume and the next measurement, and stays RUNNING for good."""
+    storage = open_storage(tmp_path / "state" / KEY)
+    line = {"images_seen": 0, "step": 0, "values": {"diversity": 0.2}, "time": 1_700_000_000.0, "images_per_second": 9.0, "memory_bytes": 1}
+    run = training_run.TrainingRun(tracking, facts_of(), storage, tmp_path)
+    run.begin()
+    run.health([line | {"alarms": ["mode_collapse (0 images)"]}])
+    storage.write("health.jsonl", json.dumps(line).encode() + b"\n")  # as Journal.restart has it of a bundle
+    with following(storage, [training_run.TrainingRun(tracking, facts_of(), storage, tmp_path)], patience_seconds=120) as followers:
+        followers.status = "KILLED"
+    assert followers.problems() == []
+    store = stores.open_store(tracking, tmp_path)
+    (found,) = store.client.search_runs([store.experiment_id])
+    assert found.info.status == "KILLED"
+    assert found.data.tags["alarms"] == "mode_collapse (0 images)"
+    assert len(store.client.get_metric_history(found.info.run_id, "health/diversity")) == 1
+
+
 def test_what_a_person_has_written_stays(tracking, tmp_path):
     """Kills: a resume that writes the first description, name or kind over what somebody has made of it since."""
     trained(tracking, tmp_path)
