@@ -56,6 +56,7 @@ GANLIB_FLOORS = (
     {"alarms", "schedule"},  # numbers of any settings, and what they say
     {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
+    {"transforms"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
     {"augment", "directions", "models", "networks", "products", "saliency"},
     {"data.stream"},
