@@ -1,7 +1,7 @@
 """What a generator is fed, and images from it."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -69,14 +69,14 @@ class Prior:
         z = latents(count, self.latent_dim, self.distribution, rng)
         return Inputs(z, self._labels(count, rng) if self.class_counts else None)
 
-    def seeded(self, seed: int, indices: range) -> Inputs:
+    def seeded(self, seed: int, indices: Sequence[int]) -> Inputs:
         """Input i depends on (seed, i) alone, so any single image can be made again."""
         z = torch.cat([latents(1, self.latent_dim, self.distribution, keyed_rng(seed, "sample", i)) for i in indices])
         if not self.class_counts:
             return Inputs(z)
         return Inputs(z, torch.cat([self._labels(1, keyed_rng(seed, "sample label", i)) for i in indices]))
 
-    def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
+    def seeded_of_classes(self, seed: int, indices: Sequence[int], *, columns: int) -> Inputs:
         """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
         z, labels = self.seeded(seed, indices)
         return Inputs(z, None if labels is None else torch.tensor(self.column_classes(columns))[torch.arange(len(z)) % columns])

@@ -81,11 +81,13 @@ def walked(folder: Path, metrics: Mapping[str, Any], reference: Reference, drawn
     """Of the generator in `folder`, in the classes and with the truncation that samples were drawn with.
 
     Returns:
-        None where none of `metrics` asks for it, or no extractor sees such small steps.
+        None where none of `metrics` asks for it, no extractor sees such small steps, or there are no latents.
     """
     depth = next((needs.of(metric).depth for metric in metrics.values() if needs.of(metric).generator), None)
     if depth is None or reference.of_paths is None:
         return None
     trained = generator.load(folder)
+    if not isinstance(trained.product.feed, Prior):
+        return None
     prior = sampling.only(trained.prior, drawn.drawn_classes or ())
     return compare(trained, prior, reference.of_paths.extractor, depth, seed=seed, options=trained.options(drawn.truncation))

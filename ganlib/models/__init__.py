@@ -4,7 +4,7 @@ A family is an object with a check, and an option schema and a constructor for e
 depend on the seed alone: it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
@@ -112,6 +112,16 @@ class Family(Protocol):
 
 
 MODELS: Registry[Family] = Registry("network family", package="ganlib.models")
+PARTS: Registry[Callable[[nn.Module], nn.Module]] = Registry("part of a network", package="ganlib.models")  # network -> what makes images
+WHOLE = "whole"
+
+
+@PARTS.register(WHOLE)
+def whole(network: nn.Module) -> nn.Module:
+    """All of it."""
+    return network
+
+
 PAIR = {"generator": "generator", "discriminator": "discriminator"}  # the networks of a GAN: name -> role
 TRANSLATOR = "translator"  # the role of a network that is fed images
 

@@ -143,12 +143,18 @@ def options_of(values: Mapping[str, Any]) -> type[TaskConfig]:
     return schema
 
 
+def settings(values: Mapping[str, Any]) -> TaskConfig:
+    """A section `task`, as the options of the task that it names."""
+    chosen: TaskConfig = config.options(options_of(values), dict(values), key="task")
+    return chosen
+
+
 def _validated(values: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(values, TaskConfig):
         return values
     if not isinstance(values, Mapping) or not isinstance(values.get("name", ""), str):
         return validate(values)  # which refuses it
-    return config.options(options_of(values), dict(values), key="task")
+    return settings(values)
 
 
 # The type of a field `task`: validated as the options of the task that it names.

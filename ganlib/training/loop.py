@@ -250,7 +250,8 @@ def train(
         journal=journal,
     )
     stop = StopHook(spec.train, candidates=candidates, background=background, should_stop=should_stop, while_waiting=watchdog.beat)
-    hooks: list[Hook] = [log, GridHook(lambda: running.play, spec.train, looked_at=running.looked_at(), journal=journal), checkpoint, agree]
+    grids = GridHook(lambda: running.play, spec.train, trained_on=running.batches.images, looked_at=running.looked_at(), journal=journal)
+    hooks: list[Hook] = [log, grids, checkpoint, agree]
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ganlib.metrics import calibration, needs
 from ganlib.metrics.measure import protocol_of
+from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, params, preflight
 from pipeline.params import ROOT
@@ -35,11 +36,12 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
+    example = trained.product.source(Samples(root / "samples")).seeded(EXAMPLE_SEED, range(4))
     outcome = registration.register_generator(
         config,
         tracking,
         generator=served,
-        example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
+        example=served.array(example).numpy(),
         words=served.words,
         run_key=trained.facts["run_key"],
         card=Card.of_generator(trained.facts),
