@@ -42,7 +42,7 @@ class Judgement:
         logits: [N] float32.
         features: [N, F] float32, what the logit is a linear function of.
         class_logits: [N, classes] float32 of an auxiliary classifier, None without one.
-        patch_logits: [N, P] float32 of a discriminator that judges P patches of an image, each by itself; their mean is the logit. None: one judgement.
+        patch_logits: [N, P] float32 of a discriminator that judges P patches of an image by themselves; their mean is the logit. Else None.
     """
 
     logits: Tensor

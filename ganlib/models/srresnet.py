@@ -1,6 +1,5 @@
 """SRGAN's networks: residual blocks at the low resolution, then pixel shuffles; and strided convolutions that judge the result."""
 
-import math
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -44,12 +43,14 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, *, has_norm: bool) -> None:
         super().__init__()
-        norms = [BatchNorm(width) if has_norm else nn.Identity() for _ in range(2)]
-        convolutions = [nn.Conv2d(width, width, 3, padding=1, bias=not has_norm) for _ in range(2)]
-        self.layers = nn.Sequential(convolutions[0], norms[0], nn.PReLU(), convolutions[1], norms[1])
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=not has_norm)
+        self.between = nn.Sequential(*([BatchNorm(width)] if has_norm else []), nn.PReLU())
+        self.last = nn.Conv2d(width, width, 3, padding=1, bias=not has_norm)
+        self.norm = BatchNorm(width) if has_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        out: Tensor = x + self.norm(self.last(self.between(self.first(x))))
+        return out
 
 
 class DenseBlock(nn.Module):
@@ -76,7 +77,8 @@ class RRDB(nn.Module):
         self.layers = nn.Sequential(*[DenseBlock(width) for _ in range(DENSE_BLOCKS)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + RESIDUAL_SCALE * self.layers(x)
+        out: Tensor = x + RESIDUAL_SCALE * self.layers(x)
+        return out
 
 
 class SRResNet(nn.Module):
@@ -88,7 +90,7 @@ class SRResNet(nn.Module):
 
     def __init__(self, image: ImageSpec, fed: ImageSpec, options: TranslatorOptions) -> None:
         super().__init__()
-        self.factor = enlargement(image, fed)
+        self.factor, self.blocks = enlargement(image, fed), options.blocks
         width, has_norm = options.width, options.normalization == "batch"
         self.first = nn.Sequential(nn.Conv2d(fed.channels, width, 9, padding=4), nn.PReLU())
         blocks: list[nn.Module] = [
@@ -106,16 +108,16 @@ class SRResNet(nn.Module):
         x = self.first(fed)
         made = self.last(self.enlarging(x + self.body(x))).float()
         plain = F.interpolate(fed.float(), scale_factor=self.factor, mode="bicubic", align_corners=False).clamp(-1, 1)
-        return (made + (NEARLY_ONE * plain).atanh()).tanh()
+        images: Tensor = (made + (NEARLY_ONE * plain).atanh()).tanh()
+        return images
 
     def initialise(self, rng: Rng) -> None:
         initialise_he(self, rng, slope=0.25)
         for module in self.modules():
             if isinstance(module, nn.PReLU):
                 module.weight.fill_(0.25)
-        for block in self.body:
-            if isinstance(block, ResidualBlock):  # the sum of the blocks is no larger than one (as arXiv:1809.00219's smaller initialisation)
-                block.layers[3].weight.mul_(1 / math.sqrt(len(self.body)))
+            elif isinstance(module, ResidualBlock):
+                module.last.weight.mul_(self.blocks**-0.5)  # so that the sum over all blocks has the size of one
         self.last.weight.mul_(0.1)
 
 
@@ -160,7 +162,7 @@ def enlargement(image: ImageSpec, fed: ImageSpec) -> int:
     if not has_factor or factor < 2 or factor & (factor - 1) or image.channels != fed.channels:
         raise ValueError(
             f"model.name=srresnet cannot make {image.channels} channels of {list(image.size)} from {fed.channels} of {list(fed.size)}: it makes as "
-            "many channels, and sides that are 2, 4, 8, ... times as long; set task.transform: {name: low_resolution, factor: 4}, or another model.name"
+            "many channels, and sides that are 2, 4, 8, ... times as long; set task.transform: {name: low_resolution, factor: 4}, or another family"
         )
     return factor
 

@@ -128,7 +128,7 @@ def of(task: TaskConfig) -> Task:
 
 
 def build_network(task: TaskConfig, model: ModelConfig, image: ImageSpec, network: str, *, seed: int) -> nn.Module:
-    """One network of a task, with all its layers, whatever its role and whatever it is fed: on the CPU, initialised from `seed` and its name alone."""
+    """One network of a task, with all its layers, whatever it is fed: on the CPU, initialised from `seed` and its name alone."""
     return models.materialise(of(task).meta_networks(model, task, image)[network], network, seed=seed)
 
 

@@ -40,6 +40,10 @@ class Transform(Protocol):
     @property
     def config(self) -> TransformConfig: ...
 
+    @property
+    def words(self) -> str:
+        """What a network is fed, for whoever has only the network: of `fed`'s channels and size, in [-1, 1]."""
+
     def fed(self, image: ImageSpec) -> ImageSpec:
         """What a network is fed of images [N, C, H, W]: its channels and size; raises ValueError naming the key where the image does not fit."""
 

@@ -23,9 +23,12 @@ MOST_ELONGATED = 2.0  # a box's sides, one over the other
 class HolesConfig(TransformConfig):
     """Options of `holes`."""
 
-    kinds: tuple[Kind, ...] = Field(("box", "strokes"), min_length=1, strict=False, description="each hole is one of these, all as likely")
-    min_share: float = Field(0.1, gt=0, lt=1, description="of the image's area that a hole has at least")
-    max_share: float = Field(0.4, gt=0, lt=1, description="of the image's area that a hole has at most")
+    name: str = "holes"
+    kinds: tuple[Kind, ...] = Field(
+        default=("box", "strokes"), min_length=1, strict=False, description="each hole is one of these, all as likely"
+    )
+    min_share: float = Field(default=0.1, gt=0, lt=1, description="of the image's area that a hole has at least")
+    max_share: float = Field(default=0.4, gt=0, lt=1, description="of the image's area that a hole has at most")
 
 
 @TRANSFORMS.register("holes", paper="arXiv:1806.03589, algorithm 1")
@@ -36,6 +39,10 @@ class Holes:
     config: HolesConfig
     options: ClassVar[type[TransformConfig]] = HolesConfig
     draws: ClassVar[bool] = True
+
+    @property
+    def words(self) -> str:
+        return "images that are 0 in a hole, and a last channel that is 1 in the hole and 0 elsewhere"
 
     def fed(self, image: ImageSpec) -> ImageSpec:
         low, high = self._bounds(image.size)

@@ -15,8 +15,11 @@ from ganlib.transforms import KEY, TRANSFORMS, TransformConfig, from_levels, to_
 class LowResolutionConfig(TransformConfig):
     """Options of `low_resolution`."""
 
-    factor: int = Field(4, ge=2, description="pixels of a side that become one")
-    filter: Literal["area", "bicubic"] = Field("area", description="mean of factor x factor pixels, or cubic convolution as wide as the factor asks")
+    name: str = "low_resolution"
+    factor: int = Field(default=4, ge=2, description="pixels of a side that become one")
+    filter: Literal["area", "bicubic"] = Field(
+        default="area", description="mean of factor x factor pixels, or cubic convolution as wide as the factor asks"
+    )
 
 
 @TRANSFORMS.register("low_resolution")
@@ -27,6 +30,10 @@ class LowResolution:
     config: LowResolutionConfig
     options: ClassVar[type[TransformConfig]] = LowResolutionConfig
     draws: ClassVar[bool] = False
+
+    @property
+    def words(self) -> str:
+        return f"images of 1/{self.config.factor} of the rows and columns ({self.config.filter})"
 
     def fed(self, image: ImageSpec) -> ImageSpec:
         factor, (height, width) = self.config.factor, image.size

@@ -61,7 +61,7 @@ GANLIB_FLOORS = (
     {"augment", "directions", "models", "networks", "products", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
-    {"regularizers"},
+    {"perceptual", "regularizers"},
     {"tasks"},  # algorithm boxes
     {"catalog", "training"},
     {"selection"},
