@@ -86,13 +86,3 @@ def _validated(values: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 # The type of a field `transform`: validated as the options of the transform that it names.
 TransformSettings = Annotated[SerializeAsAny[TransformConfig], WrapValidator(_validated)]
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """[...] float in [-1, 1] -> int64 in 0..255, rounded to nearest."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).long()
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """[...] integers in 0..255 -> float32 in [-1, 1], the same bits as of an image that is read."""
-    return levels.float().div_(127.5).sub_(1)
