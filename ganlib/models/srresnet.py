@@ -16,6 +16,7 @@ from ganlib.models.layers.initialise import initialise_he
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.models.layers.sizes import doublings
 from ganlib.models.layers.spectral import SpectralConv2d, SpectralLinear
+from ganlib.transforms.low_resolution import bicubic
 
 RESIDUAL_SCALE = 0.2  # of an RRDB's branches (arXiv:1809.00219, section 3.1 and released code)
 NEARLY_ONE = 0.98  # tanh reaches black and white nowhere
@@ -107,7 +108,7 @@ class SRResNet(nn.Module):
     def forward(self, fed: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, C, h, w] -> [N, C, H, W] float32 in [-1, 1]
         x = self.first(fed)
         made = self.last(self.enlarging(x + self.body(x))).float()
-        plain = F.interpolate(fed.float(), scale_factor=self.factor, mode="bicubic", align_corners=False).clamp(-1, 1)
+        plain = bicubic(fed, self.factor)
         images: Tensor = (made + (NEARLY_ONE * plain).atanh()).tanh()
         return images
 

@@ -55,5 +55,13 @@ class LowResolution:
         return fed.repeat_interleave(self.config.factor, 2).repeat_interleave(self.config.factor, 3)
 
     def plain(self, fed: Tensor) -> Tensor:
-        """Cubic convolution (Keys 1981), as image programs enlarge."""
-        return F.interpolate(fed.float(), scale_factor=self.config.factor, mode="bicubic", align_corners=False).clamp(-1, 1)
+        return bicubic(fed, self.config.factor)
+
+
+def bicubic(images: Tensor, factor: int) -> Tensor:
+    """[N, C, h, w] in [-1, 1] -> [N, C, factor h, factor w]: cubic convolution with a = -1/2 (Keys 1981), as image programs enlarge."""
+    size = (
+        images.shape[2] * factor,
+        images.shape[3] * factor,
+    )  # without `antialias`, torch's kernel has a = -3/4
+    return F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
