@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ganlib import transforms
 from ganlib.models import PARTS, WHOLE, ImageSpec
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior, generate, to_float, to_uint8
+from ganlib.transforms import Transform
 
 
 class Table(Protocol):
@@ -22,16 +24,6 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
     def gather(self, indices: np.ndarray) -> np.ndarray: ...
-
-
-class Transform(Protocol):
-    """What is done to an image before a network is fed with it."""
-
-    words: str
-
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor: ...
-    def shown(self, fed: Tensor) -> Tensor: ...
-    def fed(self, image: ImageSpec) -> ImageSpec: ...
 
 
 class Source(Protocol):
@@ -111,20 +103,30 @@ class Product:
         """The part of its network that makes it."""
         return PARTS.get(self.part)(network)
 
+    def fed(self, image: ImageSpec) -> ImageSpec | None:
+        """What its network is fed, as `ganlib.models.build_network` takes it: None of latents."""
+        return self.feed.fed(image) if isinstance(self.feed, Column) else None
+
     def source(self, images: Table) -> Source:
         """Its inputs; where it is fed images, these."""
         return self.feed if isinstance(self.feed, Prior) else Rows(column=self.feed, images=images)
 
     def facts(self) -> dict[str, Any]:
         """As generator.json has it; `read` is the inverse."""
-        feed = {"kind": "latents"} if isinstance(self.feed, Prior) else {"kind": "images"}
-        return {"name": self.name, "network": self.network, "part": self.part, "feed": feed, "has_truth": self.has_truth}
+        return {"name": self.name, "network": self.network, "part": self.part, "feed": _facts(self.feed), "has_truth": self.has_truth}
 
     @classmethod
     def read(cls, facts: Mapping[str, Any], model: ModelConfig, image: ImageSpec) -> "Product":
         """Of a description of the networks of `model` for `image`."""
-        feed = Prior.of(model, image) if facts["feed"]["kind"] == "latents" else Column()
-        return cls(**{**facts, "feed": feed})
+        chosen = facts["feed"].get("transform")
+        images = Column(transform=None if chosen is None else transforms.read(chosen))
+        return cls(**{**facts, "feed": Prior.of(model, image) if facts["feed"]["kind"] == "latents" else images})
+
+
+def _facts(feed: Feed) -> dict[str, Any]:
+    if isinstance(feed, Prior):
+        return {"kind": "latents"}
+    return {"kind": "images", "transform": None if feed.transform is None else feed.transform.config.model_dump(mode="json")}
 
 
 def beside(rows: Rows, part: nn.Module, seed: int, indices: Sequence[int], *, batch_images: int) -> dict[str, np.ndarray]:

@@ -103,7 +103,7 @@ class Judge:
             chosen = tasks.of(self.task)
             product = chosen.products(self.model, self.task, self.image)[0]
             role, prefix = chosen.networks(self.task)[product.network], f"{product.network}."
-            averaged = build_network(self.model, self.image, product.network, role=role, seed=self.train.seed)
+            averaged = build_network(self.model, self.image, product.network, role=role, seed=self.train.seed, fed=product.fed(self.image))
             averaged.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
             network = product.of(averaged)
             calibrate_generator(network, product.source(self.trained_on), self.train)

@@ -49,7 +49,7 @@ def write(
     task = tasks.of(spec.task)
     roles, delivered = task.networks(spec.task), task.products(spec.model, spec.task, image)
     averaged = delivered[0].network
-    trained = build_network(spec.model, image, averaged, role=roles[averaged], seed=spec.train.seed)
+    trained = build_network(spec.model, image, averaged, role=roles[averaged], seed=spec.train.seed, fed=delivered[0].fed(image))
     networks: dict[str, dict[str, Tensor]] = {}
     for key, value in choice.weights.items():
         name, _, rest = key.partition(".")

@@ -150,7 +150,7 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
     )
     delivered, roles = tasks.of(task).products(model, task, image), tasks.of(task).networks(task)
     averaged = delivered[0].network
-    network = build_network(model, image, averaged, role=roles[averaged], seed=0)
+    network = build_network(model, image, averaged, role=roles[averaged], seed=0, fed=delivered[0].fed(image))
     weights = parent.weights_of(found.bundle)
     network.load_state_dict({name: weights[f"{averaged}.{name}"] for name in network.state_dict()})
     for product in delivered:

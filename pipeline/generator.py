@@ -174,7 +174,8 @@ def load(folder: Path) -> TrainedGenerator:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
-    network = build_network(model, image, first.network, role=facts.get("networks", {}).get(first.network), seed=0)
+    role = facts.get("networks", {}).get(first.network)
+    network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))
     network.load_state_dict(tensors)
     network.eval()
     return TrainedGenerator(

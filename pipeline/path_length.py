@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ganlib import directions, sampling
+from ganlib.levels import to_levels
 from ganlib.metrics import needs
 from ganlib.metrics.interface import Extractor, PathComparison, depth_of
 from ganlib.metrics.reference_store import Reference
@@ -63,7 +64,7 @@ def compare(
         styled = directions.styled(mapping, latents) if is_style and mapping is not None else nullcontext()
         with styled:
             images = network(latents, labels, **options)
-        return extractor.features(((images.float() + 1) * 127.5).clamp(0, 255))[depth]
+        return extractor.features(to_levels(images))[depth]
 
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name, ends in steps.items():

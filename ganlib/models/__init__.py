@@ -14,19 +14,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ganlib.config import Section, options
+from ganlib.fields import IMAGE
 from ganlib.models.settings import ModelConfig
 from ganlib.registry import Registry
 from ganlib.rng import keyed_rng
 
 
 class ImageSpec(Section):
-    """The images a network makes or reads: [N, channels, *size] float32 in [-1, 1]."""
+    """The images, or rows of another modality, a network makes or reads: [N, channels, *size] float32 in [-1, 1]."""
 
     channels: int = Field(ge=1)
     size: tuple[int, int] = Field(strict=False)
     class_counts: tuple[int, ...] = Field(
         default=(), strict=False, description="training images of each class; () where the networks know no classes"
     )
+    modality: str = Field(default=IMAGE, exclude_if=lambda name: name == IMAGE)  # what was exported before there was another stays as it is
 
     @property
     def classes(self) -> int:

@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ganlib import dist, sampling
+from ganlib import dist, modalities, sampling
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
-from ganlib.pictures import grid_png, in_turn
+from ganlib.pictures import in_turn
 from ganlib.products import Rows, Source, beside
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
@@ -98,6 +98,7 @@ class GridHook:
         self.config = config
         self.trained_on = trained_on
         self.looked_at = looked_at
+        self.modality = modalities.of(looked_at.made.kind)
         self.journal = journal
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
@@ -108,14 +109,16 @@ class GridHook:
             network, name = product.of(state.ema.module), "images" if product is products[0] else product.name
             calibrate_generator(network, product.source(self.trained_on), self.config)
             if isinstance(product.feed, Prior):
-                inputs = product.feed.seeded_of_classes(self.config.seed, range(self.ROWS * self.COLUMNS), columns=self.COLUMNS)
-                images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS)
+                count = max(self.ROWS * self.COLUMNS, self.modality.least_shown)
+                inputs = product.feed.seeded_of_classes(self.config.seed, range(count), columns=self.COLUMNS)
+                kind = self.looked_at.made.kind
+                images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS, modality=kind)
             else:
                 shown = range(min(self.ROWS // 2 * self.COLUMNS, len(self.looked_at)))
                 rows = Rows(column=product.feed, images=self.looked_at)
                 kinds = beside(rows, network, self.config.seed, shown, batch_images=len(shown))
                 images = in_turn(*kinds.values(), columns=self.COLUMNS)
-            png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
+            png = self.modality.preview(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
             self.journal.picture(f"{name}-{state.images_seen:012d}.png", png)
 
 
@@ -128,12 +131,13 @@ class Score:
         self.play = play
         self.train = train
         self.images = images
+        self.modality = modalities.of(images.made.kind)
 
     @cached_property
     def _real(self) -> torch.Tensor:
         count = min(self.IMAGES, len(self.images))
         chosen = torch.randperm(len(self.images), generator=keyed_rng(self.train.seed, "score"))[:count]
-        return sampling.to_float(self.images.gather(np.sort(chosen.numpy())))
+        return self.modality.to_tensor(self.images.gather(np.sort(chosen.numpy())))
 
     def __call__(self, state: TrainState) -> float:
         """Sliced Wasserstein distance to real images; lower is better."""
@@ -144,7 +148,8 @@ class Score:
         key = keyed_rng(self.train.seed, "score latents")
         inputs = product.source(self.images).draw(len(self._real), key).to(next(network.parameters()).device)
         calibrate(network, inputs.split(self.BATCH_IMAGES))
-        fake = sampling.to_float(sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES))
+        made = sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES, modality=self.images.made.kind)
+        fake = self.modality.to_tensor(made)
         return sliced_wasserstein(self._real, fake, rng=keyed_rng(self.train.seed, "score directions"))
 
 

@@ -59,7 +59,7 @@ class Interrupted(RuntimeError):
 def image_of(images: ArrowImages) -> ImageSpec:
     """What the networks are told of a data set."""
     channels, height, width = images.shape
-    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts)
+    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts, modality=images.made.kind)
 
 
 @dataclass(kw_only=True)

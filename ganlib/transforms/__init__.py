@@ -66,24 +66,23 @@ def of(chosen: TransformConfig) -> Transform:
     return made
 
 
+def read(values: Mapping[str, Any]) -> Transform:
+    """The transform that options in plain JSON name."""
+    return of(_options(values))
+
+
+def _options(values: Mapping[str, Any]) -> TransformConfig:
+    schema: type[TransformConfig] = TRANSFORMS.get(values["name"], key=f"{KEY}.name").options
+    return config.options(schema, dict(values), key=KEY)
+
+
 def _validated(values: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(values, TransformConfig):
         return values
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         return validate(values)  # which refuses it
-    schema: type[TransformConfig] = TRANSFORMS.get(values["name"], key=f"{KEY}.name").options
-    return config.options(schema, dict(values), key=KEY)
+    return _options(values)
 
 
 # The type of a field `transform`: validated as the options of the transform that it names.
 TransformSettings = Annotated[SerializeAsAny[TransformConfig], WrapValidator(_validated)]
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """[...] float in [-1, 1] -> int64 in 0..255, rounded to nearest."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).long()
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """[...] integers in 0..255 -> float32 in [-1, 1], the same bits as of an image that is read."""
-    return levels.float().div_(127.5).sub_(1)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ganlib.levels import to_levels, to_unit
 from ganlib.models import ImageSpec
-from ganlib.transforms import KEY, TRANSFORMS, TransformConfig, from_levels, to_levels
+from ganlib.transforms import KEY, TRANSFORMS, TransformConfig
 
 
 class LowResolutionConfig(TransformConfig):
@@ -44,11 +45,11 @@ class LowResolution:
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
         factor, (height, width) = self.config.factor, images.shape[2:]
         if self.config.filter == "area":  # in integers: the mean is exact, halves are rounded up
-            blocks = to_levels(images).unflatten(3, (width // factor, factor)).unflatten(2, (height // factor, factor))
+            blocks = to_levels(images).round().long().unflatten(3, (width // factor, factor)).unflatten(2, (height // factor, factor))
             pixels = factor * factor
-            return from_levels((2 * blocks.sum((3, 5)) + pixels).div(2 * pixels, rounding_mode="floor"))
+            return to_unit((2 * blocks.sum((3, 5)) + pixels).div(2 * pixels, rounding_mode="floor"))
         small = F.interpolate(images, (height // factor, width // factor), mode="bicubic", antialias=True, align_corners=False)
-        return from_levels(to_levels(small))
+        return to_unit(to_levels(small).round())
 
     def shown(self, fed: Tensor) -> Tensor:
         return fed.repeat_interleave(self.config.factor, 2).repeat_interleave(self.config.factor, 3)

@@ -24,7 +24,8 @@ from ganlib.metrics import interface
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
-from pipeline.stages import sample as stage
+from ganlib.sampling import Prior
+from pipeline import latent_pictures
 from pipeline.stages.sample import sample
 
 NAMES = ["cat", "a/b", "Ωmega"]
