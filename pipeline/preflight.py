@@ -57,7 +57,7 @@ def check(params: Params) -> None:
         lambda: SOURCES.get(params.data.source, key="data.source"),
         lambda: MODALITIES.get(params.data.modality, key="data.modality"),
         lambda: decoders.of(params.data),
-        lambda: models.check(params.model, image, tasks.of(params.task).networks(params.task)),
+        lambda: _check_networks(params, image),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
@@ -81,6 +81,12 @@ def check(params: Params) -> None:
 def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
     data = params.data
     return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
+
+
+def _check_networks(params: Params, image: ImageSpec) -> None:
+    task = tasks.of(params.task)
+    fed = task.products(params.model, params.task, image)[0].fed(image)
+    models.check(params.model, image, task.networks(params.task), fed=fed)
 
 
 def _check_schedules(params: Params) -> None:

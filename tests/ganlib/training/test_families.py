@@ -4,7 +4,6 @@ import pytest
 from parts import parts_of
 from test_exactness import torchrun
 
-from ganlib import tasks
 from ganlib.models import MODELS, ImageSpec
 from ganlib.models.settings import ModelConfig
 from ganlib.tasks import TASKS
@@ -44,8 +43,7 @@ def networks_of(name: str) -> tuple[str, dict[str, str]]:
         task, options = entry.value(), entry.value.options(name=entry.name)
         networks = task.networks(options)
         try:
-            for network in networks:  # of the right role, for what the task feeds it
-                tasks.build_network(options, ModelConfig(name=name, latent_dim=12), IMAGE, network, seed=0)
+            task.meta_networks(ModelConfig(name=name, latent_dim=12), options, IMAGE)  # of the right roles, for what the task feeds them
         except ValueError as error:
             refusals.append(f"{entry.name}: {error}")
         else:
