@@ -33,7 +33,7 @@ class Perceptual(Protocol):
 PERCEPTUAL: Registry[Any] = Registry("perceptual loss", package="ganlib.perceptual")
 
 
-@PERCEPTUAL.register("discriminator", paper="arXiv:1512.09300, section 2.3; arXiv:1711.11585, eq. 4")
+@PERCEPTUAL.register("discriminator_features", paper="arXiv:1512.09300, section 2.3; arXiv:1711.11585, eq. 4")
 class DiscriminatorFeatures:
     """Mean absolute difference of the discriminator's features, as far as it has learnt them."""
 

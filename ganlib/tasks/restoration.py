@@ -42,7 +42,7 @@ class RestorationConfig(AdversarialConfig):
     transform: TransformSettings = Field(description="what the generator is fed: {name: a registered transform, its options}")
     pixel: Literal["l1", "l2"] = Field("l1", description="mean over pixels of the absolute or of the squared difference from the image")
     pixel_weight: Weight = Field(1.0, description="of that difference, or a schedule")
-    perceptual: str = Field(NO_PERCEPTUAL, description="features that are compared too: none | discriminator | efficientnet_lite0")
+    perceptual: str = Field(NO_PERCEPTUAL, description="features that are compared too: none | discriminator_features | efficientnet_lite0")
     perceptual_weight: Weight = Field(1.0, description="of the difference in features, or a schedule")
     generator_loss_weight: float = Field(0.01, ge=0, description="of the adversarial loss; 0: no discriminator is trained at all")
 

@@ -38,6 +38,7 @@ OF_ALL_MODULES = (
     "sys._getframe",
     "sys.modules",
 )
+OF_FILES = "importlib.resources"  # the package it is asked for is installed, and none of ours: it finds files
 OF_ALL_ATTRIBUTES = frozenset({"__subclasses__", "__globals__"})
 
 
@@ -157,7 +158,11 @@ class Reading:
             self.needs_module |= chain[0] in OF_THIS_MODULE
             self.needs_all |= chain[0] in OF_ALL_MODULES
         for target in targets:
-            if not target.module and any(is_below(target.name, dynamic) for dynamic in OF_ALL_MODULES):
+            if (
+                not target.module
+                and any(is_below(target.name, dynamic) for dynamic in OF_ALL_MODULES)
+                and not is_below(target.name, OF_FILES)
+            ):
                 constant = asked.constant if asked is not None and target.name == "importlib.import_module" else None
                 if constant is not None and not constant.startswith("."):
                     self.imports.add(constant)

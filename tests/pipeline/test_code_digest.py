@@ -238,6 +238,8 @@ USES: dict[str, tuple[str, set[str]]] = {
     "import_module of a constant": ("from importlib import import_module\ndef main(): import_module('ganlib.other')", ALL),
     "import_module of anything": ("import importlib\ndef main(name): importlib.import_module(name)", ALL),
     "import_module of a relative name": ("import importlib\ndef main(): importlib.import_module('.other', 'ganlib')", ALL),
+    "files of a package": ("from importlib.resources import files\ndef main(name): files(name)", set()),
+    "importlib handed on": ("import importlib\ndef main(): print(importlib)", ALL),
     "__import__": ("def main(name): __import__(name)", ALL),
     "sys.modules": ("import sys\ndef main(name): sys.modules[name]", ALL),
     "__subclasses__": ("from ganlib.other import Thing\ndef main(): Thing.__subclasses__()", ALL),

@@ -140,7 +140,7 @@ class ReferenceTraining:
         difference = (shard.fake - shard.real).flatten(1)
         pixels = difference.abs() if self.task.pixel == "l1" else difference**2
         values = self.now(self.task.pixel_weight) * self.note("loss_pixel", pixels.mean(1))
-        if self.task.perceptual == "discriminator":
+        if self.task.perceptual == "discriminator_features":
             found = (shard.fake_judgement.features - shard.real_judgement.features).abs().mean(1)
             values = values + self.now(self.task.perceptual_weight) * self.note("loss_perceptual", found)
         return values

@@ -25,7 +25,7 @@ SETTINGS = {
     "r3gan": {"task__loss": "relativistic", "task__regularizers": {"r1": {}, "r2": {}}},
     "resnet": {"task__loss": "hinge", "model__conditional": True, "task__discriminator_repeats": 2},
     "sagan": {"task__loss": "hinge"},
-    "srresnet": {"task__perceptual": "discriminator", "task__loss": "relativistic", "task__loss_options": {"average": True}},
+    "srresnet": {"task__perceptual": "discriminator_features", "task__loss": "relativistic", "task__loss_options": {"average": True}},
     "stylegan2": {"task__regularizers": {"r1": {"interval_steps": 4}, "path_length": {"interval_steps": 2}}},
 }
 

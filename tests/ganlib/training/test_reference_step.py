@@ -95,7 +95,7 @@ task:
   loss_options: {average: true}
   pixel: l2
   pixel_weight: {schedule: linear, from: 1.0, to: 0.5}
-  perceptual: discriminator
+  perceptual: discriminator_features
   perceptual_weight: 0.3
   label_noise: 0.3
   generator_loss_weight: 0.2

@@ -116,8 +116,8 @@ def test_imagenet_features_are_no_part_of_the_state(make_spec):
 
 REFUSED = [
     (
-        {"generator_loss_weight": 0.0, "perceptual": "discriminator"},
-        r"task.perceptual=discriminator compares .* task.generator_loss_weight=0 trains none",
+        {"generator_loss_weight": 0.0, "perceptual": "discriminator_features"},
+        r"task.perceptual=discriminator_features compares .* task.generator_loss_weight=0 trains none",
     ),
     ({"generator_loss_weight": 0.0, "pixel_weight": 0.0}, r"leave the generator nothing to learn from; give one of them a weight"),
     (
@@ -125,7 +125,7 @@ REFUSED = [
         r"generator_loss_weight=0 trains no discriminator, and task.regularizers.r1 is for one",
     ),
     ({"generator_loss_weight": 0.0, "augment": {"diffaugment": {}}}, r"task.augment.diffaugment is for one"),
-    ({"perceptual": "vgg"}, r"task.perceptual='vgg' is not a known perceptual loss; legal: discriminator, efficientnet_lite0"),
+    ({"perceptual": "vgg"}, r"task.perceptual='vgg' is not a known perceptual loss; legal: discriminator_features, efficientnet_lite0"),
     ({"pixel_weight": {"schedule": "linear", "from": 1.0, "to": -1.0}}, r"task.pixel_weight=.*expected at least 0 at both ends"),
     ({"loss": "nonsense"}, r"task.loss='nonsense' is not a known loss"),
     ({"transform": {"name": "low_resolution", "factor": 3}}, r"task.transform.factor=3 does not divide data.image_size=\[8, 8\]"),
