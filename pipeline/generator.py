@@ -17,6 +17,7 @@ from ganlib.products import Column, Feed, Product
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
+NO_HELD_OUT = "images are made of held-out ones, and there are none; set data.test_fraction above 0"
 SAMPLE = {"name": "sample", "network": "generator", "feed": {"kind": "latents"}}  # what older descriptions are of
 
 
@@ -198,7 +199,7 @@ def held_out(root: Path) -> tuple[str, ArrowImages]:
         images = ArrowImages(root / "data" / "prepared" / f"{split}.arrow")
         if len(images):
             return split, images
-    raise ValueError("images are made of held-out ones, and there are none; set data.test_fraction above 0 and run `dvc repro prepare`")
+    raise ValueError(NO_HELD_OUT)
 
 
 def weights_file(facts: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ganlib.metrics.interface import depth_of
 from ganlib.modalities import MODALITIES
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
+from ganlib.products import Column
 from ganlib.samples import asked_classes
 from ganlib.schedule import written_in
 from ganlib.storage import Address
@@ -57,7 +58,6 @@ def check(params: Params) -> None:
         lambda: SOURCES.get(params.data.source, key="data.source"),
         lambda: MODALITIES.get(params.data.modality, key="data.modality"),
         lambda: decoders.of(params.data),
-        lambda: models.check(params.model, image, tasks.of(params.task).networks(params.task)),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
@@ -220,6 +220,15 @@ def check_data(params: Params, root: Path) -> list[str]:
     except ValueError as error:
         problems.append(str(error))
     problems += needs.lacking_real(metrics, params.evaluate, num_real=num_real)
+    num_fake = params.sample.num_images
+    fed_with_images = [
+        isinstance(product.feed, Column) for product in tasks.of(params.task).products(params.model, params.task, _image(params))
+    ]
+    if any(fed_with_images) and not (manifest.splits["test"].images or manifest.splits["val"].images):
+        problems.append(generator.NO_HELD_OUT)
+    elif fed_with_images[0]:  # one of each
+        num_fake = min(num_fake, manifest.splits["test"].images or manifest.splits["val"].images)
+        problems += needs.lacking(metrics, params.evaluate, num_fake=num_fake)
     if problems:
         raise ValueError("the prepared data are not enough for a later stage:\n" + "\n".join(problems))
     dims = {
@@ -231,9 +240,9 @@ def check_data(params: Params, root: Path) -> list[str]:
     warnings = [
         line
         for (name, _), dim in dims.items()
-        for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=params.sample.num_images, feature_dim=dim)
+        for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=num_fake, feature_dim=dim)
     ]
-    warnings += needs.doubtful(metrics, num_real=num_real, num_fake=params.sample.num_images, feature_dim=0)  # what no features decide
+    warnings += needs.doubtful(metrics, num_real=num_real, num_fake=num_fake, feature_dim=0)  # what no features decide
     return list(dict.fromkeys(warnings))
 
 
