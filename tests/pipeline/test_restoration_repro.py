@@ -29,7 +29,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_from_data_to_a_served_version_that_is_fed_images(recipe, make_clone, tmp_path):
-    """Kills: a description that forgets the transform, a served input that is not what the training was fed, samples of other images than they say."""
+    """Kills: a description that forgets the transform, a served input that is not what a training is fed, samples of other images."""
     clone = make_clone()
     clone.run("python", "-m", "pipeline.recipe", f"recipes/{recipe}.yaml")
     clone.set(**RECIPES[recipe], train__total_images=8_000, train__grid_interval_images=8_000)
