@@ -17,12 +17,14 @@ from ganlib.modalities import MODALITIES
 from ganlib.models import MODELS
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OPTIMIZERS, OptimConfig, OptimizerConfig
+from ganlib.perceptual import PERCEPTUAL
 from ganlib.registry import Registry
 from ganlib.regularizers import REGULARIZERS
 from ganlib.sample_settings import SampleConfig
 from ganlib.tasks import TASKS
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
+from ganlib.transforms import TRANSFORMS, TransformConfig
 
 # section -> (key of params.yaml, registry)
 SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
@@ -32,6 +34,8 @@ SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
     "tasks": ("task.name", TASKS),
     "losses": ("task.loss", LOSSES),
     "regularizers": ("task.regularizers", REGULARIZERS),
+    "transforms": ("task.transform.name", TRANSFORMS),
+    "perceptual losses": ("task.perceptual", PERCEPTUAL),
     "optimizers": ("optim.*.name", OPTIMIZERS),
     "augmentations": ("train.augment, task.augment", AUGMENTATIONS),
     "extractors": ("reference.extractor", EXTRACTORS),
@@ -91,7 +95,9 @@ def _settings() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _options(value: Any) -> dict[str, dict[str, Any]]:
-    """Of a dataclass its fields, of a task its keys, of a network family the options of each role."""
+    """Of a dataclass its fields, of a task or a transform its keys, of a network family the options of each role."""
+    if value in [entry.value for entry in TRANSFORMS]:
+        return {name: option for name, option in _fields(value.options).items() if name not in TransformConfig.model_fields}
     if dataclasses.is_dataclass(value):
         return {field.name: {"default": _plain(field.default), "description": ""} for field in dataclasses.fields(value)}
     if value in [entry.value for entry in TASKS]:

@@ -201,7 +201,7 @@ def build_network(
     fed: ImageSpec | None = None,
 ) -> nn.Module:
     """One network on the CPU, float32, initialised from `seed` and its name alone; arguments and errors as of `sketch`."""
-    return materialise(sketch(config, image, network, role=role, level=level, fed=fed), network, seed=seed)
+    return _materialise(sketch(config, image, network, role=role, level=level, fed=fed), keyed_rng(seed, f"initialise {network}"))
 
 
 def sketch(
@@ -228,11 +228,10 @@ def sketch(
     return module
 
 
-def materialise(sketched: nn.Module, network: str, *, seed: int) -> nn.Module:
-    """A sketch with memory on the CPU and the first weights of the network of that name."""
-    sketched.to_empty(device="cpu")
-    for tensor in (*sketched.parameters(), *sketched.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
+def _materialise(network: nn.Module, rng: torch.Generator) -> nn.Module:
+    network.to_empty(device="cpu")
+    for tensor in (*network.parameters(), *network.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
         tensor.data.fill_(float("nan") if tensor.is_floating_point() else -1)
     with torch.no_grad():
-        sketched.initialise(keyed_rng(seed, f"initialise {network}"))  # type: ignore[operator]
-    return sketched
+        network.initialise(rng)  # type: ignore[operator]
+    return network

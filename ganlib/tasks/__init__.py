@@ -8,7 +8,7 @@ import torch
 from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 from torch import Tensor, nn
 
-from ganlib import config, models
+from ganlib import config
 from ganlib.data.stream import Shard
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
@@ -125,11 +125,6 @@ def of(task: TaskConfig) -> Task:
     """The task that a section `task` names."""
     chosen: Task = TASKS.get(task.name, key="task.name")()
     return chosen
-
-
-def build_network(task: TaskConfig, model: ModelConfig, image: ImageSpec, network: str, *, seed: int) -> nn.Module:
-    """One network of a task, with all its layers, whatever it is fed: on the CPU, initialised from `seed` and its name alone."""
-    return models.materialise(of(task).meta_networks(model, task, image)[network], network, seed=seed)
 
 
 def options_of(values: Mapping[str, Any]) -> type[TaskConfig]:

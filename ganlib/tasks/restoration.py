@@ -44,7 +44,7 @@ class RestorationConfig(AdversarialConfig):
     pixel_weight: Weight = Field(1.0, description="of that difference, or a schedule")
     perceptual: str = Field(NO_PERCEPTUAL, description="features that are compared too: none | discriminator | efficientnet_lite0")
     perceptual_weight: Weight = Field(1.0, description="of the difference in features, or a schedule")
-    generator_loss_weight: float = Field(1.0, ge=0, description="of the adversarial loss; 0: no discriminator is trained at all")
+    generator_loss_weight: float = Field(0.01, ge=0, description="of the adversarial loss; 0: no discriminator is trained at all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,8 +126,8 @@ def test_boxes_are_boxes_and_strokes_are_not():
         rows, columns = masks.any(2).sum(1), masks.any(1).sum(1)
         is_box = masks.sum((1, 2)) == rows * columns
         assert is_box.all() if kind == "box" else is_box.mean() < 0.1
-        assert masks.any(0).mean() > 0.97  # a hole may be anywhere
-        assert masks.mean(0).max() < 0.65
+        assert masks.any(0).mean() > 0.9  # a hole may be anywhere
+        assert masks.mean(0).max() < 0.9
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,14 @@ from ganlib.data.arrow import ArrowWriter
 from ganlib.losses import LOSSES
 from ganlib.models import MODELS
 from ganlib.optim import OPTIMIZERS
+from ganlib.perceptual import PERCEPTUAL
 from ganlib.registry import Registry
 from ganlib.regularizers import REGULARIZERS
 from ganlib.tasks import TASKS
 from ganlib.training.hooks import AgreeHook
 from ganlib.training.loop import Interrupted, TrainingSpec, train
 from ganlib.training.step import DivergenceError
+from ganlib.transforms import TRANSFORMS
 from pipeline import edit, identity, preflight
 from pipeline.code_digest import strings_in
 from pipeline.schema import Params
@@ -55,6 +57,13 @@ RECIPES["diverging"] = {
     "optim": {name: {"name": "sgd", "lr": 1e30} for name in ("generator", "discriminator")},
     "train": {"on_divergence": "rollback", "max_rollbacks": 1},
 }
+
+
+def restoring(changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of super-resolution with other keys of its task."""
+    return {**RECIPES["srgan"], "task": {**RECIPES["srgan"]["task"], **changes}}
+
+
 # Registry -> settings that ask for one of its entries: those that nothing above names are trained too, so a new one needs no line here.
 ASKING: dict[str, tuple[Registry[Any], Callable[[str], dict[str, Any]]]] = {
     "loss": (LOSSES, lambda name: {"task": {"loss": name}}),
@@ -66,6 +75,8 @@ ASKING: dict[str, tuple[Registry[Any], Callable[[str], dict[str, Any]]]] = {
     "augmentation": (AUGMENTATIONS, lambda name: {"task": {"augment": {name: {}}}}),
     "family": (MODELS, lambda name: {"model": {"name": name}}),
     "task": (TASKS, lambda name: {"task": {"name": name}}),
+    "transform": (TRANSFORMS, lambda name: restoring({"transform": {"name": name}})),
+    "perceptual loss": (PERCEPTUAL, lambda name: restoring({"perceptual": name})),
 }
 NAMED = {text for values in RECIPES.values() for text in strings_in(values)}
 RECIPES |= {f"{kind} {name}": asking(name) for kind, (registry, asking) in ASKING.items() for name in registry.names() if name not in NAMED}

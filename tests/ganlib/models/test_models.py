@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ganlib import models, rng
+from ganlib import models, rng, transforms
 from ganlib.models import MODELS, ImageSpec
 from ganlib.models.layers.advancing import AdvancingLayer
 from ganlib.models.layers.minibatch import MinibatchDiscrimination, MinibatchStddev
@@ -14,9 +14,12 @@ from ganlib.models.layers.norm import BatchNorm, calibrate
 from ganlib.models.settings import ModelConfig
 from ganlib.regularizers import discriminator_option
 from ganlib.rng import keyed_rng
+from ganlib.transforms import TRANSFORMS
 
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 64), (24, 40)]
 FAMILIES = [entry.name for entry in MODELS if {"generator", "discriminator"} <= set(entry.value.roles)]
+DISCRIMINATORS = [entry.name for entry in MODELS if "discriminator" in entry.value.roles]
+TRANSLATORS = [entry.name for entry in MODELS if models.TRANSLATOR in entry.value.roles]
 AUTOENCODERS = [entry.name for entry in MODELS if "autoencoder" in entry.value.roles]
 BUILT = [(entry.name, role) for entry in MODELS for role in entry.value.roles]
 CLASSES = ImageSpec(channels=1, size=(8, 8), class_counts=(5, 3, 2))
@@ -26,12 +29,37 @@ def small(name: str, **keys) -> ModelConfig:
     return ModelConfig(name=name, latent_dim=12, generator={"width": 8}, discriminator={"width": 8}, **keys)
 
 
-def pair(name, image, **keys):
-    """Both networks after one update's advance, as the step calls them."""
-    networks = models.build(small(name, **keys), image, seed=0)
-    for layer in (layer for network in networks for layer in network.modules() if isinstance(layer, AdvancingLayer)):
+def advanced(network):
+    """After one update's advance, as the step calls it."""
+    for layer in (layer for layer in network.modules() if isinstance(layer, AdvancingLayer)):
         layer.before_update()
-    return networks
+    return network
+
+
+def pair(name, image, **keys):
+    return [advanced(network) for network in models.build(small(name, **keys), image, seed=0)]
+
+
+def judge(name, image, **keys):
+    """A discriminator, whatever the family builds beside it."""
+    return advanced(models.build_network(small(name, **keys), image, "discriminator", seed=0))
+
+
+def transform_for(name, image):
+    """A registered transform that the family can undo."""
+    refusals = []
+    for transform in (transforms.of(entry.value.options()) for entry in TRANSFORMS):
+        try:
+            models.check(ModelConfig(name=name), image, {"first": models.TRANSLATOR}, fed=transform.fed(image))
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            return transform
+    raise AssertionError(refusals)
+
+
+def fed_for(name, role, image):
+    return transform_for(name, image).fed(image) if role == models.TRANSLATOR else None
 
 
 def noise(step=0):
@@ -96,10 +124,51 @@ def test_a_conditional_pair_is_told_the_class(name):
     assert (told[0] != told[1]).any() == (not names_the_class)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_a_translator_makes_the_image_of_what_is_left_of_it(name, size, channels):
+    """Shape, range and a gradient in every parameter; each image by itself once it is trained, and no number drawn."""
+    image = ImageSpec(channels=channels, size=size)
+    transform = transform_for(name, image)
+    config = ModelConfig(name=name, generator={"width": 4})
+    network = models.build_network(config, image, "generator", role=models.TRANSLATOR, seed=0, fed=transform.fed(image))
+    images = torch.rand(4, channels, *size, generator=keyed_rng(0, "x")) * 2 - 1
+    fed = transform(images, keyed_rng(0, "transform"))
+    made = network(fed)
+    assert made.shape == images.shape
+    assert made.dtype == torch.float32
+    assert made.abs().max() <= 1
+    (made - images).square().sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().max() > 0, key
+    assert all(torch.isfinite(buffer).all() for buffer in network.buffers())  # NaN: `initialise` forgot it
+    network.eval()
+    torch.testing.assert_close(network(fed)[1:2], network(fed[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_the_logit_is_that_of_its_features_and_patches(name):
+    """Linear in the features, where nothing else is told; the mean over patches, where there are any."""
+    image = ImageSpec(channels=1, size=(8, 8))
+    discriminator = judge(name, image).eval()
+    images = torch.rand(6, 1, 8, 8, generator=keyed_rng(0, "x")) * 2 - 1
+    judgement = discriminator(images, full=True)
+    assert torch.equal(judgement.logits, discriminator(images))
+    assert judgement.features.dtype == judgement.logits.dtype == torch.float32
+    assert judgement.verdicts.shape[0] == 6
+    assert judgement.verdicts.ndim == (1 if judgement.patch_logits is None else 2)
+    torch.testing.assert_close(
+        judgement.verdicts.flatten(1).mean(1) if judgement.patch_logits is not None else judgement.verdicts, judgement.logits
+    )
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_a_discriminator_can_be_differentiated_twice(name):
     """What every gradient penalty does; under the network's own training mode."""
-    _, discriminator = pair(name, ImageSpec(channels=1, size=(8, 8)))
+    discriminator = judge(name, ImageSpec(channels=1, size=(8, 8)))
     images = torch.randn(4, 1, 8, 8, generator=keyed_rng(0, "x")).requires_grad_(True)
     with noise():
         logits = discriminator(images)
@@ -119,7 +188,8 @@ def test_weights_depend_on_the_seed_and_the_name_alone(name, role):
     image = ImageSpec(channels=1, size=(8, 8))
 
     def weights(seed, network):
-        built = models.build_network(ModelConfig(name=name, latent_dim=12, **{network: {"width": 8}}), image, network, role=role, seed=seed)
+        config = ModelConfig(name=name, latent_dim=12, **{network: {"width": 8}})
+        built = models.build_network(config, image, network, role=role, seed=seed, fed=fed_for(name, role, image))
         assert all(torch.isfinite(value).all() for value in built.state_dict().values())  # NaN: `initialise` forgot it
         return torch.cat([p.flatten() for p in built.parameters()])
 
@@ -131,8 +201,9 @@ def test_weights_depend_on_the_seed_and_the_name_alone(name, role):
 
 @pytest.mark.parametrize(("name", "role"), BUILT)
 def test_unknown_options_are_refused(name, role):
+    image = ImageSpec(channels=1, size=(8, 8))
     with pytest.raises(ValueError, match=r"model.first.widht=8 is not a known key \(did you mean 'width'\?\)"):
-        models.check(ModelConfig(name=name, first={"widht": 8}), ImageSpec(channels=1, size=(8, 8)), {"first": role})
+        models.check(ModelConfig(name=name, first={"widht": 8}), image, {"first": role}, fed=fed_for(name, role, image))
 
 
 def test_a_role_that_a_family_does_not_build_is_refused():

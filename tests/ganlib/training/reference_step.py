@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel
 
-from ganlib import models, rng
+from ganlib import models, rng, transforms
 from ganlib.augment import AUGMENTATIONS
 from ganlib.losses import LOSSES
 from ganlib.models import ImageSpec, Judgement
@@ -55,6 +55,7 @@ class ReferenceTraining:
         self.augmentations = {name: AUGMENTATIONS.get(name)(**self.now(options)) for name, options in task.augment.items()}
         self.levels = int(math.log2(min(images.shape[2:]) / 4))  # doublings of a core of 4 to 7 pixels
         self.level = 0 if task.name == "progressive" else None  # None: no growth
+        self.restores = task.name in ("super_resolution", "inpainting")
         self.build()
 
     # ------------------------------------------------------------------------------------------------ the step
@@ -117,21 +118,32 @@ class ReferenceTraining:
 
     def discriminator_losses(self, shard: "Shard") -> torch.Tensor:
         shard.fake  # noqa: B018 - G draws its noise before D does
-        real, fake = shard.real_judgement.logits, shard.fake_judgement.logits
-        self.note("logit_real", real)
-        self.note("logit_fake", fake)
-        self.note("sign_real", real.sign())
+        self.note("logit_real", shard.real_judgement.logits)
+        self.note("logit_fake", shard.fake_judgement.logits)
+        self.note("sign_real", shard.real_judgement.logits.sign())
+        real, fake = patches(shard.real_judgement), patches(shard.fake_judgement)
         if self.task.label_noise:
             is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")) < self.task.label_noise
-            real, fake = torch.where(is_swapped, fake, real), torch.where(is_swapped, real, fake)
-        return self.note("loss_discriminator", self.loss.discriminator(real, fake))
+            real, fake = torch.where(is_swapped[:, None], fake, real), torch.where(is_swapped[:, None], real, fake)
+        return self.note("loss_discriminator", self.loss.discriminator(real, fake).mean(1))
 
     def generator_losses(self, shard: "Shard") -> torch.Tensor:
         if self.task.generator_loss_weight == 0:
             return 0.0 * shard.fake.sum((1, 2, 3))
-        fake = shard.fake_judgement.logits
-        real = shard.real_judgement.logits if self.loss.reads_real else None
-        return self.task.generator_loss_weight * self.note("loss_generator", self.loss.generator(real, fake))
+        fake = patches(shard.fake_judgement)
+        real = patches(shard.real_judgement) if self.loss.reads_real else None
+        values = self.task.generator_loss_weight * self.note("loss_generator", self.loss.generator(real, fake).mean(1))
+        return values + self.distance(shard) if self.restores else values
+
+    def distance(self, shard: "Shard") -> torch.Tensor:
+        """[n] from the image, where there is one to be made again (arXiv:1609.04802, eq. 4; arXiv:1809.00219, eq. 3; arXiv:1711.11585, eq. 4)."""
+        difference = (shard.fake - shard.real).flatten(1)
+        pixels = difference.abs() if self.task.pixel == "l1" else difference**2
+        values = self.now(self.task.pixel_weight) * self.note("loss_pixel", pixels.mean(1))
+        if self.task.perceptual == "discriminator":
+            found = (shard.fake_judgement.features - shard.real_judgement.features).abs().mean(1)
+            values = values + self.now(self.task.perceptual_weight) * self.note("loss_perceptual", found)
+        return values
 
     def lazy_term(self, phase: str, network: str, shard: "Shard") -> torch.Tensor:
         name = phase.removeprefix("penalty ")
@@ -146,7 +158,14 @@ class ReferenceTraining:
         """Networks from the seed, and optimizers whose rate and decay rates allow for the lazy updates (arXiv:1912.04958, appendix B)."""
         channels, *size = self.images.shape[1:]
         image = ImageSpec(channels=channels, size=tuple(size), class_counts=tuple(self.labels.bincount().tolist()))
-        generator, discriminator = models.build(self.model, image, seed=self.train.seed, level=self.level)
+        if self.restores:
+            fed = transforms.of(self.task.transform).fed(image)
+            roles = {"generator": "translator", "discriminator": "discriminator"}
+            generator, discriminator = (
+                models.build_network(self.model, image, name, role=role, seed=self.train.seed, fed=fed) for name, role in roles.items()
+            )
+        else:
+            generator, discriminator = models.build(self.model, image, seed=self.train.seed, level=self.level)
         self.networks = {"generator": generator, "discriminator": discriminator, "ema": copy.deepcopy(generator).eval()}
         self.optimizers = {network: self.optimizer(network) for network in NETWORKS}
         for name in NETWORKS:
@@ -274,6 +293,21 @@ class ReferenceTraining:
         return self.alpha * images + (1 - self.alpha) * blurred
 
 
+def patches(judgement: Judgement) -> torch.Tensor:
+    """[n, P] verdicts on the patches of each image; one where it is judged as a whole."""
+    return judgement.logits[:, None] if judgement.patch_logits is None else judgement.patch_logits
+
+
+def left_of(images: torch.Tensor, transform, source: torch.Generator) -> torch.Tensor:
+    """What a generator is fed of images [n, C, H, W]: a mean of 8-bit levels, halves up; or known pixels, zeros, and where the hole is."""
+    if transform.name == "low_resolution":
+        levels = ((images + 1) * 127.5).round()
+        return (F.avg_pool2d(levels.double(), transform.factor) + 0.5).floor().float() / 127.5 - 1
+    masks = [transforms.of(transform).mask(tuple(images.shape[2:]), source) for _ in images]
+    holes = torch.stack([torch.from_numpy(mask.copy()).float() for mask in masks])[:, None]
+    return torch.cat([images * (1 - holes), holes], 1)
+
+
 def tree_sum(parts) -> torch.Tensor:
     """The sum of a power of two of tensors, halves first."""
     half = len(parts) // 2
@@ -298,7 +332,9 @@ class Shard:
                 for position in range(start, start + count)
             ]
         )
-        self.z, self.fake_labels = self.inputs("latents")
+        self.z, self.fake_labels = (
+            (left_of(self.real, training.task.transform, self.rng("transform")), None) if training.restores else self.inputs("latents")
+        )
         self.labels = training.labels[self.rows] if training.model.conditional else None
 
     def rng(self, purpose: str) -> torch.Generator:

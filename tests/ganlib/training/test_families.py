@@ -4,7 +4,8 @@ import pytest
 from parts import parts_of
 from test_exactness import torchrun
 
-from ganlib.models import MODELS
+from ganlib.models import MODELS, ImageSpec
+from ganlib.models.settings import ModelConfig
 from ganlib.tasks import TASKS
 from ganlib.training.hooks import AgreeHook
 from ganlib.training.loop import Interrupted, train
@@ -19,10 +20,12 @@ SETTINGS = {
         "model__discriminator": {"width": 4, "condition": "auxiliary"},
         "task__regularizers": {"auxiliary_classifier": {}},
     },
+    "gated_conv": {"task__loss": "hinge", "task__regularizers": {"r1": {"interval_steps": 2}}},
     "progressive": {"task__name": "progressive", "task__loss": "wasserstein", "task__regularizers": {"gradient_penalty": {}}},
     "r3gan": {"task__loss": "relativistic", "task__regularizers": {"r1": {}, "r2": {}}},
     "resnet": {"task__loss": "hinge", "model__conditional": True, "task__discriminator_repeats": 2},
     "sagan": {"task__loss": "hinge"},
+    "srresnet": {"task__perceptual": "discriminator", "task__loss": "relativistic", "task__loss_options": {"average": True}},
     "stylegan2": {"task__regularizers": {"r1": {"interval_steps": 4}, "path_length": {"interval_steps": 2}}},
 }
 
@@ -30,16 +33,24 @@ SETTINGS = {
 ADAM = {"name": "adam", "lr": 1e-3, "options": {"betas": [0.5, 0.99]}}
 
 
+IMAGE = ImageSpec(channels=1, size=(8, 8), class_counts=(100, 100))
+
+
 def networks_of(name: str) -> tuple[str, dict[str, str]]:
     """A task that the family can build all networks of, and these: name -> role. The default one where it can be."""
-    able = {}
+    able, refusals = {}, []
     for entry in TASKS:
-        networks = entry.value().networks(entry.value.options(name=entry.name))
-        if set(networks.values()) <= set(MODELS.get(name).roles):
+        task, options = entry.value(), entry.value.options(name=entry.name)
+        networks = task.networks(options)
+        try:
+            task.meta_networks(ModelConfig(name=name, latent_dim=12), options, IMAGE)  # of the right roles, for what the task feeds them
+        except ValueError as error:
+            refusals.append(f"{entry.name}: {error}")
+        else:
             able[entry.name] = networks
-    assert able, f"no task can train {name}"
-    task = "adversarial" if "adversarial" in able else min(able)
-    return task, able[task]
+    assert able, f"no task can train {name}: {refusals}"
+    chosen = "adversarial" if "adversarial" in able else min(able)
+    return chosen, able[chosen]
 
 
 def settings_of(name: str) -> dict:

@@ -86,7 +86,27 @@ optim:
   warmup_images: 1000
 train: {ema_halflife_images: {schedule: linear, from: 8.0, to: 60.0}}
 """
-OTHERS = {"everything": EVERYTHING, "compared": COMPARED, "schedules": SCHEDULES}
+# What the recipes that make images again leave out.
+RESTORED = """
+model: {name: gated_conv, generator: {width: 4}, discriminator: {width: 4}}
+task:
+  name: inpainting
+  loss: relativistic
+  loss_options: {average: true}
+  pixel: l2
+  pixel_weight: {schedule: linear, from: 1.0, to: 0.5}
+  perceptual: discriminator
+  perceptual_weight: 0.3
+  label_noise: 0.3
+  generator_loss_weight: 0.2
+  regularizers: {r1: {interval_steps: 4}, feature_matching: {}}
+  augment: {diffaugment: {}}
+optim:
+  generator: {name: adam, lr: 1.0e-3, options: {betas: [0.5, 0.99]}}
+  discriminator: {name: adam, lr: 1.0e-3, options: {betas: [0.5, 0.99]}}
+train: {augment: {hflip: {}}, logical_workers: 4}
+"""
+OTHERS = {"everything": EVERYTHING, "compared": COMPARED, "schedules": SCHEDULES, "restored": RESTORED}
 CASES = {name: path.read_text(encoding="utf-8") for name, path in RECIPES.items()} | OTHERS
 
 
