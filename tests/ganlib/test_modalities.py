@@ -153,7 +153,7 @@ def test_a_gan_learns_points_and_shows_them(chosen, prepared, tmp_path):
 
 def test_the_modality_is_part_of_a_trainings_name_and_images_keep_theirs(chosen):
     """Kills a run key that does not know by which code networks see their data, and one that changed for images."""
-    assert training_settings(chosen)["data"] == {"modality": "points"}
+    assert training_settings(chosen)["data"] == {"modalities": ["points"]}
     assert "data" not in training_settings(preflight.load(ROOT / "params.yaml"))
 
 
