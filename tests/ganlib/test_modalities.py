@@ -17,14 +17,18 @@ from ganlib.data.settings import DataConfig
 from ganlib.data.soundness import BrokenImage
 from ganlib.data.values import Survey
 from ganlib.fields import Field, class_field
+from ganlib.metrics.faults import FAULTS
+from ganlib.metrics.reference_store import Reference
 from ganlib.modalities import MODALITIES
 from ganlib.pictures import NOTICE
 from ganlib.training.loop import Running, TrainingSpec, train
 from pipeline import edit, preflight, recipe
 from pipeline.identity import training_settings
 from pipeline.params import ParamsError
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
+from pipeline.stages.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = MODALITIES.names()
@@ -149,6 +153,21 @@ def test_a_gan_learns_points_and_shows_them(chosen, prepared, tmp_path):
     with Image.open(last) as picture:
         assert picture.size == (512, 512)
     assert first.read_bytes() != last.read_bytes()
+
+
+def test_points_have_features_and_the_faults_that_are_no_pictures(chosen, prepared):
+    """The number itself as its feature; dropped modes are seen, and no point is put through JPEG. Kills a row that is cast to uint8 on its way."""
+    root = prepared.parents[1]
+    described = reference(chosen.reference, root=root)
+    assert [(entry["name"], entry["depths"]) for entry in described["extractors"]] == [("pixels", {"last": 2})]
+    features = Reference.read(root / "data" / "reference", data_digest=read_manifest(prepared).data_digest).features("test", "last")
+    test = ArrowImages(prepared / "test.arrow")
+    np.testing.assert_allclose(features.numpy(), test.slice(0, len(test)).reshape(-1, 2) / 255, rtol=1e-6)
+    result = calibrate(chosen.evaluate, root=root)
+    applying = {name for name, rungs in result.faults.items() if rungs.applies}
+    assert applying == {name for name in result.faults if FAULTS.get(name).picks}
+    assert "one_mode" in applying
+    assert result.metrics["kid"].sees["one_mode"] is not None
 
 
 def test_the_modality_is_part_of_a_trainings_name_and_images_keep_theirs(chosen):
