@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganlib import tasks
 from ganlib.config import options
+from ganlib.fields import IMAGE
 from ganlib.metrics.interface import ArrayImages, Extractor, Images, PixelComparison, extract
 from ganlib.metrics.paired import PairComparison
 from ganlib.models import MODELS, Family, ImageSpec, build_network
@@ -170,7 +171,7 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together; says which stage makes them.
+        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
@@ -178,6 +179,10 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
+    if image.modality != IMAGE:
+        raise ValueError(
+            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
+        )
     task = task_of(facts)
     chosen = tasks.of(task)
     delivered = chosen.products(model, task, image)
