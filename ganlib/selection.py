@@ -127,7 +127,7 @@ class Judge:
             network = product.of(averaged)
             calibrate_generator(network, product.source(self.trained_on), self.train)
             inputs = product.source(self.held_out).draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
-            images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES))
+            images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES, modality=self.image.modality))
             fake = interface.extract(self.extractor, images)[interface.depth_of(self.extractor, DEPTH)].double()
             drawn = bootstrap_weights(len(fake), RESAMPLES, seed=self.train.seed, purpose="selection bootstrap")
             kid, *resampled = weighted_mmd(self._real, fake, torch.cat([torch.ones(1, len(fake), dtype=torch.float64), drawn])).tolist()

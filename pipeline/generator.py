@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganlib.data.arrow import ArrowImages
+from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Column, Feed, Product
@@ -166,7 +167,7 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together; says which stage makes them.
+        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
@@ -174,6 +175,10 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
+    if image.modality != IMAGE:
+        raise ValueError(
+            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
+        )
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)
     network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))

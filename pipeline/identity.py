@@ -71,8 +71,9 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     if params.train.select is not None:  # who judges the candidates is no part of the training
         train["select"] = {"interval_images": params.train.select.interval_images}
     sections = {key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}
-    if params.data.modality != IMAGE:  # which code networks see their data through; there was no other, so images keep their keys
-        sections["data"] = {"modality": params.data.modality}
+    kinds = {params.data.modality, *(column.modality for column in params.data.columns.values())} - {IMAGE}
+    if kinds:  # which code networks see their data through; there was but one, so images keep their keys
+        sections["data"] = {"modalities": sorted(kinds)}
     return {**sections, "train": train}
 
 

@@ -56,8 +56,7 @@ def check(params: Params) -> None:
     problems = []
     for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
-        lambda: MODALITIES.get(params.data.modality, key="data.modality"),
-        lambda: decoders.of(params.data),
+        lambda: _check_columns(params),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
@@ -81,6 +80,14 @@ def check(params: Params) -> None:
 def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
     data = params.data
     return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
+
+
+def _check_columns(params: Params) -> None:
+    MODALITIES.get(params.data.modality, key="data.modality")
+    decoders.of(params.data)
+    for name, column in params.data.columns.items():
+        MODALITIES.get(column.modality, key=f"data.columns.{name}.modality")
+        decoders.of(params.data.of_column(name))
 
 
 def _check_schedules(params: Params) -> None:

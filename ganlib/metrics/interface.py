@@ -51,12 +51,12 @@ class Images(Protocol):
 class ArrayImages:
     """`Images` held in memory."""
 
-    array: np.ndarray  # [N, C, H, W] uint8
+    array: np.ndarray  # [N, C, H, W] uint8, or float32 of what is no picture
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.array.ndim != 4 or self.array.dtype != np.uint8:
-            raise ValueError(f"images: got {self.array.shape} {self.array.dtype}, expected [N, C, H, W] uint8")
+        if self.array.ndim != 4 or self.array.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"images: got {self.array.shape} {self.array.dtype}, expected [N, C, H, W] uint8 or float32")
 
     @property
     def shape(self) -> tuple[int, int, int]:
