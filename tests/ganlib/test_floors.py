@@ -79,7 +79,7 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"latent_walks", "lineage", "looking", "state_address", "tracking.store"},
+    {"latent_walks", "lineage", "looking", "promotion", "state_address", "tracking.store"},
     {"identity", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
