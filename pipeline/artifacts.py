@@ -71,6 +71,7 @@ def write(
         **({"git_changed": facts.tags["git.changed"].split(", ")} if "git.changed" in facts.tags else {}),
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],
+        **({"recipe_digest": facts.tags["recipe.digest"]} if "recipe.digest" in facts.tags else {}),
     }
     with atomic_folder(root / "models") as models:
         networks[GENERATOR] = {k: v.contiguous() for k, v in generator.state_dict().items()}

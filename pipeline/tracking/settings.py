@@ -26,7 +26,9 @@ class TrackingConfig(Section):
 class RegisterConfig(Section):
     """The promotion decision (`pipeline.promotion`)."""
 
-    model: str = Field("gan-generator", description="name in the MLflow model registry")
+    model: str = Field(
+        "auto", description="name in the MLflow model registry; auto: gan- and the data's source or, of your own files, their folder"
+    )
     metric: str = Field("fid", description="key of reports/evaluation.json that decides; which way is better is declared by its metric")
     error_rate: float = Field(
         0.05, gt=0, lt=0.5, description="one-sided: of promotions that chance alone makes, over samples and over seeds", strict=False
@@ -47,6 +49,15 @@ class RegisterConfig(Section):
         default_factory=lambda: {"memorized_share": 0.05, "membership_black_box": 0.6, "coverage": 0.1},
         description="number -> what it may be at most; at least, where higher is better. Hard: with or without a champion",
         strict=False,
+    )
+    dry_run: bool = Field(False, description="say what would be decided; nothing is registered")
+    force: str | None = Field(
+        None,
+        min_length=10,
+        description="a reason, recorded with the version: it is promoted whatever the rule says. Each is good for one version",
+    )
+    approval: Literal["automatic", "manual"] = Field(
+        "automatic", description="manual: what the rule promotes gets the alias `awaiting`, and a person promotes it"
     )
     alarms: list[AlarmName] = Field(
         default_factory=lambda: list(FORBID), description="no generator is promoted whose training raised one of these"
