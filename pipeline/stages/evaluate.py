@@ -43,6 +43,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
     described = json.loads((root / "models" / DESCRIPTION).read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / weights_file(described))
+    z = described.get("input", {}).get("z", {})  # which one it is fed: two that are fed the same are compared in pairs
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
         if described[key] != expected:
             raise ValueError(f"models/generator.json has {key} {described[key][:12]}, found {expected[:12]}; run `dvc repro train`")
@@ -99,6 +100,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
         "null": nulls,
         "baseline": baseline,
+        "resampled": compared.resampled(metrics),
         "protocol": {
             "n_fake": len(shown.fake),
             "n_real": len(shown.real),
@@ -114,6 +116,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
+            "latents": {"seed": fake_images.facts.seed, **{key: told for key, told in z.items() if key in ("shape", "distribution")}},
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },

@@ -4,24 +4,27 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ganlib.metrics import calibration, needs
-from ganlib.metrics.measure import protocol_of
+from ganlib.data.settings import DataConfig
+from ganlib.files import write_json
+from ganlib.metrics import needs
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, generator, params, preflight
+from pipeline import cli, generator, names, params, preflight, spread
 from pipeline.params import ROOT
 from pipeline.tracking import registration, versions
-from pipeline.tracking.card import Card
+from pipeline.tracking.card import Card, source_of
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 
 EXAMPLE_SEED = 0
-MEASURED = frozenset({"generator_sha256", "truncation"})  # in a protocol, what was measured; the rest is how
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT) -> registration.Registration:
-    """Register the generator when its content is new; write reports/registration.json.
+def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT, *, data_path: str = "") -> registration.Registration:
+    """Register the generator when its content is new, and decide who is champion; write reports/registration.json.
+
+    Args:
+        data_path: `data.path`, which may name the model.
 
     Raises:
         ValueError: the evaluation lacks the metric that decides, or nobody has declared which way it is better.
@@ -35,8 +38,9 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
+    alarms = root / "reports" / "training" / "alarms.json"
     outcome = registration.register_generator(
-        config,
+        config.model_copy(update={"model": names.model_name(config.model, source=source_of(trained.facts), path=data_path)}),
         tracking,
         generator=served,
         example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
@@ -45,10 +49,10 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         card=Card.of_generator(trained.facts),
         sha256=trained.facts["sha256"],
         truncation=truncation,
-        score=float(report[metric]),
-        value=value,
-        veto=calibration.veto(report.get("ruler", {}), metric),
-        protocol={key: told for key, told in protocol_of(metric, report["protocol"]).items() if key not in MEASURED},
+        evaluation=report,
+        recipe=trained.facts.get("recipe_digest", ""),
+        alarms=[alarm["name"] for alarm in json.loads(alarms.read_text())],
+        spreads=spread.stored(root),
         tags={
             "git.commit": trained.facts["git_commit"],
             **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
@@ -62,17 +66,27 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
         root=root,
     )
-    (root / "reports" / "registration.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    write_json(root / "reports" / "registration.json", asdict(outcome))
     return outcome
+
+
+def told(outcome: registration.Registration) -> str:
+    """Where the version is, and what the rule said of it, a line a question that was answered with no."""
+    if outcome.is_dry_run:
+        return f"{outcome.model}: {outcome.reason}"
+    new = "new" if outcome.is_new else "known already"
+    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([new, *outcome.aliases])}): {outcome.reason}"
+    failed = [check for check in (outcome.decision or {}).get("checks", ()) if not check["passes"]]
+    return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
 
 
 def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
-    outcome = register(params.section("register", RegisterConfig), tracking)
-    new = "new" if outcome.is_new else "known already"
-    print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
+    data_path = params.section("data", DataConfig).path
+    outcome = register(params.section("register", RegisterConfig), tracking, data_path=data_path)
+    print(told(outcome))
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it

@@ -127,6 +127,7 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
             **({"git.changed": ", ".join(begun.git_changed)} if begun.git_changed else {}),
             "data.digest": begun.data_digest,
             "params.digest": lineage.digest(begun.settings),
+            "recipe.digest": identity.recipe(begun.settings, parent.record.identity if parent is not None else None),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},
             **(parent.record.tags if parent is not None else {}),
         },

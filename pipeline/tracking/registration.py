@@ -1,42 +1,60 @@
-"""A generator as a version in the MLflow registry, and the decision who is champion."""
+"""A generator as a version in the MLflow registry, and the decision who is champion.
+
+The rule is `pipeline.promotion`, the aliases and their history are `model_registry`; here they meet, under the lock. Longer than other files because
+what is decided for whom (a version that is known, forced, retired, rolled back, or without a champion to meet) is read in one place.
+"""
 
 import contextlib
+import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
 from ganlib.files import sha256_file
-from ganlib.metrics.needs import Value
 from ganlib.redact import redacted
+from pipeline import promotion
 from pipeline.lineage import digest
 from pipeline.params import ROOT
-from pipeline.tracking import logged_models
+from pipeline.promotion import Decision, Entrant, Spread
+from pipeline.tracking import logged_models, model_registry, registry_lock, versions
 from pipeline.tracking.card import Card
+from pipeline.tracking.model_registry import Standing
+from pipeline.tracking.registry_lock import Held
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
 
 CONTENT = "content.sha256"
+RECIPE = "gan.recipe"  # the same for trainings that differ in the seed alone
+RULE, NUMBERS, EVIDENCE, FORCED = "promotion.rule", "promotion.numbers", "promotion.evidence", "promotion.forced"
 DESCRIPTION_CHARACTERS = 5_000  # of a version, in MLflow's tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """The outcome of the promotion decision."""
+    """The outcome of the promotion decision.
+
+    Attributes:
+        version: None where nothing was registered (`register.dry_run`).
+        aliases: that the version has now.
+        decision: the rule, its questions, numbers and answers (`pipeline.promotion.Decision`); None where it was not asked, and the reason says why.
+    """
 
     model: str
-    version: int
+    version: int | None
     is_new: bool
     aliases: list[str]
     reason: str
     run_id: str
+    decision: dict[str, Any] | None = None
+    is_dry_run: bool = False
 
 
 def register_generator(
@@ -50,10 +68,10 @@ def register_generator(
     card: Card,
     sha256: str,
     truncation: float = 1.0,
-    score: float,
-    value: Value,
-    veto: str,
-    protocol: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    recipe: str = "",
+    alarms: Sequence[str] = (),
+    spreads: Sequence[Spread] = (),
     tags: Mapping[str, str],
     files: list[Path],
     root: Path = ROOT,
@@ -61,24 +79,27 @@ def register_generator(
     """Register a generator when its content is new, and decide who is champion.
 
     Args:
+        register: `model` is a name, not `auto`.
         generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
         card: of the training, for a run that is not there yet.
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
-        score: of `register.metric`.
-        value: what that number is; it says which score is better.
-        veto: why that number decides nothing on these data; "" where it may.
-        protocol: how it was measured; two scores are compared only when they agree in it.
+        evaluation: its evaluation.json, which lies beside the version's model from then on.
+        recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
 
     Raises:
-        ValueError: the store does not give back what was registered.
+        ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
         tracking.Unanswered: the store does not answer.
     """
     store = open_store(tracking, root)
     with answering(store.uri):
         name, client = register.model, store.client
         content = logged_models.content(sha256, truncation)
+        entrant = Entrant(name="this generator", evaluation=evaluation, recipe=recipe, alarms=alarms)
+        if register.dry_run:
+            return _dry_run(store, register, entrant, content, spreads)
+        _check_force(model_registry.look(store, name), register, content)
         run, is_new_run = store.run(run_key, name=card.name, tags=card.tags)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
@@ -90,23 +111,164 @@ def register_generator(
         if version is None:
             model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
             version = _log_version(store, run_id, name, model, generator, example, words, files)
-            measured = {f"metric.{register.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
-            for key, told in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
+            for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, told)
             if lacking := _lacking(store, name, version, files):
                 raise ValueError(
                     f"{name} version {version} was registered, but {redacted(store.uri)} does not give back {', '.join(lacking)} as it was stored; "
                     "no alias was moved. Look at the server's artifact store (--artifacts-destination), then run `dvc repro register` again"
                 )
-        client.set_registered_model_alias(name, "challenger", str(version))
-        is_champion, reason = _decide(store, register, version, score=score, value=value, veto=veto, protocol=digest(dict(protocol)))
-        if is_champion:
-            client.set_registered_model_alias(name, "champion", str(version))
+        measured = {f"metric.{register.metric}": repr(float(evaluation[register.metric])), RECIPE: recipe}
+        for key, told in measured.items():
+            client.set_model_version_tag(name, str(version), key, told)
+        versions.keep_evaluation(store, name, version, evaluation)
+        with registry_lock.held(store, name) as held:
+            client.set_registered_model_alias(name, model_registry.CHALLENGER, str(version))
+            reason, decision = _settle(store, held, register, version, replace(entrant, name=f"version {version}"), content, spreads)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
-    aliases = ["challenger", *(["champion"] if is_champion else [])]
-    return Registration(model=name, version=version, is_new=is_new, aliases=aliases, reason=reason, run_id=run_id)
+        standing = model_registry.require(store, name)
+    aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
+    return Registration(
+        model=name,
+        version=version,
+        is_new=is_new,
+        aliases=aliases,
+        reason=reason,
+        run_id=run_id,
+        decision=decision.as_json() if decision is not None else None,
+    )
+
+
+def _check_force(standing: Standing | None, register: RegisterConfig, content: str) -> None:
+    """A reason is given once: one that stays in params.yaml would crown whatever is registered after it."""
+    used = {} if standing is None else {tags.get(FORCED): tags for tags in standing.versions.values() if tags.get(CONTENT) != content}
+    if register.force is not None and register.force in used:
+        raise ValueError(
+            f"register.force={register.force!r} was the reason for another version of {register.model} already; set register.force: null, or give a "
+            "reason of its own"
+        )
+
+
+def _dry_run(store: Store, register: RegisterConfig, entrant: Entrant, content: str, spreads: Sequence[Spread]) -> Registration:
+    """What would be decided. Nothing is written to the registry."""
+    standing = model_registry.look(store, register.model)
+    version = None if standing is None else _version_with(store, register.model, content)
+    reason, _, decision = _verdict(store, register, standing, version, entrant, content, spreads)
+    return Registration(
+        model=register.model,
+        version=version,
+        is_new=version is None,
+        aliases=[],
+        reason=f"dry run, nothing was registered: {reason}",
+        run_id="",
+        decision=decision.as_json() if decision is not None else None,
+        is_dry_run=True,
+    )
+
+
+def _settle(
+    store: Store, held: Held, register: RegisterConfig, version: int, entrant: Entrant, content: str, spreads: Sequence[Spread]
+) -> tuple[str, Decision | None]:
+    """Decide, and move the alias: one step, under the lock. Returns why, and what the rule said."""
+    name = register.model
+    standing, moved = model_registry.reconcile(store, held, model_registry.require(store, name))
+    reason, outcome, decision = _verdict(store, register, standing, version, entrant, content, spreads)
+    reason = f"{reason} ({moved})" if moved else reason
+    if decision is not None:
+        numbers = json.dumps([{**asdict(check)} for check in decision.checks], ensure_ascii=False)
+        for key, told in {
+            RULE: json.dumps(decision.rule, sort_keys=True),
+            NUMBERS: numbers[: model_registry.MOST_CHARACTERS],
+            EVIDENCE: _evidence(register, entrant, spreads),
+        }.items():
+            store.client.set_model_version_tag(name, str(version), key, told)
+    if outcome == "champion":
+        if register.force is not None:
+            store.client.set_model_version_tag(name, str(version), FORCED, register.force)
+        model_registry.crown(store, held, standing, version, what="forced" if register.force is not None else "promoted", why=reason)
+    elif outcome == "awaiting":
+        model_registry.await_approval(store, held, standing, version, why=reason)
+    elif outcome == "rejected":
+        model_registry.mark(store, name, version, "rejected", reason)
+    return reason, decision
+
+
+Outcome = Literal["champion", "awaiting", "rejected", "as it is"]
+
+
+def _verdict(
+    store: Store,
+    register: RegisterConfig,
+    standing: Standing | None,
+    version: int | None,
+    entrant: Entrant,
+    content: str,
+    spreads: Sequence[Spread],
+) -> tuple[str, Outcome, Decision | None]:
+    """Why, what becomes of the version, and what the rule said where it was asked."""
+    name = register.model
+    if standing is not None and version is not None and version in standing.versions:
+        tags, state = standing.versions[version], standing.state(version)
+        if standing.champion == version:
+            return "it is the champion already", "as it is", None
+        before = tags.get(model_registry.REASON, "")
+        if state == "retired":
+            return f"it was retired: {before}", "as it is", None
+        if register.force is not None:
+            return f"forced by register.force: {register.force}", "champion", None
+        by_hand = f"`ganpipe registry promote {name} {version} --reason ...` does"
+        if state == "rolled back":
+            return f"it was rolled back, and registering it again does not undo that ({before}); {by_hand}", "as it is", None
+        if state == "rejected" and tags.get(EVIDENCE) == _evidence(register, entrant, spreads):
+            return f"it was rejected by these very measurements: {before}; {by_hand}", "as it is", None
+    if register.force is not None:
+        return f"forced by register.force: {register.force}", "champion", None
+    if standing is not None and standing.champion is None and (lost := _lost(standing, version)):
+        return lost, "as it is", None
+    champion = _champion(store, standing)
+    decision = promotion.decide(register, entrant, champion, spreads)
+    reason = decision.reason
+    if champion is None and standing is not None and standing.history:
+        reason = f"{reason} ({standing.history[-1].in_words()})"
+    if not decision.promotes:
+        return reason, "rejected", decision
+    return (
+        (f"it awaits approval (register.approval: manual): {reason}", "awaiting", decision)
+        if register.approval == "manual"
+        else (reason, "champion", decision)
+    )
+
+
+def _lost(standing: Standing, version: int | None) -> str:
+    """Why nobody is crowned though nobody is champion: the alias has got lost. "" where there is no champion for good reason."""
+    advice = f"`ganpipe registry promote {standing.name} VERSION --reason ...` makes a champion"
+    if standing.noted is not None:
+        last = f"`ganpipe registry promote {standing.name} {standing.noted} --reason ...` gives it back"
+        return f"the alias champion is gone, and version {standing.noted} had it last; nobody is crowned because it is missing. {last}"
+    unknown = [number for number, tags in standing.versions.items() if number != version and model_registry.STATE not in tags]
+    if unknown and not standing.history:
+        return (
+            f"there is no alias champion, and {len(unknown)} earlier version{'s' if len(unknown) > 1 else ''} of which nobody knows whether one "
+            f"had it ({', '.join(map(str, sorted(unknown)[:10]))}); nobody is crowned because it is missing. {advice}"
+        )
+    return ""
+
+
+def _champion(store: Store, standing: Standing | None) -> Entrant | None:
+    if standing is None or standing.champion is None:
+        return None
+    tags = standing.versions[standing.champion]
+    found = versions.kept_evaluation(store, standing.name, standing.champion) or {}
+    return Entrant(name=f"version {standing.champion}", evaluation=found, recipe=tags.get(RECIPE, ""))
+
+
+def _evidence(register: RegisterConfig, entrant: Entrant, spreads: Sequence[Spread]) -> str:
+    """The same where a version is judged by the same numbers, the same spread and the same rule."""
+    rule = register.model_dump(mode="json", exclude={"dry_run", "force", "approval"})
+    told = [[spread.recipe, [dict(found) for found in spread.evaluations]] for spread in spreads]
+    return digest([rule, dict(entrant.evaluation), sorted(entrant.alarms), told])
 
 
 def _version_with(store: Store, name: str, content: str) -> int | None:
@@ -159,27 +321,6 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.log_artifact(known.run_id, str(path), FOLDER)
     for key, value in lacking.items():
         store.client.set_model_version_tag(name, str(version), key, value)
-
-
-def _decide(
-    store: Store, register: RegisterConfig, version: int, *, score: float, value: Value, veto: str, protocol: str
-) -> tuple[bool, str]:
-    """Whether `version` becomes (or stays) champion, and why."""
-    name, metric = register.model, register.metric
-    registered = store.client.get_registered_model(name)
-    champion = registered.aliases.get("champion")
-    if champion is not None and int(champion) == version:
-        return True, "it is the champion already"
-    if veto:
-        return False, veto
-    if champion is None:
-        return True, "there was no champion"
-    tags = store.client.get_model_version(name, champion).tags
-    if tags.get("metric.protocol") != protocol or f"metric.{metric}" not in tags:
-        return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"
-    theirs = float(tags[f"metric.{metric}"])
-    verdict = f"{metric} {score:.4g} against {theirs:.4g} of version {champion}"
-    return value.is_better(score, theirs), verdict
 
 
 def _log_version(

@@ -1,7 +1,9 @@
 """A version of the MLflow registry as the files a training can start from."""
 
+import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
 SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
 EVALUATION = "evaluation/evaluation.json"  # where `tracking.evaluation` puts it
+MEASURED = "evaluation.sha256"  # tag of a version: of the evaluation.json beside its model
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -89,8 +92,41 @@ def fetch(
     return where
 
 
+def keep_evaluation(store: Store, name: str, version: int, measured: Mapping[str, Any]) -> None:
+    """Put an evaluation beside the model of a version, unless the very same is there: `models:/NAME/VERSION/evaluation.json`."""
+    text = json.dumps(measured, indent=1, ensure_ascii=False)
+    found, sha256 = store.client.get_model_version(name, str(version)), hashlib.sha256(text.encode()).hexdigest()
+    if found.tags.get(MEASURED) == sha256 and kept_evaluation(store, name, version) is not None:
+        return
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        path = Path(folder) / Path(EVALUATION).name
+        path.write_text(text, encoding="utf-8")
+        store.client.log_model_artifact(found.source.removeprefix("models:/"), str(path))
+    store.client.set_model_version_tag(name, str(version), MEASURED, sha256)
+
+
+def kept_evaluation(store: Store, name: str, version: int) -> dict[str, Any] | None:
+    """What `keep_evaluation` put there; None where a version has none, as those that were registered before.
+
+    Raises:
+        ValueError: it was changed since.
+    """
+    found = store.client.get_model_version(name, str(version))
+    if MEASURED not in found.tags:
+        return None
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        got = store.mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/{Path(EVALUATION).name}", dst_path=folder)
+        text = Path(got).read_bytes()
+    if hashlib.sha256(text).hexdigest() != found.tags[MEASURED]:
+        raise ValueError(
+            f"models:/{name}/{version}: its evaluation.json is not the one that was registered; measure and register that generator again"
+        )
+    measured: dict[str, Any] = json.loads(text)
+    return measured
+
+
 def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> None:
-    """Bring the evaluation.json of a version's run, where it has one, into `folder`.
+    """Bring the evaluation.json of a version, else that of its run, into `folder`, where there is one.
 
     Raises:
         ValueError: there is no such version.
@@ -98,7 +134,11 @@ def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path 
     """
     store = open_store(tracking, root)
     with answering(store.uri):
-        run_id = _version(store, version, SETTING).run_id
+        found = _version(store, version, SETTING)
+        if (kept := kept_evaluation(store, found.name, int(found.version))) is not None:
+            (folder / Path(EVALUATION).name).write_text(json.dumps(kept), encoding="utf-8")
+            return
+        run_id = found.run_id
         if EVALUATION in {entry.path for entry in store.client.list_artifacts(run_id, str(Path(EVALUATION).parent))}:
             Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).replace(folder / Path(EVALUATION).name)
 

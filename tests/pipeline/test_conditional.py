@@ -111,7 +111,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+model = mlflow.pyfunc.load_model("models:/gan-digits@champion")
 np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
 wrong = np.load(sys.argv[2])
 wrong[0, -1] = 3
@@ -198,24 +198,21 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
         told = {}
         monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
         register(config.register_, config.tracking, tmp_path)
-        assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == (
-            "0.5",
-            forward,
-            {"split": "test", "read_from": [], "extractors": []},
-        )
+        assert (told["tags"]["truncation"], told["generator"].options, told["evaluation"]["protocol"]) == ("0.5", forward, protocol)
         assert (told["sha256"], told["truncation"]) == (made.facts["sha256"], truncation)
         assert logged_models.content(told["sha256"], truncation) != made.facts["sha256"]
         return
     assert register(config.register_, config.tracking, tmp_path).aliases == ["challenger", "champion"]
-    version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-generator", "1")
+    version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-digits", "1")
     assert version.description == served.words
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
     # another generator, measured alike, competes
     (tmp_path / "models" / "generator.json").write_text(json.dumps(made.facts | {"sha256": "other"}))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 2.0, "protocol": protocol | {"generator_sha256": "other"}}))
-    outcome = register(config.register_, config.tracking, tmp_path)
-    assert (outcome.version, outcome.aliases, outcome.reason) == (2, ["challenger", "champion"], "fid 2 against 3 of version 1")
+    outcome = register(config.register_.model_copy(update={"spread": 0.05}), config.tracking, tmp_path)
+    assert (outcome.version, outcome.aliases) == (2, ["challenger", "champion"])
+    assert outcome.reason.startswith("fid 2 against 3 of version 1: better by 1")
 
 
 def elsewhere(root: Path, array: np.ndarray) -> np.ndarray:

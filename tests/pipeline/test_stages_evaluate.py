@@ -121,7 +121,8 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     written = json.loads((root / "reports" / "evaluation.json").read_text())
     assert written == result
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
-    assert list(written)[-3:] == ["null", "baseline", "protocol"]
+    assert list(written)[-4:] == ["null", "baseline", "resampled", "protocol"]
+    assert len(written["resampled"]["fid"]) == len(written["resampled"]["coverage"]) == CONFIG.bootstrap
     for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
         if not value.is_conditional and key in written and not key.startswith("path_length"):  # beside every number what real images score
             null = written["null"][key]
