@@ -57,6 +57,15 @@ class Facts:
     drawn_classes: tuple[int, ...] | None = None
     truncation: float = 1.0
 
+    def latents(self, generator: Mapping[str, Any]) -> dict[str, Any]:
+        """Which latents the images were made of: two generators that were fed the same ones are compared image by image.
+
+        Args:
+            generator: models/generator.json.
+        """
+        z = generator.get("input", {}).get("z", {})
+        return {"seed": self.seed, **{key: value for key, value in z.items() if key in ("shape", "distribution")}}
+
 
 def asked_classes(
     wanted: Sequence[str | int] | Mapping[str | int, int] | None, names: Sequence[str], counts: Sequence[int]

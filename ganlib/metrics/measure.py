@@ -191,18 +191,6 @@ def compared(key: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
-    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
-    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
-    labels = {place.rpartition("/")[0] for place in read}
-    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
-    return rest | {
-        "read_from": read,
-        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
-    }
-
-
 def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:
     """`fid` -> `fid@label`, and `fid_low` -> `fid@label_low`: intervals are found by a number's name with an ending."""
     return {_with(key, suffix): value for key, value in values.items()}

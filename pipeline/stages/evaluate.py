@@ -43,7 +43,6 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         metrics = {name: metric for name, metric in metrics.items() if not needs.of(metric).classes}
     described = json.loads((root / "models" / DESCRIPTION).read_text(encoding="utf-8"))
     weights_sha256 = sha256_file(root / "models" / weights_file(described))
-    z = described.get("input", {}).get("z", {})  # which one it is fed: two that are fed the same are compared in pairs
     for key, expected in (("data_digest", manifest.data_digest), ("sha256", weights_sha256)):
         if described[key] != expected:
             raise ValueError(f"models/generator.json has {key} {described[key][:12]}, found {expected[:12]}; run `dvc repro train`")
@@ -87,18 +86,16 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paired = generator.paired(root / "models", reference.extractor, pixels, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
-    nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
-        baseline = {**compare(baseline_features).measure(metrics, config)}  # real images in the place of the fakes
-        baseline |= {"split": other, "n": n_baseline}
+        baseline = {**compare(baseline_features).measure(metrics, config), "split": other, "n": n_baseline}  # real images, not fakes
     shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
     calibrated = calibration.read(root / "data" / "calibration")
     result = values | {
         "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
-        "null": nulls,
+        "null": compared.nulls(metrics, config, pixels=pixels),
         "baseline": baseline,
         "resampled": compared.resampled(metrics),
         "protocol": {
@@ -116,7 +113,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
-            "latents": {"seed": fake_images.facts.seed, **{key: told for key, told in z.items() if key in ("shape", "distribution")}},
+            "latents": fake_images.facts.latents(described),
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },

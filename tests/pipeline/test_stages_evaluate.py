@@ -267,9 +267,7 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     ):  # a protocol is of one number: what is beside it does not matter
         plain = key.partition("@")[0]
         name = "classifier" if key.endswith(("@classifier", "class_coverage")) else "rotation"
-        theirs = measure.protocol_of(plain, alone[name]["protocol"])
-        ours = measure.protocol_of(key, both["protocol"])
-        assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
+        assert measure.compared(key, both) == measure.compared(plain, alone[name])
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
 
