@@ -15,7 +15,7 @@ from scipy import stats
 from ganlib.metrics import calibration, needs
 from ganlib.metrics.calibration import badness
 from ganlib.metrics.intervals import Z95
-from ganlib.metrics.measure import compared
+from ganlib.metrics.measure import compared, differing
 from pipeline.tracking.settings import RegisterConfig
 
 FEWEST_SEEDS = 3  # of two, a standard deviation is nearly nothing to go by (its t quantile is 6.3)
@@ -34,12 +34,19 @@ class Entrant:
         evaluation: its evaluation.json.
         recipe: of its training (`pipeline.spread.recipe`): the same for two trainings that differ in the seed alone.
         alarms: names of those its training raised.
+        note: how it came to its evaluation, where that is not the one that it was registered with.
     """
 
     name: str
     evaluation: Mapping[str, Any]
     recipe: str = ""
     alarms: Sequence[str] = ()
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Its numbers with their intervals, and how they were measured."""
+        numbers = {key: value for key, value in self.evaluation.items() if isinstance(value, int | float)}
+        return {"name": self.name, "note": self.note, "numbers": numbers, "protocol": self.evaluation.get("protocol", {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,21 +274,20 @@ def _alarms(rule: RegisterConfig, challenger: Entrant) -> list[Check]:
 
 
 def _alike(key: str, challenger: Entrant, champion: Entrant) -> Check:
+    note = f" ({champion.note})" if champion.note else ""
     if key not in champion.evaluation:
-        words = f"{champion.name}, the champion, has no {key} in its evaluation; measure and register it again, or promote by hand"
+        words = f"{champion.name}, the champion, has no {key} in its evaluation{note}; measure and register it again, or promote by hand"
         return Check(kind="protocol", key=key, passes=False, words=words)
-    ours, theirs = compared(key, challenger.evaluation), compared(key, champion.evaluation)
-    different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    different = differing(key, challenger.evaluation, champion.evaluation)
     if not different:
-        return Check(kind="protocol", key=key, passes=True, words=f"{key} was measured alike")
-    told = "; ".join(f"{name} is {_brief(ours.get(name))} here and {_brief(theirs.get(name))} there" for name in different)
+        return Check(kind="protocol", key=key, passes=True, words=f"{key} was measured alike{note}")
+    told = "; ".join(f"{name} is {_brief(ours)} here and {_brief(theirs)} there" for name, (ours, theirs) in different.items())
     words = (
-        f"{champion.name}, the champion, was measured otherwise, so {key} cannot be compared: {told}; measure that model again under these settings "
-        "and register it, or promote by hand (`ganpipe registry promote`)"
+        f"{champion.name}, the champion, was measured otherwise, so {key} cannot be compared: {told}{note}; measure that model again under these "
+        "settings and register it, or promote by hand (`ganpipe registry promote`)"
     )
-    return Check(
-        kind="protocol", key=key, passes=False, words=words, numbers={name: [ours.get(name), theirs.get(name)] for name in different}
-    )
+    numbers = {name: list(both) for name, both in different.items()}
+    return Check(kind="protocol", key=key, passes=False, words=words, numbers=numbers)
 
 
 def _superiority(
@@ -343,8 +349,7 @@ def _others(rule: RegisterConfig, challenger: Entrant, champion: Entrant, spread
         if key not in champion.evaluation:
             not_judged[key] = f"{champion.name} has none"
             continue
-        ours, theirs = compared(key, challenger.evaluation), compared(key, champion.evaluation)
-        if different := [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
+        if different := differing(key, challenger.evaluation, champion.evaluation):
             not_judged[key] = f"measured otherwise: {', '.join(different)}"
             continue
         gain, seeds = difference(key, challenger, champion), _over_seeds(rule, key, challenger, champion, spreads)

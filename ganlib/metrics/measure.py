@@ -191,6 +191,17 @@ def compared(key: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def differing(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In what two evaluations were measured otherwise, as far as the number `key` goes, with both values; {} where they can be compared.
+
+    One that has no such number differs in it.
+    """
+    if key not in one or key not in other:
+        return {key: (one.get(key), other.get(key))}
+    ours, theirs = compared(key, one), compared(key, other)
+    return {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
+
+
 def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:
     """`fid` -> `fid@label`, and `fid_low` -> `fid@label_low`: intervals are found by a number's name with an ending."""
     return {_with(key, suffix): value for key, value in values.items()}

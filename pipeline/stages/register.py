@@ -1,17 +1,26 @@
 """register: models and their evaluation -> a version in the MLflow registry, and the decision who is champion."""
 
 import json
+import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.data.settings import DataConfig
-from ganlib.files import write_json
-from ganlib.metrics import needs
+from ganlib.files import atomic_write, write_json
+from ganlib.metrics import METRICS, needs
+from ganlib.metrics.settings import EvaluateConfig
+from ganlib.sample_settings import SampleConfig
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, names, params, preflight, spread
 from pipeline.params import ROOT
+from pipeline.report import decision
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.sample import sample
 from pipeline.tracking import registration, versions
-from pipeline.tracking.card import Card, source_of
+from pipeline.tracking.card import Card
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
@@ -20,11 +29,20 @@ EXAMPLE_SEED = 0
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT, *, data_path: str = "") -> registration.Registration:
-    """Register the generator when its content is new, and decide who is champion; write reports/registration.json.
+def register(
+    config: RegisterConfig,
+    tracking: TrackingConfig,
+    root: Path = ROOT,
+    *,
+    data: DataConfig,
+    sampled: SampleConfig,
+    evaluated: EvaluateConfig,
+) -> registration.Registration:
+    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and registration.html.
 
     Args:
-        data_path: `data.path`, which may name the model.
+        data: names the model, unless params.yaml does.
+        sampled, evaluated: how this generator was measured, and a champion is measured again that was measured otherwise.
 
     Raises:
         ValueError: the evaluation lacks the metric that decides, or nobody has declared which way it is better.
@@ -40,7 +58,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
     served = trained.served(truncation)
     alarms = root / "reports" / "training" / "alarms.json"
     outcome = registration.register_generator(
-        config.model_copy(update={"model": names.model_name(config.model, source=source_of(trained.facts), path=data_path)}),
+        config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
         tracking,
         generator=served,
         example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
@@ -53,6 +71,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         recipe=trained.facts.get("recipe_digest", ""),
         alarms=[alarm["name"] for alarm in json.loads(alarms.read_text())],
         spreads=spread.stored(root),
+        measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
         tags={
             "git.commit": trained.facts["git_commit"],
             **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
@@ -67,7 +86,46 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         root=root,
     )
     write_json(root / "reports" / "registration.json", asdict(outcome))
+    page = decision.render(asdict(outcome), report)
+    atomic_write(root / "reports" / "registration.html", page.encode())
     return outcome
+
+
+def measure_again(
+    source: str, truncation: float, *, sampled: SampleConfig, evaluated: EvaluateConfig, tracking: TrackingConfig, root: Path
+) -> dict[str, Any]:
+    """The evaluation of a registered generator on the data, the reference and the latents of today, as the stages make it.
+
+    Numbers that compare with training images are left out where it was trained on others.
+
+    Args:
+        source: `models:/NAME/VERSION`.
+        truncation: that is built into it.
+
+    Raises:
+        ValueError: its files are not there, or it makes other images or classes.
+    """
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        copy = Path(folder)
+        (copy / "models").mkdir()
+        (copy / "data").symlink_to((root / "data").resolve())
+        versions.fetch(source, None, copy / "models", tracking, root, named="the champion")
+        description = copy / "models" / versions.DESCRIPTION
+        facts, manifest = json.loads(description.read_text(encoding="utf-8")), read_manifest(root / "data" / "prepared")
+        made, here = (
+            [facts["image"]["channels"], *facts["image"]["size"]],
+            list(ArrowImages(root / "data" / "prepared" / "train.arrow").shape),
+        )
+        if made != here:
+            raise ValueError(f"{source} makes images of {made} (channels, height, width), the data have {here}")
+        if "class_names" in facts and facts["class_names"] != list(manifest.class_names or ()):
+            raise ValueError(f"{source} knows the classes {facts['class_names']}, the data have {list(manifest.class_names or ())}")
+        if facts["data_digest"] != manifest.data_digest:  # the question is how good it is on these
+            write_json(description, facts | {"data_digest": manifest.data_digest})
+            others = [name for name in evaluated.metrics if not needs.of(METRICS.get(name)).training]
+            evaluated = evaluated.model_copy(update={"metrics": others})
+        sample(sampled.model_copy(update={"truncation": truncation}), copy)
+        return evaluate(evaluated, root=copy)
 
 
 def told(outcome: registration.Registration) -> str:
@@ -84,8 +142,13 @@ def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
-    data_path = params.section("data", DataConfig).path
-    outcome = register(params.section("register", RegisterConfig), tracking, data_path=data_path)
+    outcome = register(
+        params.section("register", RegisterConfig),
+        tracking,
+        data=params.section("data", DataConfig),
+        sampled=params.section("sample", SampleConfig),
+        evaluated=params.section("evaluate", EvaluateConfig),
+    )
     print(told(outcome))
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pipeline.tracking.card import user
-from pipeline.tracking.registry_lock import GONE, Held, is_lock
-from pipeline.tracking.store import Store
+from pipeline.tracking.registry_lock import Held, is_lock
+from pipeline.tracking.store import Store, is_unseen
 
 CHAMPION, CHALLENGER, AWAITING = "champion", "challenger", "awaiting"  # aliases
 STATE, REASON = "promotion.state", "promotion.reason"
@@ -88,7 +88,7 @@ def look(store: Store, name: str) -> Standing | None:
     try:
         registered = store.client.get_registered_model(name)
     except store.mlflow.exceptions.MlflowException as error:
-        if error.error_code not in GONE:
+        if not is_unseen(error):
             raise
         return None
     history = (Event(**json.loads(value)) for key, value in sorted(registered.tags.items()) if key.startswith(HISTORY))

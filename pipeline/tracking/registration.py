@@ -1,40 +1,27 @@
-"""A generator as a version in the MLflow registry, and the decision who is champion.
-
-The rule is `pipeline.promotion`, the aliases and their history are `model_registry`; here they meet, under the lock. Longer than other files because
-what is decided for whom (a version that is known, forced, retired, rolled back, or without a champion to meet) is read in one place.
-"""
+"""A generator as a version in the MLflow registry; who is champion is decided by `deciding`."""
 
 import contextlib
-import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ganlib.files import sha256_file
 from ganlib.redact import redacted
-from pipeline import promotion
-from pipeline.lineage import digest
 from pipeline.params import ROOT
-from pipeline.promotion import Decision, Entrant, Spread
-from pipeline.tracking import logged_models, model_registry, registry_lock, versions
+from pipeline.promotion import Entrant, Spread
+from pipeline.tracking import deciding, logged_models, model_registry, versions
 from pipeline.tracking.card import Card
-from pipeline.tracking.model_registry import Standing
-from pipeline.tracking.registry_lock import Held
+from pipeline.tracking.deciding import CONTENT, RECIPE, Case, MeasureAgain, Verdict
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
-
-CONTENT = "content.sha256"
-RECIPE = "gan.recipe"  # the same for trainings that differ in the seed alone
-RULE, NUMBERS, EVIDENCE, FORCED = "promotion.rule", "promotion.numbers", "promotion.evidence", "promotion.forced"
-DESCRIPTION_CHARACTERS = 5_000  # of a version, in MLflow's tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +32,7 @@ class Registration:
         version: None where nothing was registered (`register.dry_run`).
         aliases: that the version has now.
         decision: the rule, its questions, numbers and answers (`pipeline.promotion.Decision`); None where it was not asked, and the reason says why.
+        champion: of then, to which the rule compared: its name, its numbers with their intervals, its protocol, and how they came to be measured.
     """
 
     model: str
@@ -54,7 +42,18 @@ class Registration:
     reason: str
     run_id: str
     decision: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
     is_dry_run: bool = False
+
+    @classmethod
+    def of(cls, verdict: Verdict, **facts: Any) -> "Registration":
+        decision, champion = verdict.decision, verdict.champion
+        return cls(
+            reason=verdict.reason,
+            decision=decision.as_json() if decision is not None else None,
+            champion=champion.as_json() if champion is not None else None,
+            **facts,
+        )
 
 
 def register_generator(
@@ -72,6 +71,7 @@ def register_generator(
     recipe: str = "",
     alarms: Sequence[str] = (),
     spreads: Sequence[Spread] = (),
+    measure_again: MeasureAgain | None = None,
     tags: Mapping[str, str],
     files: list[Path],
     root: Path = ROOT,
@@ -87,6 +87,7 @@ def register_generator(
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
         evaluation: its evaluation.json, which lies beside the version's model from then on.
         recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
+        measure_again: measures a champion that was measured otherwise as this generator was.
 
     Raises:
         ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
@@ -97,9 +98,14 @@ def register_generator(
         name, client = register.model, store.client
         content = logged_models.content(sha256, truncation)
         entrant = Entrant(name="this generator", evaluation=evaluation, recipe=recipe, alarms=alarms)
+        case = Case(
+            store=store, register=register, entrant=entrant, content=content, words=words, spreads=spreads, measure_again=measure_again
+        )
         if register.dry_run:
-            return _dry_run(store, register, entrant, content, spreads)
-        _check_force(model_registry.look(store, name), register, content)
+            version = _version_with(store, name, content)
+            verdict = deciding.would_be(case, version)
+            return Registration.of(verdict, model=name, version=version, is_new=version is None, aliases=[], run_id="", is_dry_run=True)
+        deciding.check_force(model_registry.look(store, name), register, content)
         run, is_new_run = store.run(run_key, name=card.name, tags=card.tags)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
@@ -122,153 +128,13 @@ def register_generator(
         measured = {f"metric.{register.metric}": repr(float(evaluation[register.metric])), RECIPE: recipe}
         for key, told in measured.items():
             client.set_model_version_tag(name, str(version), key, told)
-        versions.keep_evaluation(store, name, version, evaluation)
-        with registry_lock.held(store, name) as held:
-            client.set_registered_model_alias(name, model_registry.CHALLENGER, str(version))
-            reason, decision = _settle(store, held, register, version, replace(entrant, name=f"version {version}"), content, spreads)
+        versions.keep(store, name, version, versions.MEASURED, evaluation)
+        verdict = deciding.settle(replace(case, entrant=replace(entrant, name=f"version {version}")), version)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
         standing = model_registry.require(store, name)
     aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
-    return Registration(
-        model=name,
-        version=version,
-        is_new=is_new,
-        aliases=aliases,
-        reason=reason,
-        run_id=run_id,
-        decision=decision.as_json() if decision is not None else None,
-    )
-
-
-def _check_force(standing: Standing | None, register: RegisterConfig, content: str) -> None:
-    """A reason is given once: one that stays in params.yaml would crown whatever is registered after it."""
-    used = {} if standing is None else {tags.get(FORCED): tags for tags in standing.versions.values() if tags.get(CONTENT) != content}
-    if register.force is not None and register.force in used:
-        raise ValueError(
-            f"register.force={register.force!r} was the reason for another version of {register.model} already; set register.force: null, or give a "
-            "reason of its own"
-        )
-
-
-def _dry_run(store: Store, register: RegisterConfig, entrant: Entrant, content: str, spreads: Sequence[Spread]) -> Registration:
-    """What would be decided. Nothing is written to the registry."""
-    standing = model_registry.look(store, register.model)
-    version = None if standing is None else _version_with(store, register.model, content)
-    reason, _, decision = _verdict(store, register, standing, version, entrant, content, spreads)
-    return Registration(
-        model=register.model,
-        version=version,
-        is_new=version is None,
-        aliases=[],
-        reason=f"dry run, nothing was registered: {reason}",
-        run_id="",
-        decision=decision.as_json() if decision is not None else None,
-        is_dry_run=True,
-    )
-
-
-def _settle(
-    store: Store, held: Held, register: RegisterConfig, version: int, entrant: Entrant, content: str, spreads: Sequence[Spread]
-) -> tuple[str, Decision | None]:
-    """Decide, and move the alias: one step, under the lock. Returns why, and what the rule said."""
-    name = register.model
-    standing, moved = model_registry.reconcile(store, held, model_registry.require(store, name))
-    reason, outcome, decision = _verdict(store, register, standing, version, entrant, content, spreads)
-    reason = f"{reason} ({moved})" if moved else reason
-    if decision is not None:
-        numbers = json.dumps([{**asdict(check)} for check in decision.checks], ensure_ascii=False)
-        for key, told in {
-            RULE: json.dumps(decision.rule, sort_keys=True),
-            NUMBERS: numbers[: model_registry.MOST_CHARACTERS],
-            EVIDENCE: _evidence(register, entrant, spreads),
-        }.items():
-            store.client.set_model_version_tag(name, str(version), key, told)
-    if outcome == "champion":
-        if register.force is not None:
-            store.client.set_model_version_tag(name, str(version), FORCED, register.force)
-        model_registry.crown(store, held, standing, version, what="forced" if register.force is not None else "promoted", why=reason)
-    elif outcome == "awaiting":
-        model_registry.await_approval(store, held, standing, version, why=reason)
-    elif outcome == "rejected":
-        model_registry.mark(store, name, version, "rejected", reason)
-    return reason, decision
-
-
-Outcome = Literal["champion", "awaiting", "rejected", "as it is"]
-
-
-def _verdict(
-    store: Store,
-    register: RegisterConfig,
-    standing: Standing | None,
-    version: int | None,
-    entrant: Entrant,
-    content: str,
-    spreads: Sequence[Spread],
-) -> tuple[str, Outcome, Decision | None]:
-    """Why, what becomes of the version, and what the rule said where it was asked."""
-    name = register.model
-    if standing is not None and version is not None and version in standing.versions:
-        tags, state = standing.versions[version], standing.state(version)
-        if standing.champion == version:
-            return "it is the champion already", "as it is", None
-        before = tags.get(model_registry.REASON, "")
-        if state == "retired":
-            return f"it was retired: {before}", "as it is", None
-        if register.force is not None:
-            return f"forced by register.force: {register.force}", "champion", None
-        by_hand = f"`ganpipe registry promote {name} {version} --reason ...` does"
-        if state == "rolled back":
-            return f"it was rolled back, and registering it again does not undo that ({before}); {by_hand}", "as it is", None
-        if state == "rejected" and tags.get(EVIDENCE) == _evidence(register, entrant, spreads):
-            return f"it was rejected by these very measurements: {before}; {by_hand}", "as it is", None
-    if register.force is not None:
-        return f"forced by register.force: {register.force}", "champion", None
-    if standing is not None and standing.champion is None and (lost := _lost(standing, version)):
-        return lost, "as it is", None
-    champion = _champion(store, standing)
-    decision = promotion.decide(register, entrant, champion, spreads)
-    reason = decision.reason
-    if champion is None and standing is not None and standing.history:
-        reason = f"{reason} ({standing.history[-1].in_words()})"
-    if not decision.promotes:
-        return reason, "rejected", decision
-    return (
-        (f"it awaits approval (register.approval: manual): {reason}", "awaiting", decision)
-        if register.approval == "manual"
-        else (reason, "champion", decision)
-    )
-
-
-def _lost(standing: Standing, version: int | None) -> str:
-    """Why nobody is crowned though nobody is champion: the alias has got lost. "" where there is no champion for good reason."""
-    advice = f"`ganpipe registry promote {standing.name} VERSION --reason ...` makes a champion"
-    if standing.noted is not None:
-        last = f"`ganpipe registry promote {standing.name} {standing.noted} --reason ...` gives it back"
-        return f"the alias champion is gone, and version {standing.noted} had it last; nobody is crowned because it is missing. {last}"
-    unknown = [number for number, tags in standing.versions.items() if number != version and model_registry.STATE not in tags]
-    if unknown and not standing.history:
-        return (
-            f"there is no alias champion, and {len(unknown)} earlier version{'s' if len(unknown) > 1 else ''} of which nobody knows whether one "
-            f"had it ({', '.join(map(str, sorted(unknown)[:10]))}); nobody is crowned because it is missing. {advice}"
-        )
-    return ""
-
-
-def _champion(store: Store, standing: Standing | None) -> Entrant | None:
-    if standing is None or standing.champion is None:
-        return None
-    tags = standing.versions[standing.champion]
-    found = versions.kept_evaluation(store, standing.name, standing.champion) or {}
-    return Entrant(name=f"version {standing.champion}", evaluation=found, recipe=tags.get(RECIPE, ""))
-
-
-def _evidence(register: RegisterConfig, entrant: Entrant, spreads: Sequence[Spread]) -> str:
-    """The same where a version is judged by the same numbers, the same spread and the same rule."""
-    rule = register.model_dump(mode="json", exclude={"dry_run", "force", "approval"})
-    told = [[spread.recipe, [dict(found) for found in spread.evaluations]] for spread in spreads]
-    return digest([rule, dict(entrant.evaluation), sorted(entrant.alarms), told])
+    return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id)
 
 
 def _version_with(store: Store, name: str, content: str) -> int | None:
@@ -291,7 +157,7 @@ def _lacking(store: Store, name: str, version: int, files: list[Path]) -> list[s
         try:
             store.mlflow.models.get_model_info(f"models:/{name}/{version}")
         except (OSError, store.mlflow.exceptions.MlflowException) as error:
-            _require_missing(error)
+            versions.require_missing(error)
             lacking.append("the model")
         for path in files:
             try:
@@ -299,16 +165,9 @@ def _lacking(store: Store, name: str, version: int, files: list[Path]) -> list[s
                 if sha256_file(Path(got)) != sha256_file(path):
                     lacking.append(path.name)
             except (OSError, store.mlflow.exceptions.MlflowException) as error:
-                _require_missing(error)
+                versions.require_missing(error)
                 lacking.append(path.name)
     return lacking
-
-
-def _require_missing(error: Exception) -> None:
-    """Raise what does not say that a file is not there."""
-    gone = isinstance(error, FileNotFoundError | NotADirectoryError) or "No such file" in str(error) or "404" in str(error)
-    if not gone and getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-        raise error
 
 
 def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping[str, str], files: list[Path]) -> None:
@@ -351,15 +210,9 @@ def _log_version(
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
     made = store.client.create_model_version(
-        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=shortened(words)
+        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=deciding.shortened(words)
     )
     return int(made.version)
-
-
-def shortened(words: str, limit: int = DESCRIPTION_CHARACTERS) -> str:
-    """`words` as a version's description holds them: whole up to `limit` characters, else with where the rest stands."""
-    rest = "... (the rest: mlflow.models.get_model_info of this version, .metadata['description'])"
-    return words if len(words) <= limit else words[: limit - len(rest)].rpartition(",")[0] + rest
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.tracking.store import Store, Unanswered
+from pipeline.tracking.store import Store, Unanswered, is_unseen
 
 SUFFIX = ".lock"
 OWNER = "lock.owner"
@@ -23,7 +23,6 @@ HOLDER = "lock.holder"
 EXPIRY_SECONDS = 60.0
 WAIT_SECONDS = 180.0
 POLL_SECONDS = (0.05, 0.25)
-GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
 class LockedError(Unanswered):
@@ -104,10 +103,11 @@ def _acquire(store: Store, lock: str, token: str, *, wait_seconds: float, expiry
 
 
 def _look(store: Store, lock: str) -> Any:
+    """None where it is gone, or another account's."""
     try:
         return store.client.get_registered_model(lock)
     except store.mlflow.exceptions.MlflowException as error:
-        if error.error_code not in GONE:
+        if not is_unseen(error):
             raise
         return None
 

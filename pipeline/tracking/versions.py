@@ -19,7 +19,7 @@ WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
 SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
 EVALUATION = "evaluation/evaluation.json"  # where `tracking.evaluation` puts it
-MEASURED = "evaluation.sha256"  # tag of a version: of the evaluation.json beside its model
+MEASURED, PROMOTION = "evaluation.json", "promotion.json"  # beside the model of a version: `models:/NAME/VERSION/evaluation.json`
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -92,37 +92,57 @@ def fetch(
     return where
 
 
-def keep_evaluation(store: Store, name: str, version: int, measured: Mapping[str, Any]) -> None:
-    """Put an evaluation beside the model of a version, unless the very same is there: `models:/NAME/VERSION/evaluation.json`."""
-    text = json.dumps(measured, indent=1, ensure_ascii=False)
+def sha256_tag(file: str) -> str:
+    """The tag of a version that has the sha256 of a file beside its model."""
+    return f"{Path(file).stem}.sha256"
+
+
+def keep(store: Store, name: str, version: int, file: str, value: Mapping[str, Any]) -> None:
+    """Put a JSON file (MEASURED or PROMOTION) beside the model of a version, unless the very same is there."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
     found, sha256 = store.client.get_model_version(name, str(version)), hashlib.sha256(text.encode()).hexdigest()
-    if found.tags.get(MEASURED) == sha256 and kept_evaluation(store, name, version) is not None:
+    if found.tags.get(sha256_tag(file)) == sha256 and _kept(store, name, version, file) == text.encode():
         return
     with tempfile.TemporaryDirectory(prefix="register-") as folder:
-        path = Path(folder) / Path(EVALUATION).name
+        path = Path(folder) / file
         path.write_text(text, encoding="utf-8")
         store.client.log_model_artifact(found.source.removeprefix("models:/"), str(path))
-    store.client.set_model_version_tag(name, str(version), MEASURED, sha256)
+    store.client.set_model_version_tag(name, str(version), sha256_tag(file), sha256)
 
 
 def kept_evaluation(store: Store, name: str, version: int) -> dict[str, Any] | None:
-    """What `keep_evaluation` put there; None where a version has none, as those that were registered before.
+    """The evaluation.json that `keep` put there; None where a version has none, as those that were registered before.
 
     Raises:
         ValueError: it was changed since.
     """
     found = store.client.get_model_version(name, str(version))
-    if MEASURED not in found.tags:
+    if (registered := found.tags.get(sha256_tag(MEASURED))) is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="register-") as folder:
-        got = store.mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/{Path(EVALUATION).name}", dst_path=folder)
-        text = Path(got).read_bytes()
-    if hashlib.sha256(text).hexdigest() != found.tags[MEASURED]:
+    text = _kept(store, name, version, MEASURED)
+    if text is None or hashlib.sha256(text).hexdigest() != registered:
         raise ValueError(
-            f"models:/{name}/{version}: its evaluation.json is not the one that was registered; measure and register that generator again"
+            f"models:/{name}/{version}: its {MEASURED} is {'gone' if text is None else 'not the one that was registered'}; "
+            "measure and register that generator again"
         )
     measured: dict[str, Any] = json.loads(text)
     return measured
+
+
+def _kept(store: Store, name: str, version: int, file: str) -> bytes | None:
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        try:
+            return Path(store.mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/{file}", dst_path=folder)).read_bytes()
+        except (OSError, store.mlflow.exceptions.MlflowException) as error:
+            require_missing(error)
+            return None
+
+
+def require_missing(error: Exception) -> None:
+    """Raise what does not say that a file is not there."""
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError) or "No such file" in str(error) or "404" in str(error)
+    if not gone and getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        raise error
 
 
 def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> None:

@@ -438,5 +438,5 @@ def register(project, uri, *, score=1.0):
     (project / "samples").mkdir(exist_ok=True)
     (project / "samples" / "grid.png").write_bytes(b"")
     (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {}}))
-    register_stage(config.register_, config.tracking, project)
+    register_stage(config.register_, config.tracking, project, data=config.data, sampled=config.sample, evaluated=config.evaluate)
     return stores.open_store(config.tracking, project).client
