@@ -1,11 +1,14 @@
 """Who is champion, and how that moves: registrations in a real MLflow store, the lock of a model, and what people do to it by hand."""
 
 import argparse
+import html
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,10 @@ from ruamel.yaml import YAML
 
 from ganlib.data.sources import SOURCES
 from ganlib.metrics.measure import compared
-from pipeline import names, preflight, registry, spread
+from pipeline import names, preflight, promotion, registry, spread
 from pipeline.promotion import Spread
-from pipeline.tracking import card, model_registry, registration, registry_lock
+from pipeline.report import decision
+from pipeline.tracking import card, deciding, model_registry, registration, registry_lock, versions
 from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +57,7 @@ def measured(fid, **protocol):
     return {"fid": fid, "fid_low": fid - 0.01, "fid_high": fid + 0.01, "protocol": told}
 
 
-def register(root, content, fid, *, spreads=(), protocol=None, alarms=(), **changes):
+def register(root, content, fid, *, spreads=(), protocol=None, alarms=(), measure_again=None, **changes):
     config = settings(**changes)
     return registration.register_generator(
         config.register_,
@@ -67,6 +71,7 @@ def register(root, content, fid, *, spreads=(), protocol=None, alarms=(), **chan
         evaluation=measured(fid, **(protocol or {})),
         alarms=alarms,
         spreads=spreads,
+        measure_again=measure_again,
         tags={"git.commit": "c", "data.digest": "d" * 64},
         files=[],
         root=root,
@@ -102,12 +107,22 @@ def test_the_first_within_its_limits_then_who_is_better_and_nobody_else(root):
     ]
     tags = found.versions[3]
     assert json.loads(tags["promotion.rule"])["error_rate"] == 0.05
-    assert {check["kind"] for check in json.loads(tags["promotion.numbers"])} >= {"superiority over samples", "superiority over seeds"}
+    summary = json.loads(tags["promotion.numbers"])
+    assert (summary["challenger"], summary["champion"], summary["failed"], summary["whole"]) == (4.0, 5.0, [], "promotion.json")
+    assert summary["p_over_seeds"] < 0.05
     assert tags["promotion.reason"] == better.reason
-    # what was measured lies beside the model
+    # what was measured, and the whole of what was decided, lie beside the model
     store = store_of(root)
-    got = store.mlflow.artifacts.download_artifacts(f"models:/{NAME}/3/evaluation.json", dst_path=str(root / "got"))
-    assert json.loads(Path(got).read_text()) == measured(4.0)
+
+    def beside(file):
+        got = store.mlflow.artifacts.download_artifacts(f"models:/{NAME}/3/{file}", dst_path=str(root / "got"))
+        return json.loads(Path(got).read_text())
+
+    assert beside("evaluation.json") == measured(4.0)
+    assert beside("promotion.json")["decision"] == json.loads(json.dumps(better.decision))
+    assert {check["kind"] for check in better.decision["checks"]} >= {"superiority over samples", "superiority over seeds"}
+    assert (better.champion["name"], better.champion["numbers"]["fid"]) == ("version 1", 5.0)
+    assert store.client.get_model_version(NAME, "3").description == f"three numbers\n\nWhen it was registered: {better.reason}"
     # what was rejected stays so, whoever is champion now, until it is measured anew
     store.client.set_registered_model_alias(NAME, "champion", "1")
     assert "rejected by these very measurements" in register(root, "b", 6.0).reason
@@ -201,6 +216,78 @@ def test_other_protocols_are_refused_by_key_and_a_stored_spread_is_read(root):
     seeds = [measured(fid) for fid in (5.0, 5.05, 4.95, 5.02)]
     assert "champion" in register(root, "c", 4.0, spread=None, spreads=[Spread(recipe="r", evaluations=seeds)]).aliases  # judged anew
     assert "mode_collapse" in register(root, "d", 1.0, alarms=["mode_collapse"]).reason
+
+
+def test_a_champion_of_another_protocol_is_measured_again(root):
+    """Kills: a refusal for ever; a decision about somebody who is champion no more; words about measuring that do not say what differs."""
+    register(root, "a", 5.0)
+    asked = []
+
+    def again(source, truncation):
+        asked.append((source, truncation))
+        return measured(5.5, split="val")
+
+    other = register(root, "b", 4.0, protocol={"split": "val"}, measure_again=again)
+    assert (asked, other.aliases) == ([(f"models:/{NAME}/1", 1.0)], ["challenger", "champion"])
+    assert "fid 4 against 5.5 of version 1" in other.reason
+    assert other.champion["note"] == "measured again as this generator was, as it was measured otherwise in split"
+    assert versions.kept_evaluation(store_of(root), NAME, 1) == measured(5.0)  # what was registered stays
+
+    def cannot(source, truncation):
+        raise ValueError("its files are gone")
+
+    dry = register(root, "c", 3.0, measure_again=again, dry_run=True)  # measured as `val`, which is no help
+    assert "split is test here and val there (measured again" in dry.reason
+    refused = register(root, "c", 3.0, measure_again=cannot)
+    assert refused.aliases == ["challenger"]
+    assert "split is test here and val there (it could not be measured again here: its files are gone)" in refused.reason
+
+    def meanwhile(source, truncation):
+        store_of(root).client.set_registered_model_alias(NAME, "champion", "1")
+        return measured(2.0)
+
+    late = register(root, "d", 3.0, measure_again=meanwhile)  # version 1 was measured alike
+    assert late.aliases == ["challenger", "champion"]
+    assert "fid 3 against 5 of version 1" in late.reason
+
+
+def test_what_a_tag_holds_is_never_cut_json():
+    """Kills: 4,000 characters of a JSON that nobody can read."""
+    checks = [
+        promotion.Check(kind="non-inferiority", key=f"a_long_name_of_a_number_{number}@efficientnet_lite0", passes=False, words="w" * 200)
+        for number in range(300)
+    ]
+    told = json.dumps(deciding.summary(promotion.Decision(promotes=False, reason="", checks=checks, not_judged={}, rule={})))
+    assert len(told) < model_registry.MOST_CHARACTERS
+    assert json.loads(told)["failed"][-1] == "and 290 more"
+    assert len(deciding.described("a, " * 3_000, "r" * 9_000)) <= deciding.DESCRIPTION_CHARACTERS
+
+
+def test_the_page_sets_each_number_beside_the_champions():
+    """Kills: a page without the champion's values, and an interval or a name that is taken for markup."""
+    evaluation, theirs = measured(4.0), measured(5.0)
+    rule = settings().register_
+    one, other = (
+        promotion.Entrant(name="version 2", evaluation=evaluation),
+        promotion.Entrant(name="version 1", evaluation=theirs, note="a < b"),
+    )
+    found = promotion.decide(rule, one, other)
+    outcome = registration.Registration.of(
+        deciding.Verdict(reason=found.reason, outcome="champion", decision=found, champion=other),
+        model=NAME,
+        version=2,
+        is_new=True,
+        aliases=["champion"],
+        run_id="r",
+    )
+    page = decision.render(json.loads(json.dumps(asdict(outcome))), evaluation)
+    row = next(line for line in page.splitlines() if line.startswith("<tr><th>FID"))
+    assert re.findall(r"<td>(.*?)</td>", row)[:4] == ["4", "3.99 to 4.01", "5", "4.99 to 5.01"]
+    assert "version 1: a &lt; b" in page
+    for check in found.checks:
+        assert html.escape(check.words) in page or check.words in page
+    nobody = decision.render(json.loads(json.dumps(asdict(replace(outcome, decision=None, champion=None)))), evaluation)
+    assert "The rule was not asked." in nobody
 
 
 def test_a_persons_word_is_given_and_read_on_the_command_line(root):
