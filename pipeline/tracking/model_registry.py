@@ -142,12 +142,12 @@ def reconcile(store: Store, held: Held, standing: Standing) -> tuple[Standing, s
     if not standing.history or champion is None or champion == noted:
         return standing, ""
     why = f"the alias {CHAMPION} was found at version {champion}, the history has {f'version {noted}' if noted is not None else 'nobody'}"
+    held.check()
     if noted is not None and noted in standing.versions:
         mark(store, standing.name, noted, "rolled back", why)
     mark(store, standing.name, champion, "champion", why)
     note(
         store,
-        held,
         standing,
         Event(when=_now(), what="moved by hand", version=champion, champion=champion, before=noted, why=why, who="somebody"),
     )
@@ -164,7 +164,7 @@ def crown(store: Store, held: Held, standing: Standing, version: int, *, what: s
     mark(store, standing.name, version, "champion", why)
     if standing.aliases.get(AWAITING) == version:
         store.client.delete_registered_model_alias(standing.name, AWAITING)
-    note(store, held, standing, Event(when=_now(), what=what, version=version, champion=version, before=before, why=why, who=user()))
+    note(store, standing, Event(when=_now(), what=what, version=version, champion=version, before=before, why=why, who=user()))
 
 
 def await_approval(store: Store, held: Held, standing: Standing, version: int, *, why: str) -> None:
@@ -216,7 +216,6 @@ def retire(store: Store, held: Held, standing: Standing, version: int, *, why: s
     champion = None if CHAMPION in lost else standing.champion
     note(
         store,
-        held,
         standing,
         Event(when=_now(), what="retired", version=version, champion=champion, before=standing.champion, why=why, who=user()),
     )
@@ -247,9 +246,8 @@ def mark(store: Store, name: str, version: int, state: State, why: str) -> None:
         store.client.set_model_version_tag(name, str(version), key, value)
 
 
-def note(store: Store, held: Held, standing: Standing, event: Event) -> None:
-    """Add a line to the history."""
-    held.check()
+def note(store: Store, standing: Standing, event: Event) -> None:
+    """Add a line to the history. Asks nobody whether there is still time: the alias has moved, and a move without its line would be a stranger's."""
     tags = store.client.get_registered_model(standing.name).tags
     number = 1 + max((int(key.removeprefix(HISTORY)) for key in tags if key.startswith(HISTORY)), default=0)
     told = json.dumps(asdict(replace(event, why=event.why[: MOST_CHARACTERS // 2])), ensure_ascii=False)

@@ -20,8 +20,8 @@ from pipeline.tracking.store import Store, Unanswered, is_unseen
 SUFFIX = ".lock"
 OWNER = "lock.owner"
 HOLDER = "lock.holder"
-EXPIRY_SECONDS = 60.0
-WAIT_SECONDS = 180.0
+EXPIRY_SECONDS = 120.0  # servers with accounts take a second a request when they are busy
+WAIT_SECONDS = 300.0
 POLL_SECONDS = (0.05, 0.25)
 
 

@@ -1,11 +1,14 @@
 """An MLflow server with accounts: a person who owns one experiment and one model has all that this needs; who lacks something hears it first."""
 
+import base64
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -22,6 +25,7 @@ from pipeline.tracking.settings import TrackingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN, EXPERIMENT, MODEL = ("admin", "the-word-of-admin"), "adas", "gan-adas"
+PATIENT = 300.0  # it hashes each password for a while, and machines are busy
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
 
@@ -64,8 +68,6 @@ def server(tmp_path_factory):
 
 
 def as_admin(uri, what, values):
-    import base64
-
     request = urllib.request.Request(f"{uri}/api/2.0/mlflow/{what}", json.dumps(values).encode(), {"Content-Type": "application/json"})
     request.add_header("Authorization", f"Basic {base64.b64encode(':'.join(ADMIN).encode()).decode()}")
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -120,6 +122,50 @@ def register(folder, sha256, fid):
     )
 
 
+@pytest.fixture
+def other_host():
+    """What MLflow's own server says to a name that it was not started with (mlflow.server.security_utils.INVALID_HOST_MSG)."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            said = b"Invalid Host header - possible DNS rebinding attack detected"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_wrong_host_is_said_before_the_training_in_one_line(tmp_path, monkeypatch, other_host):
+    """A server that is away disturbs no training.
+    Kills: thirty words of urllib3; a 403 for a name taken for one for a person; a store in a file asked.
+    """
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = rooms.check(TrackingConfig(), MODEL, tmp_path)
+    assert away == (
+        "MLflow at http://127.0.0.1:9 does not answer (MLFLOW_TRACKING_URI or tracking.uri): nobody listens at this port; the training runs all the "
+        "same, and tells it what it missed: `register` insists"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hidden-word@no-such-host.invalid:5000")
+    unknown = rooms.check(TrackingConfig(), MODEL, tmp_path)
+    assert "there is no host of this name" in unknown
+    assert "hidden-word" not in unknown
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other_host)
+    with pytest.raises(stores.Refused, match=r"does not go by this host name \(403\); .* start it with --allowed-hosts") as caught:
+        rooms.check(TrackingConfig(), MODEL, tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert rooms.check(TrackingConfig(), MODEL, tmp_path) == ""
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, user, tmp_path):
     """From the evaluation to the champion's pyfunc, as somebody who may see nothing else; and whoever may not, hears it in one line.
@@ -127,10 +173,10 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
     Kills: a model in MLflow's default experiment (403 for whoever may only use his own), and a refusal after the training.
     """
     user("ada")
-    assert rooms.check(settings().tracking, MODEL, tmp_path) == ""
+    assert rooms.check(settings().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
     first, second = register(tmp_path, "a", 5.0), register(tmp_path, "b", 4.0)
     assert (first.version, second.version, second.aliases) == (1, 2, ["challenger", "champion"])
-    assert rooms.check(settings().tracking, MODEL, tmp_path) == ""
+    assert rooms.check(settings().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
     store = stores.open_store(settings().tracking, tmp_path)
     # the logged model belongs to the run's experiment, and carries its numbers and what they were measured on
     (model,) = store.client.search_logged_models([store.experiment_id], filter_string=f"tags.`{logged_models.CONTENT}` = 'b'")
@@ -145,14 +191,14 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
 
     def refused(message, *, experiment=EXPERIMENT, model=MODEL):
         with pytest.raises(stores.Refused, match=message) as caught:
-            rooms.check(TrackingConfig(experiment=experiment), model, tmp_path)
+            rooms.check(TrackingConfig(experiment=experiment), model, tmp_path, limit_seconds=PATIENT)
         assert "\n" not in str(caught.value)
         assert "the-word" not in str(caught.value)
 
     user("bob")
     refused(r"does not let the user 'bob' \(MLFLOW_TRACKING_USERNAME\) write to the experiment 'adas' \(tracking\.experiment\) \(403\)")
     refused(r"does not let the user 'bob' .* write to the registered model 'gan-adas' \(register\.model\) \(403\)", experiment="bobs")
-    assert rooms.check(TrackingConfig(experiment="bobs"), "gan-bobs", tmp_path) == ""
+    assert rooms.check(TrackingConfig(experiment="bobs"), "gan-bobs", tmp_path, limit_seconds=PATIENT) == ""
     user("ada", "a wrong one")
     refused(r"wants credentials, and has got none or wrong ones \(401\); set MLFLOW_TRACKING_USERNAME and")
     # the stage itself: before anything is trained
