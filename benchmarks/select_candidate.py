@@ -76,6 +76,8 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
         image=image,
         train=spec.train,
         task=spec.task,
+        trained_on=ArrowImages(Path(spec.data)),
+        held_out=ArrowImages(prepared / "val.arrow"),
     )
     weights = {images_seen: read_weights(storage, candidates.name(images_seen)) for images_seen in candidates.present(storage)}
     start = time.process_time()

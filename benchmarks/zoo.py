@@ -189,7 +189,7 @@ def measure(job: Job, work: Path) -> Row:
 
 def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, commit: str) -> dict[str, float]:
     """The metrics of the evaluate stage for the averaged generator, and its picture."""
-    from ganlib import metrics, products, sampling, tasks
+    from ganlib import metrics, sampling, tasks
     from ganlib.data.arrow import ArrowImages, read_manifest
     from ganlib.metrics import interface, measure
     from ganlib.metrics.reference_store import Reference
@@ -198,11 +198,13 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
     from ganlib.training.loop import image_of
 
     trained_on = ArrowImages(Path(spec.data))
-    product, prior = products.sampled(tasks.of(spec.task).products(spec.model, spec.task, image_of(trained_on)))
-    network = product.part(network)
-    calibrate_generator(network, prior, spec.train)
+    product = tasks.of(spec.task).products(spec.model, spec.task, image_of(trained_on))[0]
+    network = product.of(network)
+    calibrate_generator(network, product.source(trained_on), spec.train)
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
-    inputs = prior.seeded(config.sample.seed, range(config.sample.num_images))
+    held_out = ArrowImages(ROOT / "data" / "prepared" / f"{config.evaluate.split}.arrow")
+    count = config.sample.num_images if isinstance(product.feed, sampling.Prior) else min(config.sample.num_images, len(held_out))
+    inputs = product.source(held_out).seeded(config.sample.seed, range(count))
     images = sampling.generate(network, inputs, batch_images=config.sample.batch_images)
     compared = measure.Comparisons(
         reference=reference,
@@ -213,7 +215,11 @@ def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, comm
         class_counts=trained_on.class_counts or None,
     )
     if picture is not None:
-        shown = prior.seeded_of_classes(config.sample.seed, range(ROWS * COLUMNS), columns=COLUMNS)
+        shown = (
+            product.feed.seeded_of_classes(config.sample.seed, range(ROWS * COLUMNS), columns=COLUMNS)
+            if isinstance(product.feed, sampling.Prior)
+            else product.source(held_out).seeded(config.sample.seed, range(ROWS * COLUMNS))
+        )
         images = sampling.generate(network, shown, batch_images=ROWS * COLUMNS)
         path = ROOT / picture
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from ganlib.data.sources import SOURCES
 from ganlib.losses import LOSSES
 from ganlib.metrics import EXTRACTORS, METRICS
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
+from ganlib.modalities import MODALITIES
 from ganlib.models import MODELS
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OPTIMIZERS, OptimConfig, OptimizerConfig
@@ -26,6 +27,7 @@ from ganlib.train_settings import TrainConfig
 # section -> (key of params.yaml, registry)
 SECTIONS: dict[str, tuple[str, Registry[Any]]] = {
     "sources": ("data.source", SOURCES),
+    "modalities": ("data.modality", MODALITIES),
     "networks": ("model.name", MODELS),
     "tasks": ("task.name", TASKS),
     "losses": ("task.loss", LOSSES),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,18 @@ from ganlib.sampling import Inputs
 from ganlib.scalars import ShardScalars
 
 
+def drawn(shard: Shard) -> Inputs:
+    """What a generator is fed where nothing else is said: latents, and classes."""
+    return shard.inputs()
+
+
 class Moment:
     """Real and generated images of a shard, and what D makes of them. Everything is computed when it is first asked for, and once.
 
     Args:
         scalars: where `note` goes.
         trains_generator: whether generated images carry a gradient.
+        inputs: what the generator is fed of a shard.
         augmentations: between every image and D.
         present: changes real images before anything else sees them (progressive growing shows them at the size of its level).
         is_normalized: D's logits are divided by their input gradient (`normalize_gradient`).
@@ -33,6 +39,7 @@ class Moment:
         scalars: ShardScalars,
         *,
         trains_generator: bool,
+        inputs: Callable[[Shard], Inputs] = drawn,
         augmentations: Sequence[Augmentation] = (),
         present: Callable[[Tensor], Tensor] = lambda images: images,
         is_normalized: bool = False,
@@ -41,6 +48,7 @@ class Moment:
         self._shard = shard
         self._scalars = scalars
         self._trains_generator = trains_generator
+        self._feed = inputs
         self._augmentations = augmentations
         self._present = present
         self._is_normalized = is_normalized
@@ -72,7 +80,7 @@ class Moment:
 
     @cached_property
     def _inputs(self) -> Inputs:
-        return self._shard.inputs()
+        return self._feed(self._shard)
 
     @property
     def fake_labels(self) -> Tensor | None:
@@ -139,6 +147,10 @@ class Moment:
         synthesis: Synthesis = self._nets("generator", *inputs, full=True, is_precise=True)
         return synthesis
 
+    def seen(self, by: nn.Module, images: Tensor) -> Any:
+        """What a module of a term's own, which is not trained, makes of images; under autocast as the networks."""
+        return self._nets.part(by, images)
+
     def network(self, name: str) -> nn.Module:
         """The bare network, for terms that look at its weights."""
         return self._nets.bare(name)
@@ -153,4 +165,4 @@ def normalize_gradient(judge: Callable[[Tensor], Judgement], images: Tensor) -> 
         (gradient,) = torch.autograd.grad(judgement.logits.sum(), images, create_graph=True)
         norm = (gradient.square().sum((1, 2, 3)) + 1e-12).sqrt()
         logits = judgement.logits / (norm + judgement.logits.abs())
-    return Judgement(logits=logits, features=judgement.features, class_logits=judgement.class_logits)
+    return Judgement(logits=logits, features=judgement.features, class_logits=judgement.class_logits)  # of an image, not of its patches

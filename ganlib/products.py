@@ -1,34 +1,79 @@
-"""What a task delivers: which network makes it, what that network is fed, and what it is measured against."""
+"""What a task delivers: which part of which network makes it, what that is fed, and whether there is a truth to hold it against.
 
-from collections.abc import Callable
+A product is data: it is written to models/generator.json, and whoever reads it there needs neither the task nor its losses.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from ganlib.sampling import Inputs, Prior, generate, to_float
+from ganlib import transforms
+from ganlib.models import PARTS, WHOLE, ImageSpec
+from ganlib.models.settings import ModelConfig
+from ganlib.rng import keyed_rng
+from ganlib.sampling import Inputs, Prior, generate, to_float, to_uint8
+from ganlib.transforms import Transform
+
+
+class Table(Protocol):
+    """Images that are read by number."""
+
+    def __len__(self) -> int: ...
+    def gather(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+class Source(Protocol):
+    """Where inputs come from: a `Prior`, or the `Rows` of a data set."""
+
+    def draw(self, count: int, rng: torch.Generator) -> Inputs:
+        """`count` inputs on the CPU, all from one generator."""
+
+    def seeded(self, seed: int, indices: Sequence[int]) -> Inputs:
+        """Input i depends on (seed, i) alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A feed of the data's own images, perhaps changed on the way: low resolution, a hole.
+    """A feed of the data's own images, perhaps changed on the way: low resolution, a hole."""
 
-    Attributes:
-        transform: [N, C, H, W] float32 in [-1, 1] -> what the network is fed, image by image; None: the images as they are.
-    """
+    transform: Transform | None = None
 
-    transform: Callable[[Tensor], Tensor] | None = None
+    def fed(self, image: ImageSpec) -> ImageSpec:
+        """What a network is fed of such images."""
+        return image if self.transform is None else self.transform.fed(image)
 
-    def inputs(self, images: Tensor) -> Inputs:
-        """Of images [N, C, H, W] float32 in [-1, 1]."""
-        return Inputs(images if self.transform is None else self.transform(images))
+    def inputs(self, images: Tensor, rng: torch.Generator) -> Inputs:
+        """Of images [N, C, H, W] float32 in [-1, 1]; `rng` draws what the transform leaves to chance."""
+        return Inputs(images if self.transform is None else self.transform(images, rng))
 
 
 Feed = Prior | Column  # latents and classes, or the data
 
 
-def whole(network: nn.Module) -> nn.Module:
-    return network
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A column with the images that it feeds."""
+
+    column: Column
+    images: Table
+
+    def draw(self, count: int, rng: torch.Generator) -> Inputs:
+        chosen = torch.randint(len(self.images), (count,), generator=rng)
+        return self.column.inputs(to_float(self.images.gather(chosen.numpy())), rng)
+
+    def seeded(self, seed: int, indices: Sequence[int]) -> Inputs:
+        """Input i is image i, changed by what (seed, i) draws."""
+        images = to_float(self.truth(indices))
+        inputs = [self.column.inputs(images[n : n + 1], keyed_rng(seed, "transform", i)).z for n, i in enumerate(indices)]
+        return Inputs(torch.cat(inputs))
+
+    def truth(self, indices: Sequence[int]) -> np.ndarray:
+        """Images `indices`: [n, C, H, W] uint8."""
+        return self.images.gather(np.array(indices, np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +83,14 @@ class Product:
     Attributes:
         network: its name among the task's; the moving average of it is what makes the product.
         feed: what the network is fed.
-        part: the part of the network that makes it, a module that takes the feed's inputs and gives [N, C, H, W] float32 in [-1, 1].
+        part: of `ganlib.models.PARTS`: what of the network makes it, a module that takes the feed's inputs and gives [N, C, H, W] float32 in [-1, 1].
         has_truth: each image that it makes has one that it should be, the image it was fed from; else it is measured against the data's distribution.
     """
 
     name: str
     network: str
     feed: Feed
-    part: Callable[[nn.Module], nn.Module] = whole
+    part: str = WHOLE
     has_truth: bool = False
 
     def __post_init__(self) -> None:
@@ -54,19 +99,44 @@ class Product:
                 f"product {self.name}: latents have no image that they should become; feed it a Column, or leave has_truth out"
             )
 
+    def of(self, network: nn.Module) -> nn.Module:
+        """The part of its network that makes it."""
+        return PARTS.get(self.part)(network)
 
-def made(part: nn.Module, feed: Column, images: np.ndarray, *, batch_images: int) -> np.ndarray:
-    """What a part of a network, in evaluation mode, makes of images: [N, C, H, W] uint8 -> the same; `batch_images` is part of the numerics."""
-    return generate(part, feed.inputs(to_float(images)), batch_images=batch_images)
+    def fed(self, image: ImageSpec) -> ImageSpec | None:
+        """What its network is fed, as `ganlib.models.build_network` takes it: None of latents."""
+        return self.feed.fed(image) if isinstance(self.feed, Column) else None
+
+    def source(self, images: Table) -> Source:
+        """Its inputs; where it is fed images, these."""
+        return self.feed if isinstance(self.feed, Prior) else Rows(column=self.feed, images=images)
+
+    def facts(self) -> dict[str, Any]:
+        """As generator.json has it; `read` is the inverse."""
+        return {"name": self.name, "network": self.network, "part": self.part, "feed": _facts(self.feed), "has_truth": self.has_truth}
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any], model: ModelConfig, image: ImageSpec) -> "Product":
+        """Of a description of the networks of `model` for `image`."""
+        chosen = facts["feed"].get("transform")
+        images = Column(transform=None if chosen is None else transforms.read(chosen))
+        return cls(**{**facts, "feed": Prior.of(model, image) if facts["feed"]["kind"] == "latents" else images})
 
 
-def sampled(products: tuple[Product, ...]) -> tuple[Product, Prior]:
-    """The product that is drawn from latents, with its feed: what grids, samples, the judge of candidates and the registry show first.
+def _facts(feed: Feed) -> dict[str, Any]:
+    if isinstance(feed, Prior):
+        return {"kind": "latents"}
+    return {"kind": "images", "transform": None if feed.transform is None else feed.transform.config.model_dump(mode="json")}
 
-    Raises:
-        ValueError: the task has none.
+
+def beside(rows: Rows, part: nn.Module, seed: int, indices: Sequence[int], *, batch_images: int) -> dict[str, np.ndarray]:
+    """What a person wants to see side by side of images `indices`: title -> [n, C, H, W] uint8; the input only where it is not the truth.
+
+    Args:
+        part: of a network, in evaluation mode.
+        batch_images: part of the numerics.
     """
-    for product in products:
-        if isinstance(product.feed, Prior):
-            return product, product.feed
-    raise ValueError(f"the task draws nothing from latents; its products are {', '.join(product.name for product in products)}")
+    inputs = rows.seeded(seed, indices)
+    transform = rows.column.transform
+    shown = {} if transform is None else {"input": to_uint8(transform.shown(inputs.z))}
+    return {**shown, "made": generate(part, inputs, batch_images=batch_images), "truth": rows.truth(indices)}

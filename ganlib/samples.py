@@ -48,6 +48,7 @@ class Facts:
         shape: (C, H, W).
         class_names: of every class of the generator, () where it is told none.
         drawn_classes: numbers of the classes that were asked for (`sample.classes`); None: all of them, as often as the data have them.
+        fed_with: the split whose image i was made into image i; None: they were drawn from latents.
     """
 
     shape: tuple[int, int, int]
@@ -56,6 +57,7 @@ class Facts:
     class_names: tuple[str, ...] = ()
     drawn_classes: tuple[int, ...] | None = None
     truncation: float = 1.0
+    fed_with: str | None = None
 
     def latents(self, generator: Mapping[str, Any]) -> dict[str, Any]:
         """Which latents the images were made of: two generators that were fed the same ones are compared image by image.
@@ -64,7 +66,8 @@ class Facts:
             generator: models/generator.json.
         """
         z = generator.get("input", {}).get("z", {})
-        return {"seed": self.seed, **{key: value for key, value in z.items() if key in ("shape", "distribution")}}
+        fed = {"fed_with": self.fed_with} if self.fed_with is not None else {}
+        return {"seed": self.seed, **{key: value for key, value in z.items() if key in ("shape", "distribution")}, **fed}
 
 
 def asked_classes(
@@ -162,9 +165,10 @@ def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
         writer = Writer(facts, put)
         yield writer
     said = {"version": VERSION, "format": format, "notice": NOTICE, "images": writer.num_images}
-    write_json(
-        folder / FACTS_FILE, said | {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items()}
-    )
+    of_all = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items()}
+    if facts.fed_with is None:
+        del of_all["fed_with"]
+    write_json(folder / FACTS_FILE, said | of_all)
 
 
 class Samples:

@@ -1,7 +1,7 @@
 """What a generator is fed, and images from it."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ganlib import modalities
+from ganlib.fields import IMAGE
 from ganlib.models import ImageSpec, known_to
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng
@@ -69,14 +71,14 @@ class Prior:
         z = latents(count, self.latent_dim, self.distribution, rng)
         return Inputs(z, self._labels(count, rng) if self.class_counts else None)
 
-    def seeded(self, seed: int, indices: range) -> Inputs:
+    def seeded(self, seed: int, indices: Sequence[int]) -> Inputs:
         """Input i depends on (seed, i) alone, so any single image can be made again."""
         z = torch.cat([latents(1, self.latent_dim, self.distribution, keyed_rng(seed, "sample", i)) for i in indices])
         if not self.class_counts:
             return Inputs(z)
         return Inputs(z, torch.cat([self._labels(1, keyed_rng(seed, "sample label", i)) for i in indices]))
 
-    def seeded_of_classes(self, seed: int, indices: range, *, columns: int) -> Inputs:
+    def seeded_of_classes(self, seed: int, indices: Sequence[int], *, columns: int) -> Inputs:
         """The same latents, but each of the `columns` columns of a picture shows one class; as `seeded` where there are no classes."""
         z, labels = self.seeded(seed, indices)
         return Inputs(z, None if labels is None else torch.tensor(self.column_classes(columns))[torch.arange(len(z)) % columns])
@@ -145,26 +147,27 @@ def _transported_line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generate(network: nn.Module, inputs: Inputs, *, batch_images: int, **options: Any) -> np.ndarray:
-    """Images of a generator in evaluation mode.
+def generate(network: nn.Module, inputs: Inputs, *, batch_images: int, modality: str = IMAGE, **options: Any) -> np.ndarray:
+    """What a generator makes, in evaluation mode.
 
     Args:
         batch_images: fixed size of a forward pass; part of the numerics.
+        modality: what it makes (`ImageSpec.modality`).
         options: what else its `forward` takes, `truncation=0.7` for one.
 
     Returns:
-        [N, C, H, W] uint8.
+        [N, C, H, W] as it is stored: uint8 of images.
     """
     assert not network.training
-    device = next(network.parameters()).device
-    return np.concatenate([to_uint8(network(*part.to(device), **options)) for part in inputs.split(batch_images)])
+    device, stored = next(network.parameters()).device, modalities.of(modality).from_tensor
+    return np.concatenate([stored(network(*part.to(device), **options)) for part in inputs.split(batch_images)])
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """[N, C, H, W] float in [-1, 1] -> uint8, rounded to nearest."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return modalities.of(IMAGE).from_tensor(images)
 
 
 def to_float(images: np.ndarray) -> Tensor:
     """[N, C, H, W] uint8 -> float32 in [-1, 1]."""
-    return torch.from_numpy(images).float().div_(127.5).sub_(1)
+    return modalities.of(IMAGE).to_tensor(images)

@@ -103,6 +103,7 @@ def _kind(value: Any) -> str:
 # Of a field of a section: `Field` bounds the number; what bounds both ends of a schedule is a validator's business.
 _OrSchedule = Annotated[Schedule, Tag(SCHEDULE)]
 Rate = Annotated[Annotated[float, Field(gt=0), Tag(NUMBER)] | _OrSchedule, Discriminator(_kind)]
+Weight = Annotated[Annotated[float, Field(ge=0), Tag(NUMBER)] | _OrSchedule, Discriminator(_kind)]
 Images = Annotated[Annotated[int, Field(ge=0), Tag(NUMBER)] | _OrSchedule, Discriminator(_kind)]
 
 

@@ -25,7 +25,6 @@ from ganlib.metrics.intervals import bootstrap_weights, normal
 from ganlib.metrics.kid import kid, weighted_mmd
 from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
-from ganlib.products import sampled
 from ganlib.rng import keyed_rng
 from ganlib.sampling import generate
 from ganlib.tasks.settings import TaskConfig
@@ -84,7 +83,8 @@ class Judge:
 
     Attributes:
         real: [n, d] float32, features of validation images, at DEPTH.
-        task: whose product is scored: the one that is drawn from latents.
+        task: whose first product is scored.
+        trained_on, held_out: images of the training and of the validation split, for a product that is fed with images.
     """
 
     extractor: interface.Extractor
@@ -93,19 +93,21 @@ class Judge:
     image: ImageSpec
     train: TrainConfig
     task: TaskConfig
+    trained_on: interface.Images
+    held_out: interface.Images
 
     def score(self, weights: Mapping[str, Tensor], *, images_seen: int, candidate: str) -> Score:
         """Of the weights of a candidate, `NETWORK.NAME` -> tensor."""
         assert self.train.select is not None
         with _one_thread():
             chosen = tasks.of(self.task)
-            product, prior = sampled(chosen.products(self.model, self.task, self.image))
+            product = chosen.products(self.model, self.task, self.image)[0]
             role, prefix = chosen.networks(self.task)[product.network], f"{product.network}."
-            averaged = build_network(self.model, self.image, product.network, role=role, seed=self.train.seed)
+            averaged = build_network(self.model, self.image, product.network, role=role, seed=self.train.seed, fed=product.fed(self.image))
             averaged.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-            network = product.part(averaged)
-            calibrate_generator(network, prior, self.train)
-            inputs = prior.draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
+            network = product.of(averaged)
+            calibrate_generator(network, product.source(self.trained_on), self.train)
+            inputs = product.source(self.held_out).draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
             images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES))
             fake = interface.extract(self.extractor, images)[interface.depth_of(self.extractor, DEPTH)].double()
             drawn = bootstrap_weights(len(fake), RESAMPLES, seed=self.train.seed, purpose="selection bootstrap")

@@ -12,6 +12,7 @@ from ganlib import tasks
 from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build_network
+from ganlib.products import Product
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -48,15 +49,14 @@ def write(
     task = tasks.of(spec.task)
     roles, delivered = task.networks(spec.task), task.products(spec.model, spec.task, image)
     averaged = delivered[0].network
-    trained = build_network(spec.model, image, averaged, role=roles[averaged], seed=spec.train.seed)
+    trained = build_network(spec.model, image, averaged, role=roles[averaged], seed=spec.train.seed, fed=delivered[0].fed(image))
     networks: dict[str, dict[str, Tensor]] = {}
     for key, value in choice.weights.items():
         name, _, rest = key.partition(".")
         networks.setdefault(name, {})[rest] = value
     trained.load_state_dict(networks[averaged])
     for product in delivered:
-        if isinstance(product.feed, Prior):
-            calibrate_generator(product.part(trained), product.feed, spec.train)
+        calibrate_generator(product.of(trained), product.source(images), spec.train)
     description = {
         "format": FORMAT,
         "family": spec.model.name,
@@ -64,12 +64,12 @@ def write(
         "task": spec.task.model_dump(mode="json"),
         "network": averaged,
         "networks": dict(roles),
-        "products": [product.name for product in delivered],
+        "products": [product.facts() for product in delivered],
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if spec.model.conditional else {}),
         "images_seen": choice.images_seen,
         "selection": choice.facts,
-        **interface(spec, image),
+        **interface(delivered[0], image, spec.train),
         "data": {**read_manifest(images.path.parent).preparation, "class_names": images.class_names, "training_images": len(images)},
         "parameters": {name: count(network) for name, network in task.meta_networks(spec.model, spec.task, image).items()},
         "weights": f"moving average, half-life {_half_life(spec.train)} images; batch-norm statistics measured after training",
@@ -116,29 +116,11 @@ def _half_life(train: TrainConfig) -> str:
     return " to ".join(f"{number:,.0f}" for number in chosen.ends) if isinstance(chosen, Schedule) else f"{chosen:,}"
 
 
-def interface(spec: TrainingSpec, image: ImageSpec) -> dict[str, Any]:
+def interface(product: Product, image: ImageSpec, train: TrainConfig) -> dict[str, Any]:
     """What goes into the generator and what comes out, for whoever has generator.json and the weights alone."""
-    prior = Prior.of(spec.model, image)
     channels = {1: "grey", 3: "red, green, blue", 4: "red, green, blue, alpha (not premultiplied; colour under alpha 0 is 0)"}
     return {
-        "input": {
-            "z": {
-                "shape": ["N", prior.latent_dim],
-                "dtype": "float32",
-                "distribution": prior.distribution,
-                "drawn": {"normal": "independently from N(0, 1)", "uniform": "independently from U(-1, 1)"}[prior.distribution],
-            },
-            "labels": None
-            if not prior.class_counts
-            else {
-                "shape": ["N"],
-                "dtype": "int64",
-                "from": 0,
-                "to": len(prior.class_counts) - 1,
-                "drawn": "as often as image.class_counts",
-            },
-            "samples": "image i of a seed: ganlib.sampling.Prior.of(model, image).seeded(seed, range(i, i + 1))",
-        },
+        "input": _of_latents(product.feed) if isinstance(product.feed, Prior) else _of_images(product.feed.fed(image)),
         "output": {
             "shape": ["N", image.channels, *image.size],
             "dtype": "float32",
@@ -146,7 +128,35 @@ def interface(spec: TrainingSpec, image: ImageSpec) -> dict[str, Any]:
             "range": [-1.0, 1.0],
             "to_uint8": "round((x + 1) * 127.5), cut to 0..255 (ganlib.sampling.to_uint8)",
         },
-        "precision": {"weights": "float32", "training": spec.train.precision, "samples": "float32"},
+        "precision": {"weights": "float32", "training": train.precision, "samples": "float32"},
+    }
+
+
+def _of_latents(prior: Prior) -> dict[str, Any]:
+    return {
+        "z": {
+            "shape": ["N", prior.latent_dim],
+            "dtype": "float32",
+            "distribution": prior.distribution,
+            "drawn": {"normal": "independently from N(0, 1)", "uniform": "independently from U(-1, 1)"}[prior.distribution],
+        },
+        "labels": None
+        if not prior.class_counts
+        else {
+            "shape": ["N"],
+            "dtype": "int64",
+            "from": 0,
+            "to": len(prior.class_counts) - 1,
+            "drawn": "as often as image.class_counts",
+        },
+        "samples": "image i of a seed: ganlib.sampling.Prior.of(model, image).seeded(seed, range(i, i + 1))",
+    }
+
+
+def _of_images(fed: ImageSpec) -> dict[str, Any]:
+    return {
+        "images": {"shape": ["N", fed.channels, *fed.size], "dtype": "float32", "range": [-1.0, 1.0]},
+        "samples": "image i is made of image i of a held-out split, changed by `transform` of the first of `products`: ganlib.products.Rows",
     }
 
 

@@ -15,7 +15,7 @@ from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import build_network
 from ganlib.models.settings import ModelConfig
-from ganlib.products import sampled
+from ganlib.products import Column, Feed, Product
 from ganlib.sampling import Inputs, Prior
 from ganlib.train_settings import TrainConfig, is_key
 from ganlib.training import parent
@@ -57,16 +57,16 @@ def compare(runs: Sequence[str], *, images: int, seed: int, root: Path = ROOT, o
         raise ValueError(f"got {len(runs)} run{'s' if len(runs) > 1 else ''}, expected two or more to set side by side")
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
         found = [find(run, Path(scratch) / str(index), root) for index, run in enumerate(runs)]
-    priors = [model.trained.prior for model in found]
+    products = [model.trained.product for model in found]
     models = [
         Model(
             name=model.name,
             facts=model.trained.facts,
-            images=sampling.generate(model.trained.network, _inputs(priors[0], prior, seed, images), batch_images=BATCH_IMAGES),
-            has_same_latents=(prior.latent_dim, prior.distribution) == (priors[0].latent_dim, priors[0].distribution),
+            images=sampling.generate(model.trained.network, _inputs(products[0], product, seed, images, root), batch_images=BATCH_IMAGES),
+            has_same_latents=_has_same_latents(products[0].feed, product.feed),
             evaluation=model.evaluation,
         )
-        for model, prior in zip(found, priors, strict=True)
+        for model, product in zip(found, products, strict=True)
     ]
     with atomic_folder(output) as folder:
         (folder / "compare.html").write_text(side_by_side.render(models, seed=seed), encoding="utf-8")
@@ -75,12 +75,23 @@ def compare(runs: Sequence[str], *, images: int, seed: int, root: Path = ROOT, o
     return output / "compare.html"
 
 
-def _inputs(first: Prior, prior: Prior, seed: int, count: int) -> Inputs:
-    """The first latents of `seed`, and the classes that the first model is asked for where both know the same ones."""
-    inputs = prior.seeded(seed, range(count))
-    if inputs.labels is None or first.class_counts == prior.class_counts or len(first.class_counts) != len(prior.class_counts):
+def _has_same_latents(first: Feed, feed: Feed) -> bool:
+    if isinstance(first, Prior) and isinstance(feed, Prior):
+        return (first.latent_dim, first.distribution) == (feed.latent_dim, feed.distribution)
+    return first == feed
+
+
+def _inputs(first: Product, product: Product, seed: int, count: int, root: Path) -> Inputs:
+    """The first latents of `seed`, and the classes that the first model is asked for where both know the same ones; or the first held-out images."""
+    if isinstance(product.feed, Column):
+        _, held_out = generator.held_out(root)
+        return product.source(held_out).seeded(seed, range(min(count, len(held_out))))
+    prior, inputs = product.feed, product.feed.seeded(seed, range(count))
+    if inputs.labels is None or not isinstance(first.feed, Prior):
         return inputs
-    asked = first.seeded(seed, range(count)).labels
+    if first.feed.class_counts == prior.class_counts or len(first.feed.class_counts) != len(prior.class_counts):
+        return inputs
+    asked = first.feed.seeded(seed, range(count)).labels
     assert asked is not None
     return Inputs(inputs.z, asked) if set(asked.tolist()) <= set(prior.classes) else inputs
 
@@ -132,13 +143,18 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
             "images are like: prepare its data, or name its version or its models/ folder"
         )
     images = ArrowImages(prepared / "train.arrow")
-    image, model, task = image_of(images), ModelConfig.model_validate(found.settings["model"]), generator.task_of(found.settings)
-    product, prior = sampled(tasks.of(task).products(model, task, image))
-    averaged = product.network
-    network = build_network(model, image, averaged, role=tasks.of(task).networks(task)[averaged], seed=0)
+    image, model, task = (
+        image_of(images),
+        ModelConfig.model_validate(found.settings["model"]),
+        tasks.settings(found.settings.get("task", {})),
+    )
+    delivered, roles = tasks.of(task).products(model, task, image), tasks.of(task).networks(task)
+    averaged = delivered[0].network
+    network = build_network(model, image, averaged, role=roles[averaged], seed=0, fed=delivered[0].fed(image))
     weights = parent.weights_of(found.bundle)
     network.load_state_dict({name: weights[f"{averaged}.{name}"] for name in network.state_dict()})
-    calibrate_generator(product.part(network), prior, TrainConfig.model_validate(found.settings["train"]))
+    for product in delivered:
+        calibrate_generator(product.of(network), product.source(images), TrainConfig.model_validate(found.settings["train"]))
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, scratch / f"{averaged}.safetensors")
     sha256 = sha256_file(scratch / f"{averaged}.safetensors")
     facts = {
@@ -146,6 +162,8 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
         "model": model.model_dump(mode="json"),
         "task": task.model_dump(mode="json"),
         "network": averaged,
+        "networks": dict(roles),
+        "products": [product.facts() for product in delivered],
         "image": image.model_dump(mode="json"),
         **({"class_names": images.class_names} if model.conditional else {}),
         "images_seen": found.bundle.images_seen,

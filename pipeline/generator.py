@@ -1,30 +1,23 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib import tasks
-from ganlib.config import options
-from ganlib.metrics.interface import ArrayImages, Extractor, Images, PixelComparison, extract
-from ganlib.metrics.paired import PairComparison
-from ganlib.models import MODELS, Family, ImageSpec, build_network
+from ganlib.data.arrow import ArrowImages
+from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Product, made, sampled
+from ganlib.products import Column, Feed, Product
 from ganlib.sampling import Inputs, Prior
-from ganlib.tasks.settings import TaskConfig
 
-BATCH_IMAGES = 100  # of what is made of images; part of the numerics
-MAX_BYTES = 500_000_000  # of images in memory at once
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
+SAMPLE = {"name": "sample", "network": "generator", "feed": {"kind": "latents"}}  # what older descriptions are of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,52 +25,41 @@ class TrainedGenerator:
     """What models/ holds, ready to use: float32, CPU, evaluation mode.
 
     Attributes:
-        network: what draws images from latents: of the averaged network the part that makes the sampled product.
+        product: the first that its task delivers.
+        network: what makes it: a part of the averaged network.
         facts: the whole of generator.json.
         others: further products, each with what makes it.
     """
 
+    product: Product
     network: nn.Module
     model: ModelConfig
     image: ImageSpec
     facts: dict[str, Any]
-    others: Mapping[str, tuple[Product, nn.Module]] = field(default_factory=dict)
+    others: tuple[tuple[Product, nn.Module], ...] = ()
 
     @property
     def prior(self) -> Prior:
-        """What it is fed."""
-        return Prior.of(self.model, self.image)
+        """What it is fed.
+
+        Raises:
+            ValueError: it is fed with images.
+        """
+        if not isinstance(self.product.feed, Prior):
+            raise ValueError(f"the {self.product.network} of {self.model.name} makes images of images, and draws none from latents")
+        return self.product.feed
 
     @property
-    def of_images(self) -> dict[str, tuple[Column, nn.Module]]:
-        """The products that have a truth: name -> what they are fed, what makes them."""
-        return {
-            name: (product.feed, part)
-            for name, (product, part) in self.others.items()
-            if product.has_truth and isinstance(product.feed, Column)
-        }
+    def of_images(self) -> Iterator[tuple[Product, Column, nn.Module]]:
+        """The products that are fed with images: what they are fed, what makes them."""
+        for product, part in ((self.product, self.network), *self.others):
+            if isinstance(product.feed, Column):
+                yield product, product.feed, part
 
     @property
     def class_names(self) -> list[str]:
         """Of the classes it is told; empty for an unconditional generator."""
-        return [str(name) for name in self.facts.get("class_names") or range(len(self.prior.class_counts))]
-
-    def made(self, name: str, images: np.ndarray) -> np.ndarray:
-        """What the product of that name makes of images: [n, C, H, W] uint8 -> the same."""
-        column, part = self.of_images[name]
-        return made(part, column, images, batch_images=BATCH_IMAGES)
-
-    def pairs(self, name: str, images: Images, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(made, truth) of a product, [n, C, H, W] uint8 each, for those `images`; as many as memory holds."""
-        most = max(BATCH_IMAGES, MAX_BYTES // math.prod(images.shape))
-        truth = np.concatenate(
-            [images.gather(part) for part in np.split(indices[:most], range(BATCH_IMAGES, len(indices[:most]), BATCH_IMAGES))]
-        )
-        return torch.from_numpy(self.made(name, truth)), torch.from_numpy(truth)
-
-    def inputs(self, seed: int, indices: range) -> Inputs:
-        """Of images `indices` of `seed`; input i depends on (seed, i) alone."""
-        return self.prior.seeded(seed, indices)
+        return [str(name) for name in self.facts.get("class_names") or range(known_to(self.model, self.image).classes)]
 
     def options(self, truncation: float) -> dict[str, Any]:
         """Arguments of its `forward` beside the inputs.
@@ -92,7 +74,9 @@ class TrainedGenerator:
 
     def served(self, truncation: float) -> "Served":
         """As it is registered."""
-        return Served(self.network, prior=self.prior, options=self.options(truncation), class_names=self.class_names)
+        return Served(
+            self.network, feed=self.product.feed, image=self.image, options=self.options(truncation), class_names=self.class_names
+        )
 
 
 class Served(nn.Module):
@@ -104,28 +88,20 @@ class Served(nn.Module):
 
     is_known: Tensor  # [classes] bool: it has training images
 
-    def __init__(self, network: nn.Module, *, prior: Prior, options: dict[str, Any], class_names: list[str]) -> None:
+    def __init__(self, network: nn.Module, *, feed: Feed, image: ImageSpec, options: dict[str, Any], class_names: list[str]) -> None:
         super().__init__()
         self.network = network
-        self.classes = len(prior.class_counts)
+        counts = feed.class_counts if isinstance(feed, Prior) else ()
+        self.classes = len(counts)
         if self.classes:
-            self.register_buffer("is_known", torch.tensor(prior.class_counts) > 0, persistent=False)
+            self.register_buffer("is_known", torch.tensor(counts) > 0, persistent=False)
         self.options = options
-        drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[prior.distribution]
-        columns = f"{prior.latent_dim} columns drawn from {drawn}"
-        is_full = len(prior.classes) == self.classes
-        if self.classes:
-            columns += f" and a last column with the class, {f'0 to {self.classes - 1}' if is_full else 'one of the numbers below'}"
-        self.words = f"Input: float32, a row an image: {columns}. Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
-        if self.classes:
-            self.words += f" Classes: {numbered(class_names, prior.classes)}."
-        if options:
-            self.words += f" Truncation {options['truncation']:g} is built in."
-        unknown = "" if is_full else " that has training images"
+        self.words = told(feed, image, options, class_names)
+        unknown = "" if all(counts) else " that has training images"
         self._refusal = f"the last column is no class from 0 to {self.classes - 1}{unknown}; it takes whole numbers"
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, latent_dim], or [N, latent_dim + 1] with the class -> [N, C, H, W]
+    def forward(self, x: Tensor) -> Tensor:  # [N, latent_dim], or [N, latent_dim + 1] with the class, or images -> [N, C, H, W]
         images: Tensor
         if not self.classes:
             images = self.network(x, **self.options)
@@ -140,6 +116,25 @@ class Served(nn.Module):
     def array(inputs: Inputs) -> Tensor:
         """Inputs as the one array."""
         return inputs.z if inputs.labels is None else torch.cat([inputs.z, inputs.labels[:, None].to(inputs.z.dtype)], 1)
+
+
+def told(feed: Feed, image: ImageSpec, options: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """What the one array of a registered model holds, and what it gives."""
+    output = "Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
+    if isinstance(feed, Column):
+        fed = feed.fed(image)
+        made = "the images themselves" if feed.transform is None else feed.transform.words
+        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {made}. {output}"
+    drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[feed.distribution]
+    columns = f"{feed.latent_dim} columns drawn from {drawn}"
+    classes = len(feed.class_counts)
+    is_full = len(feed.classes) == classes
+    if classes:
+        columns += f" and a last column with the class, {f'0 to {classes - 1}' if is_full else 'one of the numbers below'}"
+    words = f"Input: float32, a row an image: {columns}. {output}"
+    if classes:
+        words += f" Classes: {numbered(class_names, feed.classes)}."
+    return words + (f" Truncation {options['truncation']:g} is built in." if options else "")
 
 
 def numbered(class_names: Sequence[str], classes: Iterable[int]) -> str:
@@ -178,40 +173,34 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    task = task_of(facts)
-    chosen = tasks.of(task)
-    delivered = chosen.products(model, task, image)
-    averaged = delivered[0].network
-    network = build_network(model, image, averaged, role=chosen.networks(task)[averaged], seed=0)
+    first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
+    role = facts.get("networks", {}).get(first.network)
+    network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))
     network.load_state_dict(tensors)
     network.eval()
-    main, _ = sampled(delivered)
-    others = {product.name: (product, product.part(network)) for product in delivered if product is not main}
-    return TrainedGenerator(network=main.part(network), model=model, image=image, facts=facts, others=others)
+    return TrainedGenerator(
+        product=first,
+        network=first.of(network),
+        model=model,
+        image=image,
+        facts=facts,
+        others=tuple((product, product.of(network)) for product in others),
+    )
 
 
-def paired(folder: Path, extractor: Extractor, held_out: PixelComparison, *, features: Tensor) -> PairComparison | None:
-    """What the first product with a truth makes of the held-out images that are compared with; None where the task has no such product.
+def held_out(root: Path) -> tuple[str, ArrowImages]:
+    """The prepared images that products are made of for people to see: the test split, or else the validation split.
 
-    Args:
-        features: [n, d] of these images, of the extractor's depth "last".
+    Raises:
+        ValueError: both are empty.
     """
-    trained = load(folder)
-    if (name := next(iter(trained.of_images), None)) is None:
-        return None
-    indices = np.arange(len(held_out.real)) if held_out.real_indices is None else held_out.real_indices
-    made, truth = trained.pairs(name, held_out.real, indices)
-    found = extract(extractor, ArrayImages(made.numpy()))["last"]
-    return PairComparison(made=made, truth=truth, made_features=found, truth_features=features[: len(made)])
+    for split in ("test", "val"):
+        images = ArrowImages(root / "data" / "prepared" / f"{split}.arrow")
+        if len(images):
+            return split, images
+    raise ValueError("images are made of held-out ones, and there are none; set data.test_fraction above 0 and run `dvc repro prepare`")
 
 
 def weights_file(facts: Mapping[str, Any]) -> str:
     """Of the averaged network, in models/; older descriptions do not name it, and are of a generator."""
     return f"{facts.get('network', 'generator')}.safetensors"
-
-
-def task_of(facts: Mapping[str, Any]) -> TaskConfig:
-    """The section `task` of the training; older descriptions do not have it, and are of a generator against a discriminator."""
-    values = facts.get("task", {})
-    task: TaskConfig = options(tasks.options_of(values), values, key="task")
-    return task

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from ganlib.config import Section
 from ganlib.data.arrow import read_manifest
 from ganlib.data.settings import DataConfig
+from ganlib.fields import IMAGE
 from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.tasks import TaskSettings, check_networks, options_of
@@ -69,7 +70,10 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     train = {key: value for key, value in params.train.model_dump(mode="json").items() if key not in left_out}
     if params.train.select is not None:  # who judges the candidates is no part of the training
         train["select"] = {"interval_images": params.train.select.interval_images}
-    return {**{key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}, "train": train}
+    sections = {key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}
+    if params.data.modality != IMAGE:  # which code networks see their data through; there was no other, so images keep their keys
+        sections["data"] = {"modality": params.data.modality}
+    return {**sections, "train": train}
 
 
 def recipe(settings: Mapping[str, Any], parent: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ganlib import directions, sampling
+from ganlib.levels import to_levels
 from ganlib.metrics import needs
 from ganlib.metrics.interface import Extractor, PathComparison, depth_of
 from ganlib.metrics.reference_store import Reference
@@ -63,7 +64,7 @@ def compare(
         styled = directions.styled(mapping, latents) if is_style and mapping is not None else nullcontext()
         with styled:
             images = network(latents, labels, **options)
-        return extractor.features(((images.float() + 1) * 127.5).clamp(0, 255))[depth]
+        return extractor.features(to_levels(images))[depth]
 
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name, ends in steps.items():
@@ -81,11 +82,13 @@ def walked(folder: Path, metrics: Mapping[str, Any], reference: Reference, drawn
     """Of the generator in `folder`, in the classes and with the truncation that samples were drawn with.
 
     Returns:
-        None where none of `metrics` asks for it, or no extractor sees such small steps.
+        None where none of `metrics` asks for it, no extractor sees such small steps, or there are no latents.
     """
     depth = next((needs.of(metric).depth for metric in metrics.values() if needs.of(metric).generator), None)
     if depth is None or reference.of_paths is None:
         return None
     trained = generator.load(folder)
+    if not isinstance(trained.product.feed, Prior):
+        return None
     prior = sampling.only(trained.prior, drawn.drawn_classes or ())
     return compare(trained, prior, reference.of_paths.extractor, depth, seed=seed, options=trained.options(drawn.truncation))

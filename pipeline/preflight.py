@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ganlib import augment, models, optim, tasks
-from ganlib.data import labels
+from ganlib.data import decoders, labels
 from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
 from ganlib.data.sources import SOURCES
 from ganlib.data.tree import is_left_out
 from ganlib.metrics import EXTRACTORS, METRICS, choice, measure, needs
 from ganlib.metrics.interface import depth_of
+from ganlib.modalities import MODALITIES
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.samples import asked_classes
@@ -50,10 +51,12 @@ def parse(values: dict[str, Any]) -> Params:
 def check(params: Params) -> None:
     """Raise ValueError with one line a problem: unknown names, options that do not belong, sizes a network cannot make."""
     counts = (1, 1) if params.model.conditional else ()  # which classes there are is known only with the data
-    image = ImageSpec(channels=params.data.channels, size=params.data.image_size, class_counts=counts)
+    image = _image(params, counts)
     problems = []
     for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
+        lambda: MODALITIES.get(params.data.modality, key="data.modality"),
+        lambda: decoders.of(params.data),
         lambda: models.check(params.model, image, tasks.of(params.task).networks(params.task)),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
@@ -74,6 +77,11 @@ def check(params: Params) -> None:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
+    data = params.data
+    return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
 
 
 def _check_schedules(params: Params) -> None:
@@ -173,7 +181,7 @@ def _check_metrics(params: Params) -> None:
 def _is_given(need: needs.Needs, params: Params) -> bool:
     """Whether the task has what a metric looks at beside samples; where it has not, the metric is left out."""
     task = tasks.of(params.task)
-    image = ImageSpec(channels=params.data.channels, size=params.data.image_size)
+    image = _image(params)
     if need.pairs and not any(product.has_truth for product in task.products(params.model, params.task, image)):
         return False
     return not need.discriminator or "discriminator" in task.networks(params.task).values()

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ganlib.data.arrow import read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.metrics.reference_store import Reference
 from ganlib.models import ImageSpec
 from ganlib.selection import DEPTH, Judge, Score, choose, table, verdicts
@@ -64,7 +64,8 @@ class Selection:
         facts = identity.judge(config, root)
         if facts["by"] is None:
             return cls(facts=facts)
-        reference = Reference.read(root / "data" / "reference", data_digest=read_manifest(root / "data" / "prepared").data_digest)
+        prepared = root / "data" / "prepared"
+        reference = Reference.read(root / "data" / "reference", data_digest=read_manifest(prepared).data_digest)
         judge = Judge(
             extractor=reference.extractor,
             real=reference.features("val", DEPTH),
@@ -72,6 +73,8 @@ class Selection:
             image=image,
             train=config.train,
             task=config.task,
+            trained_on=ArrowImages(prepared / "train.arrow"),
+            held_out=ArrowImages(prepared / "val.arrow"),
         )
         digest = lineage.digest({"run_key": run_key, **facts})
         return cls(judge=judge, digest=digest, facts={**facts, "choice": digest})

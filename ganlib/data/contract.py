@@ -22,7 +22,7 @@ IMBALANCE_WARNING = 0.1  # smallest class / largest class
 class Converted:
     """A range of source rows after conversion; n of them were usable."""
 
-    images: np.ndarray  # [n, C, H, W] uint8
+    images: np.ndarray  # [n, C, H, W] as they are stored: uint8 of images
     labels: np.ndarray  # [n] int64, -1 without labels
     given: np.ndarray  # [n] int8 index into SPLITS of the split that the source gave, -1 without
     rows: np.ndarray  # [n] int64, number in the source

@@ -9,9 +9,10 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -56,6 +57,8 @@ class Conversion:
     pages: str = "first"  # or all
     jpeg_decode: str = "full"  # or shrink
     max_pixels: int = MAX_PIXELS
+    dtype: ClassVar[str] = "uint8"
+    keys: ClassVar[tuple[str, ...]] = CONVERSION_KEYS
 
     @classmethod
     def of(cls, config: DataConfig) -> "Conversion":
@@ -65,6 +68,12 @@ class Conversion:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.height, self.width
+
+    def guarded(self) -> AbstractContextManager[None]:
+        return strict_decoder(self.max_pixels)
+
+    def decode(self, raw: bytes | np.ndarray, survey: Survey, *, name: str) -> "list[Fitted]":
+        return convert_pages(raw, self, survey, name=name)
 
 
 Fitted = tuple[np.ndarray, tuple[int, int]]  # uint8 [C, H, W], and the original (height, width) when upright

@@ -52,10 +52,11 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
-    """Write uint8 `values` of one to four dimensions as an uncompressed IDX file."""
-    assert values.dtype == np.uint8, values.dtype
+    """Write `values` of one to four dimensions, of a type that IDX has, as an uncompressed IDX file."""
+    big = values.dtype.newbyteorder(">")
+    code = next(code for code, dtype in DTYPES.items() if dtype == big)
     assert 1 <= values.ndim <= 4, values.shape
-    path.write_bytes(bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes())
+    path.write_bytes(bytes([0, 0, code, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.astype(big).tobytes())
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path | None]]:

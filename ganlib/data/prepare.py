@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from ganlib.data.arrow import SPLITS, ArrowWriter, write_manifest
+from ganlib.data import decoders
+from ganlib.data.arrow import SPLITS, write_manifest
 from ganlib.data.contract import Contract, Converted
-from ganlib.data.decode import CONVERSION_KEYS, Conversion, convert_pages, strict_decoder
+from ganlib.data.decoders import Decoder
 from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.soundness import BrokenImage
 from ganlib.data.splits import content_digest, splitting
 from ganlib.data.suffixes import not_read
+from ganlib.data.table import LABEL, TableWriter
 from ganlib.data.values import Survey
+from ganlib.fields import IMAGE, Field, class_field
 from ganlib.files import require_space
 
 TASK_BYTES = 1 << 20  # stored bytes of one task: small enough to balance ten large JPEGs over the processes
@@ -50,8 +53,8 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         OSError: not enough disk space, or a process died.
     """
     source, reader = read_source(raw), open_raw(raw)
-    conversion = Conversion.of(config)
-    image_bytes = math.prod(conversion.shape)
+    decoder = decoders.of(config)
+    image_bytes = math.prod(decoder.shape) * np.dtype(decoder.dtype).itemsize
     require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
@@ -71,26 +74,31 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         splitting=splits_by,
         value_range=config.value_range,
     )
+    made = Field(
+        name=config.modality,
+        kind=config.modality,
+        shape=decoder.shape,
+        dtype=decoder.dtype,
+        value_range=None if config.modality == IMAGE else config.value_range,  # an image's is told where it is reported
+    )
+    labels = () if reader.class_names is None else (class_field(LABEL, reader.class_names),)
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(ArrowWriter(folder / f"{split}.arrow", shape=conversion.shape, class_names=reader.class_names))
-            for split in SPLITS
-        ]
+        writers = [stack.enter_context(TableWriter(folder / f"{split}.arrow", fields=(made, *labels))) for split in SPLITS]
         converted = stack.enter_context(
-            closing(_convert_in_order(reader, tasks, conversion, contract.survey, min(processes, max(len(tasks), 1))))
+            closing(_convert_in_order(reader, tasks, decoder, contract.survey, min(processes, max(len(tasks), 1))))
         )
         for part in converted:
             splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
                 chosen = np.flatnonzero(splits == index)
-                writer.append(part.images, None if reader.class_names is None else part.labels, chosen)
+                writer.append({made.name: part.images, **({LABEL: part.labels} if labels else {})}, chosen)
         contract.check(switched_off=[split for split in ("val", "test") if getattr(config, f"{split}_fraction") == 0])
     write_manifest(
         folder,
         class_names=reader.class_names,
         class_counts=contract.class_counts(),
-        preparation={"source": source.source, **{key: getattr(config, key) for key in ("image_size", *CONVERSION_KEYS)}},
+        preparation={"source": source.source, **{key: getattr(config, key) for key in ("image_size", *decoder.keys)}},
     )
     return contract.report(source, reader.name)
 
@@ -113,7 +121,7 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
     return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversion, full: Collection[str] = ()) -> Converted:
+def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, full: Collection[str] = ()) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process.
 
     Args:
@@ -125,7 +133,7 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
     broken_labels: list[int] = []
     survey = Survey.after(full)
     num_classes = None if reader.class_names is None else len(reader.class_names)
-    with strict_decoder(conversion.max_pixels):
+    with decoder.guarded():
         for row, record in enumerate(reader.read(start, stop), start=start):
             label = -1
             try:
@@ -134,7 +142,7 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
                 label = _label(record.label, num_classes)
                 if isinstance(record.image, bytes) and (kind := not_read(record.name)) is not None:
                     raise BrokenImage(f"{kind}, which is not read")
-                pages = convert_pages(record.image, conversion, survey, name=record.name)
+                pages = decoder.decode(record.image, survey, name=record.name)
             except BrokenImage as error:
                 broken.append((record.name, str(error)))
                 broken_labels.append(label)
@@ -143,7 +151,7 @@ def convert_rows(reader: RawImages, start: int, stop: int, conversion: Conversio
             for page, (image, (height, width)) in enumerate(pages):
                 images.append(image)
                 kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
-    stacked = np.empty((len(images), *conversion.shape), np.uint8)
+    stacked = np.empty((len(images), *decoder.shape), decoder.dtype)
     for place, image in zip(stacked, images, strict=True):  # np.stack would keep the order of their bytes in memory
         place[...] = image
     digests = b"".join(content_digest(image)[:16] for image in stacked)
@@ -183,11 +191,11 @@ def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes:
 
 
 def _convert_in_order(
-    reader: RawImages, tasks: list[tuple[int, int]], conversion: Conversion, survey: Survey, processes: int
+    reader: RawImages, tasks: list[tuple[int, int]], decoder: Decoder, survey: Survey, processes: int
 ) -> Generator[Converted, None, None]:
     if processes <= 1:
         for start, stop in tasks:
-            yield convert_rows(reader, start, stop, conversion, survey.full())
+            yield convert_rows(reader, start, stop, decoder, survey.full())
         return
     helpers = processes - 1  # this process converts too: it would only wait, and beside as many helpers as cores it would compete
     pool = ProcessPoolExecutor(helpers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
@@ -196,12 +204,12 @@ def _convert_in_order(
         while waiting or pending:
             unfinished = sum(not future.done() for future in pending)
             while waiting and unfinished < TASKS_PER_HELPER * helpers:
-                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), conversion, survey.full()))
+                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), decoder, survey.full()))
                 unfinished += 1
             if waiting and not pending[0].done() and len(pending) < TASKS_KEPT * processes:
                 own: Future[Converted] = Future()
                 pending.append(own)
-                own.set_result(convert_rows(reader, *waiting.popleft(), conversion, survey.full()))
+                own.set_result(convert_rows(reader, *waiting.popleft(), decoder, survey.full()))
             else:
                 yield pending.popleft().result()
     except BrokenProcessPool:

@@ -14,6 +14,7 @@ class DataConfig(Section):
     """What the images are and how they are brought to one size."""
 
     source: str = Field(description="a registered data source: fashion-mnist, digits, idx, image_folder, parquet")
+    modality: str = Field("image", description="what one row of the data is; below, an image is a row of any modality")
     path: str = Field("data/incoming", description="where your own files are (idx, image_folder, parquet), or IDX files you already have")
     image_size: tuple[int, int] = Field((28, 28), description="[height, width] in pixels of every image after preparation", strict=False)
     channels: Literal[1, 3, 4] = Field(1, description="1 grey, 3 RGB, 4 RGBA")

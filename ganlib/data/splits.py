@@ -16,7 +16,7 @@ from ganlib.data.given import LOOKED_FOR, check_given
 
 
 def content_digest(image: np.ndarray) -> bytes:
-    """SHA-256 over the shape (three little-endian uint32) and the pixels of a uint8 [C, H, W] image."""
+    """SHA-256 over the shape (three little-endian uint32) and the pixels, or other stored numbers, of [C, H, W]."""
     digest = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlib import sampling
+from ganlib import modalities
 from ganlib.augment import Augmentation
 from ganlib.data.arrow import ArrowImages
+from ganlib.fields import CLASS
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.train_settings import TrainConfig
@@ -46,7 +47,7 @@ class Shard:
     @cached_property
     def real(self) -> Tensor:
         """[n, C, H, W] float32 in [-1, 1] on the training device, augmented."""
-        images = sampling.to_float(self._stream.images.gather(self._indices))
+        images = self._stream.modality.to_tensor(self._stream.images.gather(self._indices))
         for augmentation in self._stream.augmentations:
             images = augmentation(images, self.rng("augment"))
         return images.to(self._stream.device, non_blocking=True)
@@ -57,6 +58,16 @@ class Shard:
         if self._stream.images.labels is None:
             return None
         return torch.from_numpy(self._stream.images.labels[self._indices]).to(self._stream.device)
+
+    def column(self, name: str) -> Tensor:
+        """The rows of another column beside `real`, on the training device: classes [n] int64, all else float32 in [-1, 1].
+
+        Raises:
+            ValueError: the data have no such column.
+        """
+        images = self._stream.images
+        values, kind = images.read(name, self._indices), images.field(name).kind
+        return (torch.from_numpy(values) if kind == CLASS else modalities.of(kind).to_tensor(values)).to(self._stream.device)
 
     @cached_property
     def _indices(self) -> np.ndarray:
@@ -82,6 +93,7 @@ class BatchStream:
         device: torch.device,
     ) -> None:
         self.images = images
+        self.modality = modalities.of(images.made.kind)
         self.prior = prior
         self.train = train
         self.seed = train.seed

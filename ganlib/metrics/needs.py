@@ -109,6 +109,17 @@ class Needs:
         return self.classes or self.pixels or self.reads_networks
 
     @property
+    def why_left_out(self) -> str:
+        """What there is none of where an evaluation lacks its numbers."""
+        if self.discriminator:
+            return "models/ holds no discriminator"
+        if self.generator:
+            return "no extractor of reference.extractor sees steps smaller than a grey level, or there are no latents to walk through"
+        if self.pairs:
+            return "the task makes nothing that has a truth to be held against"
+        return "the data have no classes (reference.extractor=auto), or too few images of each"
+
+    @property
     def reads_networks(self) -> bool:
         """It asks the trained networks, so that it says nothing of images alone."""
         return self.discriminator or self.generator or self.pairs

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganlib.levels import to_unit
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import PixelComparison
 from ganlib.metrics.intervals import jackknife_error, normal
@@ -80,7 +81,7 @@ def descriptors(images: np.ndarray, levels: int, *, seed: int, purpose: str) -> 
     """Patches of each level, float32 [n, patches, C * 49], of images [n, C, H, W] uint8; a chunk at a time."""
     parts: list[list[Tensor]] = [[] for _ in range(levels)]
     for start in range(0, len(images), CHUNK_IMAGES):
-        chunk = torch.from_numpy(images[start : start + CHUNK_IMAGES]).float() / 127.5 - 1
+        chunk = to_unit(torch.from_numpy(images[start : start + CHUNK_IMAGES]))
         for level, band in enumerate(laplacian_pyramid(chunk, levels)):
             parts[level].append(patches(band, PATCHES, keyed_rng(seed, purpose, level, start)))
     return [torch.cat(level) for level in parts]

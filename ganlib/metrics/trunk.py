@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlib.levels import to_unit
 from ganlib.metrics.interface import EXTRACT_BATCH_IMAGES, Images, checked_images
 from ganlib.metrics.spread import channel_statistics, units
 from ganlib.rng import keyed_rng
@@ -83,7 +84,7 @@ class Trunk(nn.Module):
 
     def working(self, images: Tensor) -> Tensor:
         """[n, C, H, W] uint8, or float32 in [0, 255] -> [n, C, *size] float32 in [-1, 1], channels last."""
-        x = images.float().div(127.5).sub_(1)
+        x = to_unit(images)
         if tuple(x.shape[2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
         return x.contiguous(memory_format=torch.channels_last)

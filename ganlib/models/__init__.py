@@ -4,7 +4,7 @@ A family is an object with a check, and an option schema and a constructor for e
 depend on the seed alone: it is laid out without memory, then every parameter and buffer is written by the network's own `initialise`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
@@ -14,19 +14,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ganlib.config import Section, options
+from ganlib.fields import IMAGE
 from ganlib.models.settings import ModelConfig
 from ganlib.registry import Registry
 from ganlib.rng import keyed_rng
 
 
 class ImageSpec(Section):
-    """The images a network makes or reads: [N, channels, *size] float32 in [-1, 1]."""
+    """The images, or rows of another modality, a network makes or reads: [N, channels, *size] float32 in [-1, 1]."""
 
     channels: int = Field(ge=1)
     size: tuple[int, int] = Field(strict=False)
     class_counts: tuple[int, ...] = Field(
         default=(), strict=False, description="training images of each class; () where the networks know no classes"
     )
+    modality: str = Field(default=IMAGE, exclude_if=lambda name: name == IMAGE)  # what was exported before there was another stays as it is
 
     @property
     def classes(self) -> int:
@@ -42,11 +44,18 @@ class Judgement:
         logits: [N] float32.
         features: [N, F] float32, what the logit is a linear function of.
         class_logits: [N, classes] float32 of an auxiliary classifier, None without one.
+        patch_logits: [N, P] float32 of a discriminator that judges P patches of an image by themselves; their mean is the logit. Else None.
     """
 
     logits: Tensor
     features: Tensor
     class_logits: Tensor | None = None
+    patch_logits: Tensor | None = None
+
+    @property
+    def verdicts(self) -> Tensor:
+        """What a loss is a function of: [N], or [N, P] of patches, over which its values are then averaged."""
+        return self.logits if self.patch_logits is None else self.patch_logits
 
 
 @dataclass(frozen=True)
@@ -76,14 +85,22 @@ class Discriminator(Protocol):
     def initialise(self, rng: torch.Generator) -> None: ...
 
 
+class Translator(Protocol):
+    """`forward(fed [N, *fed], labels None) -> [N, C, H, W]` in [-1, 1]: images of what a transform left of them (`ganlib.transforms`)."""
+
+    def forward(self, fed: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def initialise(self, rng: torch.Generator) -> None: ...
+
+
 class Family(Protocol):
     """What a family's file registers in `MODELS`.
 
     For each ROLE in its `roles` it has `ROLE_options`, a schema, and `ROLE(image, latent_dim, options) -> nn.Module`; where it `grows`, also
-    `ROLE_at(image, latent_dim, options, level)` for its intermediate levels, 0 to that of the full image.
+    `ROLE_at(image, latent_dim, options, level)` for its intermediate levels, 0 to that of the full image. A translator is not fed latents:
+    `translator(image, fed, options)`, `fed` being the `ImageSpec` of what it is fed; it raises ValueError where it cannot make `image` of that.
 
     Attributes:
-        roles: what it can build: generator, discriminator, autoencoder, ...
+        roles: what it can build: generator, discriminator, autoencoder, translator, ...
         grows: its networks exist at intermediate levels.
         has_styles: its generator takes `full=True` (-> Synthesis) and `truncation`.
     """
@@ -97,14 +114,26 @@ class Family(Protocol):
 
 
 MODELS: Registry[Family] = Registry("network family", package="ganlib.models")
+PARTS: Registry[Callable[[nn.Module], nn.Module]] = Registry("part of a network", package="ganlib.models")  # network -> what makes images
+WHOLE = "whole"
+
+
+@PARTS.register(WHOLE)
+def whole(network: nn.Module) -> nn.Module:
+    """All of it."""
+    return network
+
+
 PAIR = {"generator": "generator", "discriminator": "discriminator"}  # the networks of a GAN: name -> role
+TRANSLATOR = "translator"  # the role of a network that is fed images
 
 
-def check(config: ModelConfig, image: ImageSpec, networks: Mapping[str, str] = PAIR) -> Family:
+def check(config: ModelConfig, image: ImageSpec, networks: Mapping[str, str] = PAIR, *, fed: ImageSpec | None = None) -> Family:
     """Resolve and validate a `model` section before any work.
 
     Args:
         networks: name -> role.
+        fed: as of `sketch`.
 
     Raises:
         ValueError: unknown family, one that builds no such networks, options it does not have, an image it cannot make, or class conditions
@@ -117,7 +146,7 @@ def check(config: ModelConfig, image: ImageSpec, networks: Mapping[str, str] = P
         options_of(config, role)
     family.check(image)
     for network, role in networks.items():
-        sketch(config, image, network, role=role)
+        sketch(config, image, network, role=role, fed=fed)
     return family
 
 
@@ -162,19 +191,29 @@ def build_discriminator(config: ModelConfig, image: ImageSpec, *, seed: int, lev
 
 
 def build_network(
-    config: ModelConfig, image: ImageSpec, network: str, *, role: str | None = None, seed: int, level: int | None = None
+    config: ModelConfig,
+    image: ImageSpec,
+    network: str,
+    *,
+    role: str | None = None,
+    seed: int,
+    level: int | None = None,
+    fed: ImageSpec | None = None,
 ) -> nn.Module:
     """One network on the CPU, float32, initialised from `seed` and its name alone; arguments and errors as of `sketch`."""
-    return _materialise(sketch(config, image, network, role=role, level=level), keyed_rng(seed, f"initialise {network}"))
+    return materialise(sketch(config, image, network, role=role, level=level, fed=fed), network, seed=seed)
 
 
-def sketch(config: ModelConfig, image: ImageSpec, network: str, *, role: str | None = None, level: int | None = None) -> nn.Module:
+def sketch(
+    config: ModelConfig, image: ImageSpec, network: str, *, role: str | None = None, level: int | None = None, fed: ImageSpec | None = None
+) -> nn.Module:
     """A network without memory: its layers and shapes, no numbers.
 
     Args:
         network: its name, under which `config` has its options.
         role: what the family is to build; None: it is called as its role.
         level: of a family that grows; None: full size.
+        fed: what a translator is fed; not looked at in other roles, which are fed latents or the image.
 
     Raises:
         ValueError: a role or options the family does not have, or that do not fit each other or the image.
@@ -183,15 +222,17 @@ def sketch(config: ModelConfig, image: ImageSpec, network: str, *, role: str | N
     chosen = options(options_of(config, role), config[network], key=f"model.{network}")
     family = MODELS.get(config.name, key="model.name")
     make = getattr(family, role) if level is None else partial(getattr(family, f"{role}_at"), level=level)
+    assert role != TRANSLATOR or fed is not None, f"{network} is a translator: say what it is fed"
     with torch.device("meta"):
-        module: nn.Module = make(known_to(config, image), config.latent_dim, chosen)
+        module: nn.Module = make(known_to(config, image), fed if role == TRANSLATOR else config.latent_dim, chosen)
     return module
 
 
-def _materialise(network: nn.Module, rng: torch.Generator) -> nn.Module:
-    network.to_empty(device="cpu")
-    for tensor in (*network.parameters(), *network.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
+def materialise(sketched: nn.Module, network: str, *, seed: int) -> nn.Module:
+    """A sketch with memory on the CPU and the first weights of the network of that name."""
+    sketched.to_empty(device="cpu")
+    for tensor in (*sketched.parameters(), *sketched.buffers()):  # whatever `initialise` forgets is caught as NaN by the contract test
         tensor.data.fill_(float("nan") if tensor.is_floating_point() else -1)
     with torch.no_grad():
-        network.initialise(rng)  # type: ignore[operator]
-    return network
+        sketched.initialise(keyed_rng(seed, f"initialise {network}"))  # type: ignore[operator]
+    return sketched

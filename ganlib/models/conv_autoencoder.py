@@ -11,7 +11,7 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from ganlib.config import Section
-from ganlib.models import MODELS, ImageSpec
+from ganlib.models import MODELS, PARTS, ImageSpec
 from ganlib.models.layers.initialise import initialise_he
 from ganlib.models.layers.sizes import doublings
 
@@ -92,6 +92,27 @@ class Autoencoder(nn.Module):
     def initialise(self, rng: Rng) -> None:
         initialise_he(self, rng, slope=5**0.5)  # torch's own scale: what is coded and decoded begins near 0
         self.log_sigma.fill_(math.log(FIRST_SIGMA))
+
+
+@PARTS.register("reconstruction")
+class Reconstruction(nn.Module):
+    """Images -> what an autoencoder makes of the mean of their latents."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.train(network.training)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, C, H, W] in [-1, 1] -> the same
+        mean, _ = self.network.get_submodule("encoder")(images)
+        made: Tensor = self.network.get_submodule("decoder")(mean)
+        return made
+
+
+@PARTS.register("decoder")
+def decoder(network: nn.Module) -> nn.Module:
+    """Latents -> images."""
+    return network.get_submodule("decoder")
 
 
 class ConvAutoencoder:

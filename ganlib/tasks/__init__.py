@@ -8,7 +8,7 @@ import torch
 from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 from torch import Tensor, nn
 
-from ganlib import config
+from ganlib import config, models
 from ganlib.data.stream import Shard
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
@@ -127,6 +127,11 @@ def of(task: TaskConfig) -> Task:
     return chosen
 
 
+def build_network(task: TaskConfig, model: ModelConfig, image: ImageSpec, network: str, *, seed: int) -> nn.Module:
+    """One network of a task, with all its layers, whatever it is fed: on the CPU, initialised from `seed` and its name alone."""
+    return models.materialise(of(task).meta_networks(model, task, image)[network], network, seed=seed)
+
+
 def options_of(values: Mapping[str, Any]) -> type[TaskConfig]:
     """The schema of a section `task` with these values: that of the task which they name, or else of the default one.
 
@@ -138,12 +143,18 @@ def options_of(values: Mapping[str, Any]) -> type[TaskConfig]:
     return schema
 
 
+def settings(values: Mapping[str, Any]) -> TaskConfig:
+    """A section `task`, as the options of the task that it names."""
+    chosen: TaskConfig = config.options(options_of(values), dict(values), key="task")
+    return chosen
+
+
 def _validated(values: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(values, TaskConfig):
         return values
     if not isinstance(values, Mapping) or not isinstance(values.get("name", ""), str):
         return validate(values)  # which refuses it
-    return config.options(options_of(values), dict(values), key="task")
+    return settings(values)
 
 
 # The type of a field `task`: validated as the options of the task that it names.

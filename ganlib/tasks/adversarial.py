@@ -1,6 +1,6 @@
 """A generator against a discriminator: every loss of `ganlib.losses`, every term of `ganlib.regularizers`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,12 +13,12 @@ from ganlib.data.stream import Shard
 from ganlib.losses import LOSSES, Loss
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
-from ganlib.moment import Moment
+from ganlib.moment import Moment, drawn
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
 from ganlib.products import Product
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
-from ganlib.sampling import Prior
+from ganlib.sampling import Inputs, Prior
 from ganlib.scalars import LOGIT_FAKE, LOGIT_REAL, SIGN_REAL, ShardScalars
 from ganlib.schedule import Scheduled
 from ganlib.steering import Steering
@@ -47,18 +47,33 @@ class AdversarialConfig(TaskConfig):
 LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
 
 
+Term = Callable[[Moment, ShardScalars], Tensor]  # [n]; notes its own means
+
+
 class Rules:
     """The loss functions of the phases: what is minimised at a moment, whichever networks play.
 
     Args:
         steering: holds the loss, the regularizers and the augmentations by key.
         present: changes real images before anything else sees them.
+        inputs: what the generator is fed of a shard.
+        own: of the task alone: added to the generator's loss.
     """
 
-    def __init__(self, task: AdversarialConfig, steering: Steering, *, present: Callable[[Tensor], Tensor] = lambda images: images) -> None:
+    def __init__(
+        self,
+        task: AdversarialConfig,
+        steering: Steering,
+        *,
+        present: Callable[[Tensor], Tensor] = lambda images: images,
+        inputs: Callable[[Shard], Inputs] = drawn,
+        own: Term | None = None,
+    ) -> None:
         self.task = task
         self.steering = steering
         self.present = present
+        self.inputs = inputs
+        self.own = own
         self._regularizers = list(task.regularizers)
 
     def discriminator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
@@ -66,18 +81,20 @@ class Rules:
         loss: Loss = self.steering[LOSS]
         moment = self._moment(nets, shard, scalars, trains_generator=False)
         moment.fake  # noqa: B018 - made before D is called: layers that draw (dropout, noise) draw in this order
-        real_logits, fake_logits = moment.real_judgement.logits, moment.fake_judgement.logits
-        scalars.add(LOGIT_REAL, real_logits)
-        scalars.add(LOGIT_FAKE, fake_logits)
+        real, fake = moment.real_judgement, moment.fake_judgement
+        scalars.add(LOGIT_REAL, real.logits)
+        scalars.add(LOGIT_FAKE, fake.logits)
         if SIGN_REAL in self.steering.watched:
-            scalars.add(SIGN_REAL, real_logits.sign())
+            scalars.add(SIGN_REAL, real.logits.sign())
+        real_verdicts, fake_verdicts = real.verdicts, fake.verdicts
         if self.task.label_noise:
-            is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")).to(real_logits.device) < self.task.label_noise
-            real_logits, fake_logits = (
-                torch.where(is_swapped, fake_logits, real_logits),
-                torch.where(is_swapped, real_logits, fake_logits),
+            is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")).to(real.logits.device) < self.task.label_noise
+            is_swapped = is_swapped.view(-1, *[1] * (real_verdicts.ndim - 1))  # an image with all its patches
+            real_verdicts, fake_verdicts = (
+                torch.where(is_swapped, fake_verdicts, real_verdicts),
+                torch.where(is_swapped, real_verdicts, fake_verdicts),
             )
-        values = loss.discriminator(real_logits, fake_logits)
+        values = over_patches(loss.discriminator(real_verdicts, fake_verdicts))
         scalars.add("loss_discriminator", values)
         return values + self._terms("discriminator", moment, scalars)
 
@@ -88,11 +105,12 @@ class Rules:
         if not self.task.generator_loss_weight:
             values = 0.0 * moment.fake.sum((1, 2, 3))  # every parameter is in the graph, whatever the terms reach
         else:
-            fake_logits = moment.fake_judgement.logits
-            values = loss.generator(moment.real_judgement.logits if loss.reads_real else None, fake_logits)
+            fake = moment.fake_judgement.verdicts
+            values = over_patches(loss.generator(moment.real_judgement.verdicts if loss.reads_real else None, fake))
             scalars.add("loss_generator", values)
             values = values * self.task.generator_loss_weight
-        return values + self._terms("generator", moment, scalars)
+        values = values + self._terms("generator", moment, scalars)
+        return values if self.own is None else values + self.own(moment, scalars)
 
     def lazy(self, name: str, network: str) -> PhaseLoss:
         """A lazy term alone, as strong as the steps it stands for."""
@@ -114,6 +132,7 @@ class Rules:
             shard,
             scalars,
             trains_generator=trains_generator,
+            inputs=self.inputs,
             augmentations=[self.steering[name] for name in self.task.augment],
             present=self.present,
             is_normalized=self.task.gradient_normalization,
@@ -131,6 +150,11 @@ class Rules:
         values: Tensor = getattr(self.steering[name], network)(moment)
         scalars.add(f"penalty_{name}" if network == "discriminator" else f"penalty_{name}_generator", values)
         return values
+
+
+def over_patches(values: Tensor) -> Tensor:
+    """Losses [n], or [n, P] of patches, whose mean is the image's -> [n]."""
+    return values if values.ndim == 1 else values.mean(1)
 
 
 class ClipWeights:
@@ -182,7 +206,8 @@ class Adversarial:
     ) -> Play:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
-        return play(generator, discriminator, task=task, optim_config=optim, train=train, products=self.products(model, task, image))
+        modules = {"generator": generator, "discriminator": discriminator}
+        return play(modules, task=task, optim_config=optim, train=train, products=self.products(model, task, image))
 
 
 def products(model: ModelConfig, image: ImageSpec) -> tuple[Product, ...]:
@@ -196,20 +221,26 @@ def meta_networks(model: ModelConfig, image: ImageSpec, *, level: int | None = N
 
 
 def play(
-    generator: nn.Module,
-    discriminator: nn.Module,
+    modules: Mapping[str, nn.Module],
     *,
     task: AdversarialConfig,
     optim_config: OptimConfig,
     train: TrainConfig,
-    present: Callable[[Tensor], Tensor] = lambda images: images,
+    parts: Mapping[str, Scheduled[Any]] | None = None,
+    rules: Callable[[Steering, Networks], Rules] | None = None,
     **attributes: Any,
 ) -> Play:
-    """Phases of a generator against a discriminator; `attributes` of the `Play` beside them."""
-    networks = Networks({"generator": generator, "discriminator": discriminator}, train=train)
-    parts = _parts(task)
-    steering = Steering({name: part.start for name, part in parts.items()}, {name: part.schedules for name, part in parts.items()})
-    rules = Rules(task, steering, present=present)
+    """Phases of a generator against a discriminator, or of a generator alone; `attributes` of the `Play` beside them.
+
+    Args:
+        modules: generator, and discriminator where there is one.
+        parts: of the task alone, by their key in Steering.
+        rules: made once the networks have their places; None: the plain ones.
+    """
+    networks = Networks(modules, train=train)
+    known = _parts(task) | dict(parts or {})
+    steering = Steering({name: part.start for name, part in known.items()}, {name: part.schedules for name, part in known.items()})
+    chosen = Rules(task, steering) if rules is None else rules(steering, networks)
     lazy = [(name, network) for name in task.regularizers for network in steering[name].trains if steering[name].interval_steps > 1]
     optimizers = {
         network: optim.build(
@@ -225,21 +256,23 @@ def play(
         bound = optim_config[trains].max_gradient_norm
         return Phase(name=name, trains=trains, loss=loss, optimizer=optimizers[trains], max_gradient_norm=bound, **attributes)
 
-    clip = ClipWeights(task.weight_clip) if task.weight_clip is not None else None
-    phases = {
-        "discriminator": phase("discriminator", "discriminator", rules.discriminator, repeats=task.discriminator_repeats, constrain=clip),
-        "generator": phase("generator", "generator", rules.generator),
-    }
+    has_discriminator = "discriminator" in networks
+    phases = {"generator": phase("generator", "generator", chosen.generator)}
+    if has_discriminator:
+        clip = ClipWeights(task.weight_clip) if task.weight_clip is not None else None
+        repeats = task.discriminator_repeats
+        phases = {"discriminator": phase("discriminator", "discriminator", chosen.discriminator, repeats=repeats, constrain=clip)} | phases
     lazy_phases: dict[str, list[Phase]] = {
         trained: [
-            phase(f"penalty {name}", trained, rules.lazy(name, trained), interval_steps=steering[name].interval_steps)
+            phase(f"penalty {name}", trained, chosen.lazy(name, trained), interval_steps=steering[name].interval_steps)
             for name, network in lazy
             if network == trained
         ]
         for trained in phases
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
-    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=rules.moment, steering=steering, **attributes)
+    moment = chosen.moment if has_discriminator else None
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=moment, steering=steering, **attributes)
 
 
 def _parts(task: AdversarialConfig) -> dict[str, Scheduled[Any]]:
@@ -262,13 +295,19 @@ def _parts(task: AdversarialConfig) -> dict[str, Scheduled[Any]]:
 
 def check_parts(model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> None:
     """Raise ValueError for what is unknown, and for a term that means nothing for these networks."""
-    parts = {name: part.start for name, part in _parts(task).items()}
+    parts = _parts(task)
     models.check(model, image)
-    if not task.generator_loss_weight and not any("generator" in parts[name].trains for name in task.regularizers):
+    if not task.generator_loss_weight and not any("generator" in parts[name].start.trains for name in task.regularizers):
         raise ValueError(
             "task.generator_loss_weight=0 leaves the generator nothing to learn from; "
             "add a term for it (task.regularizers.feature_matching), or give its loss a weight"
         )
+    check_terms(model, task, image)
+
+
+def check_terms(model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> None:
+    """Raise ValueError for a loss or a term that is unknown, and for a term that means nothing for these networks."""
+    parts = {name: part.start for name, part in _parts(task).items()}
     has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:
         parts[name].check(model, image)

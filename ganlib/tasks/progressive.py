@@ -16,7 +16,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.optim import OptimConfig
 from ganlib.products import Product
 from ganlib.tasks import TASKS, Play
-from ganlib.tasks.adversarial import AdversarialConfig, check_parts, check_shards, meta_networks, play, products
+from ganlib.tasks.adversarial import AdversarialConfig, Rules, check_parts, check_shards, meta_networks, play, products
 from ganlib.tasks.settings import TaskConfig
 from ganlib.train_settings import TrainConfig
 
@@ -141,15 +141,15 @@ class Progressive:
     ) -> Play:
         self.check(model, task, train, image)
         schedule = _schedule(model, task, train, image)
-        networks = models.build(model, image, seed=train.seed, level=stage)
-        fade = Fade(list(networks), schedule, level=stage)
+        generator, discriminator = models.build(model, image, seed=train.seed, level=stage)
+        fade = Fade([generator, discriminator], schedule, level=stage)
         return play(
-            *networks,
+            {"generator": generator, "discriminator": discriminator},
             task=task,
             optim_config=optim,
             train=train,
+            rules=lambda steering, _: Rules(task, steering, present=fade.present),
             products=self.products(model, task, image),
-            present=fade.present,
             before_step=fade.before_step,
             ends_at_images=schedule.starts(stage + 1) if stage < schedule.levels else None,
         )

@@ -66,24 +66,6 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-class Reconstruction(nn.Module):
-    """Images -> what an autoencoder makes of the mean of their latents."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.train(network.training)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:  # [N, C, H, W] in [-1, 1] -> the same
-        mean, _ = self.network.get_submodule("encoder")(images)
-        made: Tensor = self.network.get_submodule("decoder")(mean)
-        return made
-
-
-def decoder(network: nn.Module) -> nn.Module:
-    return network.get_submodule("decoder")
-
-
 @TASKS.register("vae", paper="arXiv:1312.6114")
 class VAE:
     """An autoencoder whose latents are a distribution near N(0, 1): it draws images, and codes those it is shown."""
@@ -95,8 +77,8 @@ class VAE:
 
     def products(self, model: ModelConfig, task: VAEConfig, image: ImageSpec) -> tuple[Product, ...]:
         return (
-            Product(name="sample", network=NETWORK, feed=Prior.of(model, image), part=decoder),
-            Product(name="reconstruct", network=NETWORK, feed=Column(), part=Reconstruction, has_truth=True),
+            Product(name="sample", network=NETWORK, feed=Prior.of(model, image), part="decoder"),
+            Product(name="reconstruct", network=NETWORK, feed=Column(), part="reconstruction", has_truth=True),
         )
 
     def check(self, model: ModelConfig, task: VAEConfig, train: TrainConfig, image: ImageSpec) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ganlib import alarms, dist, products
+from ganlib import alarms, dist
 from ganlib.checks import norm
 from ganlib.data.stream import BatchStream, Shard
 from ganlib.moment import Moment
 from ganlib.networks import View
 from ganlib.rng import layer_noise
+from ganlib.sampling import Prior
 from ganlib.tasks import MomentOf, Play
 from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import is_due
@@ -167,12 +168,13 @@ class HealthHook:
 
     def _sampled(self, play: Play, nets: View, shards: Sequence[Shard]) -> dict[str, float]:
         """How the images that are drawn differ from each other, where nobody judges them."""
-        product, _ = products.sampled(play.products)
+        product = play.products[0]
         real_images, fake_images = [], []
         for shard in shards:
             with layer_noise(shard.rng("layers")):
                 real_images.append(shard.real)
-                fake_images.append(nets.part(product.part(nets.bare(product.network)), *shard.inputs()))
+                inputs = shard.inputs() if isinstance(product.feed, Prior) else product.feed.inputs(shard.real, shard.rng("transform"))
+                fake_images.append(nets.part(product.of(nets.bare(product.network)), *inputs))
         return {"diversity": diversity(joined(fake_images), joined(real_images))}
 
     @staticmethod

@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ganlib import dist, products, sampling
+from ganlib import dist, modalities, sampling
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages
 from ganlib.models.layers.norm import calibrate
-from ganlib.pictures import grid_png, in_turn
+from ganlib.pictures import in_turn
+from ganlib.products import Rows, Source, beside
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.sliced_wasserstein import sliced_wasserstein
@@ -70,12 +71,12 @@ class LogHook:
 
 
 @torch.no_grad()
-def calibrate_generator(network: torch.nn.Module, prior: Prior, train: TrainConfig) -> None:
+def calibrate_generator(network: torch.nn.Module, source: Source, train: TrainConfig) -> None:
     """Measure the evaluation statistics of a generator on the inputs every export of it uses."""
     device = next(network.parameters()).device
 
     def inputs(batch: int) -> Inputs:
-        return prior.draw(train.shard_images, keyed_rng(train.seed, "calibration", batch)).to(device)
+        return source.draw(train.shard_images, keyed_rng(train.seed, "calibration", batch)).to(device)
 
     calibrate(network, (inputs(batch) for batch in range(CALIBRATION_BATCHES)))
 
@@ -84,30 +85,40 @@ class GridHook:
     """A grid of each product of the average, from latents and images that stay the same, so that pictures over time can be compared.
 
     Args:
-        looked_at: of which what is made of images is shown, each row below the row of images it was made from.
+        trained_on: images behind batch-norm statistics, of products that are fed with images.
+        looked_at: of which what is made of images is shown: rows of inputs, of what is made of them, and of the images themselves.
     """
 
     ROWS, COLUMNS = 6, 10
 
-    def __init__(self, play: Callable[[], Play], config: TrainConfig, *, looked_at: ArrowImages, journal: Journal) -> None:
+    def __init__(
+        self, play: Callable[[], Play], config: TrainConfig, *, trained_on: ArrowImages, looked_at: ArrowImages, journal: Journal
+    ) -> None:
         self.play = play
         self.config = config
+        self.trained_on = trained_on
         self.looked_at = looked_at
+        self.modality = modalities.of(looked_at.made.kind)
         self.journal = journal
 
     def __call__(self, state: TrainState, *, is_last: bool) -> None:
         if not dist.is_main() or not (is_last or is_due(self.config.grid_interval_images, state)):
             return
-        for product in self.play().products:
-            network, name = product.part(state.ema.module), "images" if isinstance(product.feed, Prior) else product.name
+        products = self.play().products
+        for product in products:
+            network, name = product.of(state.ema.module), "images" if product is products[0] else product.name
+            calibrate_generator(network, product.source(self.trained_on), self.config)
             if isinstance(product.feed, Prior):
-                calibrate_generator(network, product.feed, self.config)
-                inputs = product.feed.seeded_of_classes(self.config.seed, range(self.ROWS * self.COLUMNS), columns=self.COLUMNS)
-                images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS)
+                count = max(self.ROWS * self.COLUMNS, self.modality.least_shown)
+                inputs = product.feed.seeded_of_classes(self.config.seed, range(count), columns=self.COLUMNS)
+                kind = self.looked_at.made.kind
+                images = sampling.generate(network, inputs, batch_images=self.ROWS * self.COLUMNS, modality=kind)
             else:
-                shown = self.looked_at.gather(np.arange(min(self.ROWS // 2 * self.COLUMNS, len(self.looked_at))))
-                images = in_turn(shown, products.made(network, product.feed, shown, batch_images=len(shown)), columns=self.COLUMNS)
-            png = grid_png(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
+                shown = range(min(self.ROWS // 2 * self.COLUMNS, len(self.looked_at)))
+                rows = Rows(column=product.feed, images=self.looked_at)
+                kinds = beside(rows, network, self.config.seed, shown, batch_images=len(shown))
+                images = in_turn(*kinds.values(), columns=self.COLUMNS)
+            png = self.modality.preview(images, columns=self.COLUMNS, description={"images_seen": str(state.images_seen)})
             self.journal.picture(f"{name}-{state.images_seen:012d}.png", png)
 
 
@@ -120,23 +131,25 @@ class Score:
         self.play = play
         self.train = train
         self.images = images
+        self.modality = modalities.of(images.made.kind)
 
     @cached_property
     def _real(self) -> torch.Tensor:
         count = min(self.IMAGES, len(self.images))
         chosen = torch.randperm(len(self.images), generator=keyed_rng(self.train.seed, "score"))[:count]
-        return sampling.to_float(self.images.gather(np.sort(chosen.numpy())))
+        return self.modality.to_tensor(self.images.gather(np.sort(chosen.numpy())))
 
     def __call__(self, state: TrainState) -> float:
         """Sliced Wasserstein distance to real images; lower is better."""
-        product, prior = products.sampled(self.play().products)
-        network = product.part(
+        product = self.play().products[0]
+        network = product.of(
             copy.deepcopy(state.ema.module)
         )  # its batch-norm statistics are measured here, on fewer images than for an export
         key = keyed_rng(self.train.seed, "score latents")
-        inputs = prior.draw(len(self._real), key).to(next(network.parameters()).device)
+        inputs = product.source(self.images).draw(len(self._real), key).to(next(network.parameters()).device)
         calibrate(network, inputs.split(self.BATCH_IMAGES))
-        fake = sampling.to_float(sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES))
+        made = sampling.generate(network, inputs, batch_images=self.BATCH_IMAGES, modality=self.images.made.kind)
+        fake = self.modality.to_tensor(made)
         return sliced_wasserstein(self._real, fake, rng=keyed_rng(self.train.seed, "score directions"))
 
 

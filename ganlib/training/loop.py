@@ -59,7 +59,7 @@ class Interrupted(RuntimeError):
 def image_of(images: ArrowImages) -> ImageSpec:
     """What the networks are told of a data set."""
     channels, height, width = images.shape
-    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts)
+    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts, modality=images.made.kind)
 
 
 @dataclass(kw_only=True)
@@ -250,7 +250,8 @@ def train(
         journal=journal,
     )
     stop = StopHook(spec.train, candidates=candidates, background=background, should_stop=should_stop, while_waiting=watchdog.beat)
-    hooks: list[Hook] = [log, GridHook(lambda: running.play, spec.train, looked_at=running.looked_at(), journal=journal), checkpoint, agree]
+    grids = GridHook(lambda: running.play, spec.train, trained_on=running.batches.images, looked_at=running.looked_at(), journal=journal)
+    hooks: list[Hook] = [log, grids, checkpoint, agree]
     for clocked in (log, health):
         clocked.restart_clock(state.images_seen)
     try:

@@ -81,18 +81,17 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         cards=[item for item in found if item.about.is_headline and "@" not in item.key],
         others=_others(evaluation, found),
         baseline=baseline,
-        grid=_file(root / "samples" / "grid.png", f"Random samples, not selected{_classes_told(root / 'samples' / 'grid.png')}."),
+        grid=_file(root / "samples" / "grid.png", _of_grid(_told(root / "samples" / "grid.png"))),
         interpolation=_file(
             root / "samples" / "interpolation.png",
             "Each row walks from one latent to another. Smooth change speaks against images that were learnt by heart; jumps speak for it.",
         ),
         of_images=[
-            Picture.of(
-                (root / "samples" / f"{name}.png").read_bytes(), f"Held-out images, and below each its {name.replace('_', ' ')}, in turn."
-            )
-            for name in generator.get("products", ())
-            if (root / "samples" / f"{name}.png").exists()
+            Picture.of(path.read_bytes(), f"{product['name'].replace('_', ' ').capitalize()}: {_told(path).get('Rows', '')}.")
+            for product in generator.get("products", ())
+            if (path := root / "samples" / f"{product['name']}.png").exists()
         ],
+        has_latents=all(product["feed"]["kind"] == "latents" for product in generator.get("products", ())[:1]),
         directions=[
             picture
             for name, caption in (
@@ -184,12 +183,19 @@ def _majority(calibration: Calibration | None, data: Mapping[str, Any], protocol
     return max(counts) / total if len(counts) > 1 and total else None
 
 
-def _classes_told(path: Path) -> str:
-    """What a picture says of the classes it shows."""
+def _told(path: Path) -> Mapping[str, str]:
+    """What a picture says of itself."""
     if not path.exists():
-        return ""
+        return {}
     with Image.open(path) as picture:
-        return f"; {picture.info['Classes']}" if "Classes" in picture.info else ""
+        return {str(key): str(value) for key, value in picture.info.items()}
+
+
+def _of_grid(told: Mapping[str, str]) -> str:
+    if "Rows" in told:
+        return f"Rows of {told['Rows']}; not selected."
+    classes = f"; {told['Classes']}" if "Classes" in told else ""
+    return f"Random samples, not selected{classes}."
 
 
 def _with_known_classes(generator: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, discriminator, generator, looking, params, path_length, preflight
+from pipeline import cli, discriminator, looking, pairs, params, path_length, preflight
 from pipeline.generator import DESCRIPTION, weights_file
 from pipeline.report import page
 from pipeline.tracking.delivery import deliver_pending
@@ -83,7 +83,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paths = path_length.walked(root / "models", metrics, reference, fake_images.facts, seed=config.seed)
     is_paired = any(needs.of(metric).pairs for metric in metrics.values())
     true_features = real[reference.main.label]["last"]
-    paired = generator.paired(root / "models", reference.extractor, pixels, features=true_features) if is_paired else None
+    of = (root / "models", reference.extractor, pixels)
+    paired = pairs.compared(*of, seed=fake_images.facts.seed, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
     baseline: dict[str, Any] = {}
@@ -132,16 +133,7 @@ def main() -> None:
     for name in config.metrics:
         need = needs.of(METRICS.get(name))
         if not any(value.key in result for value in need.gives):
-            why = (
-                "models/ holds no discriminator"
-                if need.discriminator
-                else "no extractor of reference.extractor sees steps smaller than a grey level"
-                if need.generator
-                else "the task makes nothing that has a truth to be held against"
-                if need.pairs
-                else "the data have no classes (reference.extractor=auto), or too few images of each"
-            )
-            print(f"{name}: left out, {why}")
+            print(f"{name}: left out, {need.why_left_out}")
     values = {key: float(value) for key, value in result.items() if isinstance(value, int | float)}
     print(", ".join(f"{key} {value:.4g}" for key, value in values.items() if not key.endswith(("_low", "_high"))))
     for warning in result["ruler"]["warnings"]:

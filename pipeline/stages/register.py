@@ -13,6 +13,7 @@ from ganlib.files import atomic_write, write_json
 from ganlib.metrics import METRICS, needs
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
+from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, names, params, preflight, spread
 from pipeline.params import ROOT
@@ -56,12 +57,12 @@ def register(
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
-    alarms = root / "reports" / "training" / "alarms.json"
+    example = trained.product.source(Samples(root / "samples")).seeded(EXAMPLE_SEED, range(4))
     outcome = registration.register_generator(
         config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
         tracking,
         generator=served,
-        example=served.array(trained.inputs(EXAMPLE_SEED, range(4))).numpy(),
+        example=served.array(example).numpy(),
         words=served.words,
         run_key=trained.facts["run_key"],
         card=Card.of_generator(trained.facts),
@@ -69,7 +70,7 @@ def register(
         truncation=truncation,
         evaluation=report,
         recipe=trained.facts.get("recipe_digest", ""),
-        alarms=[alarm["name"] for alarm in json.loads(alarms.read_text())],
+        alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
         spreads=spread.stored(root),
         measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
         tags={
@@ -86,8 +87,7 @@ def register(
         root=root,
     )
     write_json(root / "reports" / "registration.json", asdict(outcome))
-    page = decision.render(asdict(outcome), report)
-    atomic_write(root / "reports" / "registration.html", page.encode())
+    atomic_write(root / "reports" / "registration.html", decision.render(asdict(outcome), report).encode())
     return outcome
 
 
@@ -132,8 +132,8 @@ def told(outcome: registration.Registration) -> str:
     """Where the version is, and what the rule said of it, a line a question that was answered with no."""
     if outcome.is_dry_run:
         return f"{outcome.model}: {outcome.reason}"
-    new = "new" if outcome.is_new else "known already"
-    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([new, *outcome.aliases])}): {outcome.reason}"
+    is_new = "new" if outcome.is_new else "known already"
+    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([is_new, *outcome.aliases])}): {outcome.reason}"
     failed = [check for check in (outcome.decision or {}).get("checks", ()) if not check["passes"]]
     return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
 

@@ -52,15 +52,16 @@ def test_one_file_knows_processes():
 # Rooms from the bottom to the top, by their names below the package (the longest that fits a file; `models.__init__` is that file alone).
 # A file imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 GANLIB_FLOORS = (
-    {"__init__", "checks", "config", "dist", "files", "redact", "registry", "rng"},  # what everything stands on
-    {"alarms", "schedule"},  # numbers of any settings, and what they say
-    {"data.settings", "metrics.settings", "models.settings", "sample_settings", "tasks.settings", "train_settings"},
-    {"data", "ema", "freeze", "models.__init__", "optim", "pictures", "scalars", "sliced_wasserstein", "storage"},
+    {"__init__", "checks", "config", "dist", "fields", "files", "redact", "registry", "rng"},  # what everything stands on
+    {"alarms", "levels", "pictures", "schedule"},  # numbers of any settings, and what they say; what any array looks like
+    {"data.settings", "metrics.settings", "models.settings", "modalities", "sample_settings", "tasks.settings", "train_settings"},
+    {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein", "storage"},
+    {"transforms"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
     {"augment", "directions", "models", "networks", "products", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
-    {"regularizers"},
+    {"perceptual", "regularizers"},
     {"tasks"},  # algorithm boxes
     {"catalog", "training"},
     {"selection"},
@@ -80,8 +81,8 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"latent_walks", "lineage", "looking", "path_length", "promotion", "state_address", "tracking.store"},
-    {"identity", "spread", "tracking.versions"},
+    {"latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
+    {"identity", "latent_pictures", "spread", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
     {"cli"},

@@ -8,7 +8,8 @@ from PIL import Image
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.pictures import grid_png
-from pipeline.generator import Served, TrainedGenerator, numbered
+from ganlib.products import Product
+from pipeline.generator import SAMPLE, Served, TrainedGenerator, numbered
 from pipeline.report import page, plots
 from pipeline.report.text import class_label
 from pipeline.tracking.registration import shortened
@@ -19,7 +20,13 @@ ODD = ["$\\frac{$", "a$b$c", "<b>bold</b>", "&amp;", "50% $5", "_^{}", "猫", ""
 def trained(counts: tuple[int, ...], names: list[str]) -> TrainedGenerator:
     model = ModelConfig(name="dcgan", latent_dim=8, conditional=True, generator={"width": 8})
     image = ImageSpec(channels=1, size=(8, 8), class_counts=counts)
-    return TrainedGenerator(network=build_generator(model, image, seed=0).eval(), model=model, image=image, facts={"class_names": names})
+    return TrainedGenerator(
+        product=Product.read(SAMPLE, model, image),
+        network=build_generator(model, image, seed=0).eval(),
+        model=model,
+        image=image,
+        facts={"class_names": names},
+    )
 
 
 def asked(number: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -136,8 +136,8 @@ def part_at(path: Path, line: int) -> str:
     return part
 
 
-def class_of(entry: Any) -> type:
-    return entry if isinstance(entry, type) else type(entry)
+def class_of(entry: Any) -> Any:
+    return entry if isinstance(entry, type | FunctionType) else type(entry)
 
 
 def part_of_class(cls: type) -> str:

@@ -231,7 +231,7 @@ def test_every_generator_can_be_exported_with_a_batch_of_any_size(name):
     model = ModelConfig(name=name, latent_dim=8, conditional=True, generator={"width": 8})
     image = ImageSpec(channels=1, size=(8, 8), class_counts=(1, 1, 1))
     prior = Prior.of(model, image)
-    network = generator.Served(build_generator(model, image, seed=0).eval(), prior=prior, options={}, class_names=NAMES)
+    network = generator.Served(build_generator(model, image, seed=0).eval(), feed=prior, image=image, options={}, class_names=NAMES)
     arrays = [network.array(prior.seeded(0, range(count))) for count in (4, 3)]
     exported = torch.export.export(network, (arrays[0],), dynamic_shapes=[{0: torch.export.Dim.AUTO}]).module()
     torch.testing.assert_close(exported(arrays[1]), network(arrays[1]))

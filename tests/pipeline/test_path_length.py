@@ -13,12 +13,14 @@ from ganlib.metrics.pixel_features import Pixels
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
+from ganlib.products import Product
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Prior
 from pipeline import path_length
-from pipeline.generator import TrainedGenerator
+from pipeline.generator import SAMPLE, TrainedGenerator
 
 SHAPE = (1, 4, 4)
+SMALL = ImageSpec(channels=1, size=(4, 4))
 PIXELS: Extractor = Pixels(SHAPE)
 DIM = 16
 
@@ -67,7 +69,7 @@ class Times3(nn.Module):
 
 def trained(network: nn.Module, name: str = "mlp") -> TrainedGenerator:
     model = ModelConfig(name=name, latent_dim=DIM)
-    return TrainedGenerator(network=network.eval(), model=model, image=ImageSpec(channels=1, size=(4, 4)), facts={})
+    return TrainedGenerator(product=Product.read(SAMPLE, model, SMALL), network=network.eval(), model=model, image=SMALL, facts={})
 
 
 def measured(network: nn.Module, prior: Prior, name: str = "mlp", *, seed: int = 0) -> dict[str, float]:
@@ -158,7 +160,9 @@ def test_a_real_style_based_generator_is_walked_in_z_and_in_w(monkeypatch):
     monkeypatch.setattr(path_length, "PAIRS", 60)
     model = ModelConfig(name="stylegan2", latent_dim=8, generator={"width": 4, "mapping_depth": 2})
     image = ImageSpec(channels=1, size=(8, 8))
-    real = TrainedGenerator(network=build_generator(model, image, seed=0).eval(), model=model, image=image, facts={})
+    real = TrainedGenerator(
+        product=Product.read(SAMPLE, model, image), network=build_generator(model, image, seed=0).eval(), model=model, image=image, facts={}
+    )
     data, truncated = (
         path_length.compare(real, real.prior, Pixels((1, 8, 8)), "middle", seed=0, options=real.options(truncation))
         for truncation in (1.0, 0.5)

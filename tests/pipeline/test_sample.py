@@ -24,7 +24,8 @@ from ganlib.metrics import interface
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
-from pipeline.stages import sample as stage
+from ganlib.sampling import Prior
+from pipeline import latent_pictures
 from pipeline.stages.sample import sample
 
 NAMES = ["cat", "a/b", "Ωmega"]
@@ -225,15 +226,15 @@ def test_counts_that_do_not_make_the_images(classes, message):
 @pytest.mark.parametrize(("num_classes", "bands", "shown"), [(3, 1, 3), (16, 1, 16), (37, 3, 37), (200, 8, 128)])
 def test_a_grid_shows_every_class_for_which_it_has_place(num_classes, bands, shown):
     """Kills the old grid, whose 16 columns showed 16 of 37 classes; and one that shows a class without training images."""
-    prior = stage.Prior(latent_dim=2, distribution="normal", class_counts=(0, *[1] * num_classes))
-    classes = stage.shown_classes(prior, rows=8, columns=16)
-    labels = stage.grid_labels(prior, classes, rows=8, columns=16)
+    prior = Prior(latent_dim=2, distribution="normal", class_counts=(0, *[1] * num_classes))
+    classes = latent_pictures.shown_classes(prior, rows=8, columns=16)
+    labels = latent_pictures.grid_labels(prior, classes, rows=8, columns=16)
     assert len(labels) == bands * (8 // bands) * 16
     assert len(set(labels.tolist())) == shown
     assert 0 not in labels.tolist()
     places = -(-len(classes) // 16) * 16
-    assert stage.in_bands(prior, classes, 16) == (classes * 16)[:places]  # in turn, and from the beginning again
-    assert stage.in_bands(prior, classes, 16)[:16] == labels[:16].tolist()
+    assert latent_pictures.in_bands(prior, classes, 16) == (classes * 16)[:places]  # in turn, and from the beginning again
+    assert latent_pictures.in_bands(prior, classes, 16)[:16] == labels[:16].tolist()
 
 
 def test_samples_that_were_cut_off_say_so(tmp_path):

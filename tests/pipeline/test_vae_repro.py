@@ -34,11 +34,11 @@ def test_from_data_to_a_served_version_without_a_discriminator(make_clone, tmp_p
     assert facts["task"]["name"] == "vae"
     assert sorted(path.name for path in (root / "models").iterdir()) == ["autoencoder.safetensors", "generator.json"]
     assert set(facts["parameters"]) == {"autoencoder"}
-    assert facts["products"] == ["sample", "reconstruct"]
+    assert [product["name"] for product in facts["products"]] == ["sample", "reconstruct"]
 
     assert pq.read_table(root / "samples" / "samples.parquet").num_rows == 600
     beside = Image.open(root / "samples" / "reconstruct.png")
-    assert "reconstruct, in turn" in beside.info["Rows"]
+    assert "one below another: made, truth" in beside.info["Rows"]
     pixels = np.asarray(beside).astype(float)
     assert pixels.std() > 20
     evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
@@ -47,7 +47,7 @@ def test_from_data_to_a_served_version_without_a_discriminator(make_clone, tmp_p
     assert 0 < evaluation["feature_distance"] < 1  # nearer than another image
     assert "discriminator_auc" not in evaluation
     report = (root / "reports" / "report.html").read_text()
-    assert "Held-out images, and below each its reconstruct" in report
+    assert "Reconstruct: held-out images (test split), one below another: made, truth" in report
     assert "PSNR" in report
 
     grids = sorted(path.name for path in (root / "reports" / "training" / "grids").glob("*.png"))

@@ -98,7 +98,7 @@ def test_a_missing_truncated_or_foreign_file_names_the_stage(tmp_path: Path) -> 
     table = pa.table({"x": [1]})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
         file.write_table(table)
-    with pytest.raises(ValueError, match="format none, expected ganlib-images-1; rerun"):
+    with pytest.raises(ValueError, match="format none, expected ganlib-images-1 or ganlib-table-1; rerun"):
         ArrowImages(path)
 
 

@@ -95,8 +95,8 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_space(make_s
     train(spec, should_stop=visit)
     assert len(asked) > 5
     assert parts_of(spec.folder) == parts_of(whole.folder)
-    (first, *_) = events(spec, "failed_write")
-    assert str(small_disk / "state" / "checkpoints") in first["text"]
+    folder = str(small_disk / "state" / "checkpoints")  # a candidate for export may be the first that finds no space
+    (first, *_) = [event for event in events(spec, "failed_write") if folder in event["text"]]
     assert "this checkpoint needs" in first["text"]
     live = parse_lines((small_disk / "state" / HISTORY).read_text())
     assert [line["scalars"] for line in live] == [line["scalars"] for line in newest(spec).history]  # no line was lost

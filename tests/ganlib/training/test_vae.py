@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from ganlib.models import ImageSpec
 from ganlib.models.conv_autoencoder import Coding
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Product, sampled
+from ganlib.products import Product
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Prior, generate
 from ganlib.tasks.vae import ELBO, VAE, VAEConfig, divergence
@@ -119,13 +119,13 @@ def test_it_learns_what_it_is_shown(make_spec):
     assert held_out is not None
     kinds = np.concatenate([np.arange(25), np.arange(100, 125)])  # bright on the left, bright at the top
     images = torch.from_numpy(held_out.images.gather(kinds)).float() / 127.5 - 1
-    network = products["reconstruct"].part(state.ema.module)
+    network = products["reconstruct"].of(state.ema.module)
     with torch.no_grad():
-        made = network(*products["reconstruct"].feed.inputs(images))
+        made = network(*products["reconstruct"].feed.inputs(images, keyed_rng(0, "nothing is drawn")))
     distances = torch.cdist(images.flatten(1), made.flatten(1))
     assert torch.equal(distances.argmin(1) // 25, torch.arange(50) // 25)
-    product, prior = sampled(tuple(products.values()))
-    drawn = generate(product.part(state.ema.module), prior.seeded(0, range(4)), batch_images=4)
+    product = products["sample"]
+    drawn = generate(product.of(state.ema.module), product.feed.seeded(0, range(4)), batch_images=4)
     assert drawn.shape == (4, 1, 8, 8)
     grids = sorted(path.name for path in (Path(chosen.folder) / "grids").iterdir())
     assert grids == ["images-000000012800.png", "reconstruct-000000012800.png"]
@@ -154,5 +154,10 @@ def test_a_product_of_latents_has_no_truth():
     prior = Prior(latent_dim=2, distribution="normal")
     with pytest.raises(ValueError, match=r"product sample: latents have no image"):
         Product(name="sample", network="g", feed=prior, has_truth=True)
-    with pytest.raises(ValueError, match=r"draws nothing from latents; its products are reconstruct"):
-        sampled((Product(name="reconstruct", network="g", feed=Column(), has_truth=True),))
+
+
+def test_a_description_of_a_product_is_enough_to_make_it():
+    """generator.json alone, without the task. Kills: a part or a truth that is not written."""
+    chosen = ModelConfig(name="conv_autoencoder", latent_dim=4)
+    for product in VAE().products(chosen, VAEConfig(name="vae"), IMAGE):
+        assert Product.read(json.loads(json.dumps(product.facts())), chosen, IMAGE) == product
