@@ -77,6 +77,17 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     return {**sections, "train": train}
 
 
+def recipe(settings: Mapping[str, Any], parent: Mapping[str, Any] | None) -> str:
+    """sha256 of all settings but the seed, and of what was taken over: trainings that have it alike differ in their random numbers alone.
+
+    Args:
+        settings: `training_settings`.
+        parent: `Identity.parent`.
+    """
+    train = {key: value for key, value in settings["train"].items() if key != "seed"}
+    return digest({"settings": {**settings, "train": train}, "parent": None if parent is None else dict(parent)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """What makes a training the training it is: the same identity is the same result, wherever and however often it runs.

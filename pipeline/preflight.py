@@ -20,7 +20,7 @@ from ganlib.products import Column
 from ganlib.samples import asked_classes
 from ganlib.schedule import written_in
 from ganlib.storage import Address
-from pipeline import continuing, generator, schema
+from pipeline import continuing, generator, names, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -68,6 +68,7 @@ def check(params: Params) -> None:
         lambda: _check_shards(params, image),
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
+        lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.path),
     ):
         try:
             look()
@@ -170,6 +171,12 @@ def _check_metrics(params: Params) -> None:
             f"register.metric={params.register_.metric!r} is given by none of evaluate.metrics={params.evaluate.metrics}; "
             f"legal: {', '.join(given) or 'none, as no metric is measured'}; or add the metric to evaluate.metrics"
         )
+    known = needs.values()
+    problems += [
+        f"register.limits.{key} is no number of any metric; legal: {', '.join(known)}"
+        for key in params.register_.limits
+        if key not in known
+    ]
     if params.sample.classes is not None and not params.model.conditional:
         problems.append(
             "sample.classes names classes, but the generator is told none; set sample.classes: null, or model.conditional: true"

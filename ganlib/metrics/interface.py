@@ -9,7 +9,7 @@ which rounding would swallow, are seen as floats. Longer than other files, as it
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -150,6 +150,8 @@ class Comparison:
     fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
     num_classes: int = 0
     classes: np.ndarray | None = None  # [k] int64, the numbers below num_classes that have training images; None: all
+    # key of a value -> [resamples] of it, left here by a metric whose bootstrap is keyed: of another set of as many fakes, resample i draws the same
+    resampled: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def known_classes(self) -> np.ndarray:
