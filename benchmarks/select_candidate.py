@@ -35,7 +35,7 @@ from ganlib.metrics import interface, needs  # noqa: E402
 from ganlib.metrics.fid import fid, frechet_distance, moments  # noqa: E402
 from ganlib.metrics.reference_store import Reference  # noqa: E402
 from ganlib.models import build_generator  # noqa: E402
-from ganlib.selection import DEPTH, Judge, choose, verdicts  # noqa: E402
+from ganlib.selection import Judge, choose, verdicts  # noqa: E402
 from ganlib.storage import open_storage  # noqa: E402
 from ganlib.train_settings import SelectConfig  # noqa: E402
 from ganlib.training import candidates, loop  # noqa: E402
@@ -69,16 +69,7 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
 
     storage, image = open_storage(spec.folder), loop.image_of(ArrowImages(Path(spec.data)))
     reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(prepared).data_digest)
-    judge = Judge(
-        extractor=reference.extractor,
-        real=reference.features("val", DEPTH),
-        model=spec.model,
-        image=image,
-        train=spec.train,
-        task=spec.task,
-        trained_on=ArrowImages(Path(spec.data)),
-        held_out=ArrowImages(prepared / "val.arrow"),
-    )
+    judge = Judge.of(reference, prepared, model=spec.model, image=image, train=spec.train, task=spec.task)
     weights = {images_seen: read_weights(storage, candidates.name(images_seen)) for images_seen in candidates.present(storage)}
     start = time.process_time()
     scores = [judge.score(found, images_seen=seen, candidate=candidates.sha256(storage, seen)) for seen, found in weights.items()]

@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -39,7 +41,9 @@ METRICS = ("fid", "kid", "prdc", "class_coverage")
 SHOWN = ("fid", "kid", "precision", "recall", "density", "coverage")
 PART = "zoo"  # of the page: the data of params.yaml as it stands
 DEFAULT = "default"  # params.yaml as it stands
-NOT_COMPARED = frozenset({"digits"})  # recipes that change the data
+NOT_COMPARED = frozenset(
+    {"digits", "points", "srgan", "inpainting"}
+)  # recipes that change the data, or are fed the images they are to make
 MINIATURE_SECONDS = 6.0
 MINIATURE_STEPS = 10
 COLUMNS, ROWS = 10, 5  # of a picture
@@ -188,44 +192,70 @@ def measure(job: Job, work: Path) -> Row:
 
 
 def _evaluate(network: Any, config: Any, spec: Any, *, picture: str | None, commit: str) -> dict[str, float]:
-    """The metrics of the evaluate stage for the averaged generator, and its picture."""
-    from ganlib import metrics, sampling, tasks
-    from ganlib.data.arrow import ArrowImages, read_manifest
-    from ganlib.metrics import interface, measure
-    from ganlib.metrics.reference_store import Reference
-    from ganlib.pictures import grid_png
+    """The metrics of the evaluate stage for the averaged generator, and its picture; of a task with truth, of what it makes of held-out images."""
+    from ganlib import products, sampling, tasks
+    from ganlib.data.arrow import ArrowImages
+    from ganlib.pictures import grid_png, in_turn
     from ganlib.training.hooks import calibrate_generator
     from ganlib.training.loop import image_of
 
     trained_on = ArrowImages(Path(spec.data))
-    product = tasks.of(spec.task).products(spec.model, spec.task, image_of(trained_on))[0]
-    network = product.of(network)
-    calibrate_generator(network, product.source(trained_on), spec.train)
-    reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
     held_out = ArrowImages(ROOT / "data" / "prepared" / f"{config.evaluate.split}.arrow")
-    count = config.sample.num_images if isinstance(product.feed, sampling.Prior) else min(config.sample.num_images, len(held_out))
-    inputs = product.source(held_out).seeded(config.sample.seed, range(count))
+    product = tasks.of(spec.task).products(spec.model, spec.task, image_of(trained_on))[0]
+    network, seed, shown = product.of(network), config.sample.seed, range(ROWS * COLUMNS)
+    calibrate_generator(network, product.source(trained_on), spec.train)
+    is_drawn = isinstance(product.feed, sampling.Prior)
+    count = config.sample.num_images if is_drawn else min(config.sample.num_images, len(held_out))
+    inputs = product.source(held_out).seeded(seed, range(count))
     images = sampling.generate(network, inputs, batch_images=config.sample.batch_images)
+    if picture is not None:
+        if is_drawn:
+            inputs_shown = product.feed.seeded_of_classes(seed, shown, columns=COLUMNS)
+            pixels = sampling.generate(network, inputs_shown, batch_images=len(shown))
+        else:
+            rows = products.Rows(column=product.feed, images=held_out)
+            kinds = products.beside(rows, network, seed, shown[: 2 * COLUMNS], batch_images=len(shown))
+            pixels = in_turn(*kinds.values(), columns=COLUMNS)
+        path = ROOT / picture
+        path.parent.mkdir(parents=True, exist_ok=True)
+        description = {"Model": Path(picture).stem, "Seed": str(seed), "Commit": commit}
+        path.write_bytes(grid_png(pixels, columns=COLUMNS, description=description))
+    labels = None if inputs.labels is None else inputs.labels.numpy()
+    return results_of(images, config, labels=labels, truth=held_out.gather(np.arange(count)) if product.has_truth else None)
+
+
+def results_of(images: np.ndarray, config: Any, *, labels: np.ndarray | None = None, truth: np.ndarray | None = None) -> dict[str, float]:
+    """The metrics of the evaluate stage of images [n, C, H, W] uint8, and of pairs where there is a truth [n, C, H, W] uint8."""
+    import torch
+
+    from ganlib import metrics
+    from ganlib.data.arrow import ArrowImages, read_manifest
+    from ganlib.metrics import interface, measure, pairs
+    from ganlib.metrics.reference_store import Reference
+
+    reference = Reference.read(ROOT / "data" / "reference", data_digest=read_manifest(ROOT / "data" / "prepared").data_digest)
     compared = measure.Comparisons(
         reference=reference,
         real=measure.stored(reference, config.evaluate.split),
         fake=measure.extract(reference, interface.ArrayImages(images)),
         train=measure.stored(reference, "train"),
-        fake_labels=None if inputs.labels is None else inputs.labels.numpy(),
-        class_counts=trained_on.class_counts or None,
+        fake_labels=labels,
+        class_counts=ArrowImages(ROOT / "data" / "prepared" / "train.arrow").class_counts or None,
     )
-    if picture is not None:
-        shown = (
-            product.feed.seeded_of_classes(config.sample.seed, range(ROWS * COLUMNS), columns=COLUMNS)
-            if isinstance(product.feed, sampling.Prior)
-            else product.source(held_out).seeded(config.sample.seed, range(ROWS * COLUMNS))
-        )
-        images = sampling.generate(network, shown, batch_images=ROWS * COLUMNS)
-        path = ROOT / picture
-        path.parent.mkdir(parents=True, exist_ok=True)
-        description = {"Model": Path(picture).stem, "Seed": str(config.sample.seed), "Commit": commit}
-        path.write_bytes(grid_png(images, columns=COLUMNS, description=description))
-    return compared.measure({name: metrics.METRICS.get(name) for name in METRICS}, config.evaluate)
+    found = compared.measure({name: metrics.METRICS.get(name) for name in METRICS}, config.evaluate)
+    if truth is not None:
+        made, true = torch.from_numpy(images), torch.from_numpy(truth)
+        found |= {name: float(of(made, true).mean()) for name, of in (("psnr", pairs.psnr), ("ssim", pairs.ssim))}
+        found["sharpness"] = sharpness(images) / sharpness(truth)
+    return found
+
+
+def sharpness(images: np.ndarray) -> float:
+    """Mean absolute Laplacian of [n, C, H, W] uint8: what a blur takes first."""
+    x = images.astype(np.float32)
+    inner = x[..., 1:-1, 1:-1]
+    around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+    return float(np.abs(4 * inner - around).mean(dtype=np.float64))
 
 
 def has_collapsed(results: dict[str, float]) -> bool:

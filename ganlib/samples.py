@@ -59,6 +59,16 @@ class Facts:
     truncation: float = 1.0
     fed_with: str | None = None
 
+    def latents(self, generator: Mapping[str, Any]) -> dict[str, Any]:
+        """Which latents the images were made of: two generators that were fed the same ones are compared image by image.
+
+        Args:
+            generator: models/generator.json.
+        """
+        z = generator.get("input", {}).get("z", {})
+        fed = {"fed_with": self.fed_with} if self.fed_with is not None else {}
+        return {"seed": self.seed, **{key: value for key, value in z.items() if key in ("shape", "distribution")}, **fed}
+
 
 def asked_classes(
     wanted: Sequence[str | int] | Mapping[str | int, int] | None, names: Sequence[str], counts: Sequence[int]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from ganlib import tasks
 from ganlib.config import Section
+from ganlib.data.arrow import ArrowImages
 from ganlib.metrics import interface, needs
 from ganlib.metrics.intervals import bootstrap_weights, normal
 from ganlib.metrics.kid import kid, weighted_mmd
+from ganlib.metrics.reference_store import Reference
 from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng
@@ -96,6 +99,22 @@ class Judge:
     trained_on: interface.Images
     held_out: interface.Images
 
+    @classmethod
+    def of(
+        cls, reference: Reference, prepared: Path, *, model: ModelConfig, image: ImageSpec, train: TrainConfig, task: TaskConfig
+    ) -> "Judge":
+        """With the main extractor of a reference and the images of data/prepared."""
+        return cls(
+            extractor=reference.extractor,
+            real=reference.features("val", DEPTH),
+            model=model,
+            image=image,
+            train=train,
+            task=task,
+            trained_on=ArrowImages(prepared / "train.arrow"),
+            held_out=ArrowImages(prepared / "val.arrow"),
+        )
+
     def score(self, weights: Mapping[str, Tensor], *, images_seen: int, candidate: str) -> Score:
         """Of the weights of a candidate, `NETWORK.NAME` -> tensor."""
         assert self.train.select is not None
@@ -108,7 +127,7 @@ class Judge:
             network = product.of(averaged)
             calibrate_generator(network, product.source(self.trained_on), self.train)
             inputs = product.source(self.held_out).draw(self.train.select.images, keyed_rng(self.train.seed, "selection latents"))
-            images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES))
+            images = interface.ArrayImages(generate(network, inputs, batch_images=BATCH_IMAGES, modality=self.image.modality))
             fake = interface.extract(self.extractor, images)[interface.depth_of(self.extractor, DEPTH)].double()
             drawn = bootstrap_weights(len(fake), RESAMPLES, seed=self.train.seed, purpose="selection bootstrap")
             kid, *resampled = weighted_mmd(self._real, fake, torch.cat([torch.ones(1, len(fake), dtype=torch.float64), drawn])).tolist()

@@ -80,6 +80,7 @@ def write(
         **({"git_changed": facts.tags["git.changed"].split(", ")} if "git.changed" in facts.tags else {}),
         "data_digest": facts.data_digest,
         "params_digest": facts.tags["params.digest"],
+        **({"recipe_digest": facts.tags["recipe.digest"]} if "recipe.digest" in facts.tags else {}),
     }
     with atomic_folder(root / "models") as models:
         networks[averaged] = {k: v.contiguous() for k, v in trained.state_dict().items()}

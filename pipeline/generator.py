@@ -11,12 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganlib.data.arrow import ArrowImages
+from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Column, Feed, Product
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
+NO_HELD_OUT = "images are made of held-out ones, and there are none; set data.test_fraction above 0"
 SAMPLE = {"name": "sample", "network": "generator", "feed": {"kind": "latents"}}  # what older descriptions are of
 
 
@@ -165,7 +167,7 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together; says which stage makes them.
+        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
@@ -173,6 +175,10 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
+    if image.modality != IMAGE:
+        raise ValueError(
+            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
+        )
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)
     network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))
@@ -198,7 +204,7 @@ def held_out(root: Path) -> tuple[str, ArrowImages]:
         images = ArrowImages(root / "data" / "prepared" / f"{split}.arrow")
         if len(images):
             return split, images
-    raise ValueError("images are made of held-out ones, and there are none; set data.test_fraction above 0 and run `dvc repro prepare`")
+    raise ValueError(NO_HELD_OUT)
 
 
 def weights_file(facts: Mapping[str, Any]) -> str:

@@ -71,9 +71,21 @@ def training_settings(params: TrainingParams) -> dict[str, Any]:
     if params.train.select is not None:  # who judges the candidates is no part of the training
         train["select"] = {"interval_images": params.train.select.interval_images}
     sections = {key: getattr(params, key).model_dump(mode="json") for key in ("model", "task", "optim")}
-    if params.data.modality != IMAGE:  # which code networks see their data through; there was no other, so images keep their keys
-        sections["data"] = {"modality": params.data.modality}
+    kinds = {params.data.modality, *(column.modality for column in params.data.columns.values())} - {IMAGE}
+    if kinds:  # which code networks see their data through; there was but one, so images keep their keys
+        sections["data"] = {"modalities": sorted(kinds)}
     return {**sections, "train": train}
+
+
+def recipe(settings: Mapping[str, Any], parent: Mapping[str, Any] | None) -> str:
+    """sha256 of all settings but the seed, and of what was taken over: trainings that have it alike differ in their random numbers alone.
+
+    Args:
+        settings: `training_settings`.
+        parent: `Identity.parent`.
+    """
+    train = {key: value for key, value in settings["train"].items() if key != "seed"}
+    return digest({"settings": {**settings, "train": train}, "parent": None if parent is None else dict(parent)})
 
 
 @dataclass(frozen=True, kw_only=True)

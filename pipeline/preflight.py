@@ -16,10 +16,11 @@ from ganlib.metrics.interface import depth_of
 from ganlib.modalities import MODALITIES
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
+from ganlib.products import Column
 from ganlib.samples import asked_classes
 from ganlib.schedule import written_in
 from ganlib.storage import Address
-from pipeline import continuing, generator, schema
+from pipeline import continuing, generator, names, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -55,9 +56,7 @@ def check(params: Params) -> None:
     problems = []
     for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
-        lambda: MODALITIES.get(params.data.modality, key="data.modality"),
-        lambda: decoders.of(params.data),
-        lambda: _check_networks(params, image),
+        lambda: _check_columns(params),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
         lambda: _check_schedules(params),
@@ -69,6 +68,7 @@ def check(params: Params) -> None:
         lambda: _check_shards(params, image),
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
+        lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.path),
     ):
         try:
             look()
@@ -83,10 +83,12 @@ def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
     return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
 
 
-def _check_networks(params: Params, image: ImageSpec) -> None:
-    task = tasks.of(params.task)
-    fed = task.products(params.model, params.task, image)[0].fed(image)
-    models.check(params.model, image, task.networks(params.task), fed=fed)
+def _check_columns(params: Params) -> None:
+    MODALITIES.get(params.data.modality, key="data.modality")
+    decoders.of(params.data)
+    for name, column in params.data.columns.items():
+        MODALITIES.get(column.modality, key=f"data.columns.{name}.modality")
+        decoders.of(params.data.of_column(name))
 
 
 def _check_schedules(params: Params) -> None:
@@ -169,6 +171,12 @@ def _check_metrics(params: Params) -> None:
             f"register.metric={params.register_.metric!r} is given by none of evaluate.metrics={params.evaluate.metrics}; "
             f"legal: {', '.join(given) or 'none, as no metric is measured'}; or add the metric to evaluate.metrics"
         )
+    known = needs.values()
+    problems += [
+        f"register.limits.{key} is no number of any metric; legal: {', '.join(known)}"
+        for key in params.register_.limits
+        if key not in known
+    ]
     if params.sample.classes is not None and not params.model.conditional:
         problems.append(
             "sample.classes names classes, but the generator is told none; set sample.classes: null, or model.conditional: true"
@@ -226,6 +234,15 @@ def check_data(params: Params, root: Path) -> list[str]:
     except ValueError as error:
         problems.append(str(error))
     problems += needs.lacking_real(metrics, params.evaluate, num_real=num_real)
+    num_fake = params.sample.num_images
+    fed_with_images = [
+        isinstance(product.feed, Column) for product in tasks.of(params.task).products(params.model, params.task, _image(params))
+    ]
+    if any(fed_with_images) and not (manifest.splits["test"].images or manifest.splits["val"].images):
+        problems.append(generator.NO_HELD_OUT)
+    elif fed_with_images[0]:  # one of each
+        num_fake = min(num_fake, manifest.splits["test"].images or manifest.splits["val"].images)
+        problems += needs.lacking(metrics, params.evaluate, num_fake=num_fake)
     if problems:
         raise ValueError("the prepared data are not enough for a later stage:\n" + "\n".join(problems))
     dims = {
@@ -237,9 +254,9 @@ def check_data(params: Params, root: Path) -> list[str]:
     warnings = [
         line
         for (name, _), dim in dims.items()
-        for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=params.sample.num_images, feature_dim=dim)
+        for line in needs.doubtful({name: metrics[name]}, num_real=num_real, num_fake=num_fake, feature_dim=dim)
     ]
-    warnings += needs.doubtful(metrics, num_real=num_real, num_fake=params.sample.num_images, feature_dim=0)  # what no features decide
+    warnings += needs.doubtful(metrics, num_real=num_real, num_fake=num_fake, feature_dim=0)  # what no features decide
     return list(dict.fromkeys(warnings))
 
 

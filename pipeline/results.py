@@ -25,6 +25,7 @@ def describe(root: Path, tracking_uri: str) -> str:
             f"samples     {root / 'samples' / 'grid.png'}",
             f"            {root / 'samples'}",
             f"report      {root / 'reports' / 'report.html'}",
+            f"decision    {root / 'reports' / 'registration.html'}",
             f"metrics     {metrics}",
             f"registered  {version} ({', '.join(registration['aliases'])}: {registration['reason']})",
             f"MLflow      mlflow ui --backend-store-uri {shlex.quote(redacted(tracking_uri))}",

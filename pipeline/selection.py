@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import read_manifest
 from ganlib.metrics.reference_store import Reference
 from ganlib.models import ImageSpec
-from ganlib.selection import DEPTH, Judge, Score, choose, table, verdicts
+from ganlib.selection import Judge, Score, choose, table, verdicts
 from ganlib.storage import Storage
 from ganlib.training import candidates
 from ganlib.training.parent import read_weights, weights_of
@@ -66,16 +66,7 @@ class Selection:
             return cls(facts=facts)
         prepared = root / "data" / "prepared"
         reference = Reference.read(root / "data" / "reference", data_digest=read_manifest(prepared).data_digest)
-        judge = Judge(
-            extractor=reference.extractor,
-            real=reference.features("val", DEPTH),
-            model=config.model,
-            image=image,
-            train=config.train,
-            task=config.task,
-            trained_on=ArrowImages(prepared / "train.arrow"),
-            held_out=ArrowImages(prepared / "val.arrow"),
-        )
+        judge = Judge.of(reference, prepared, model=config.model, image=image, train=config.train, task=config.task)
         digest = lineage.digest({"run_key": run_key, **facts})
         return cls(judge=judge, digest=digest, facts={**facts, "choice": digest})
 

@@ -1,7 +1,7 @@
 """The data contract: what was found while preparing, whether it is good enough, and the report that says so."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class Converted:
     broken: tuple[tuple[str, str], ...]  # (name, reason) of the others
     broken_labels: np.ndarray  # [len(broken)] int64, -1 where there is none
     survey: Survey
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns: [n, C, H, W] as they are stored
 
 
 class Contract:

@@ -112,7 +112,8 @@ class IdxImages:
 
     def sizes_bytes(self) -> np.ndarray:
         parts = _open(self.folder, self.stamp)
-        return np.concatenate([np.full(len(part.images), math.prod(part.images.shape[1:]), np.int64) for part in parts])
+        sizes = [math.prod(part.images.shape[1:]) * part.images.itemsize for part in parts]
+        return np.concatenate([np.full(len(part.images), size, np.int64) for part, size in zip(parts, sizes, strict=True)])
 
     def given_splits(self) -> dict[str | None, int]:
         counts: Counter[str | None] = Counter()

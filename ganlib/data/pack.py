@@ -4,7 +4,7 @@ DVC then sees a handful of files instead of one a image, and the original folder
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,22 +23,37 @@ BATCH_ROWS = 4096
 
 
 class PackWriter:
-    """Writes `files-00000.arrow`, `files-00001.arrow`, ... into `folder`; holds at most one record batch in memory."""
+    """Writes `files-00000.arrow`, `files-00001.arrow`, ... into `folder`; holds at most one record batch in memory.
 
-    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES, batch_bytes: int = BATCH_BYTES) -> None:
+    Args:
+        columns: names of further encoded values of each row.
+    """
+
+    def __init__(
+        self, folder: Path, *, columns: Sequence[str] = (), shard_bytes: int = SHARD_BYTES, batch_bytes: int = BATCH_BYTES
+    ) -> None:
         self.folder = folder
+        self.columns = tuple(columns)
+        self._schema = pa.schema([*SCHEMA, *((name, pa.large_binary()) for name in columns)])
         self.num_rows = 0
         self._shard_limit_bytes, self._batch_limit_bytes = shard_bytes, batch_bytes
         self._shard: Any = None
         self._sink: Any = None
         self._num_shards = self._shard_bytes = self._batch_bytes = 0
-        self._rows: list[tuple[str, int | None, bytes | None, str | None]] = []
+        self._rows: list[tuple[str | int | bytes | None, ...]] = []
 
-    def append(self, path: str, label: int | None, data: bytes | None, split: str | None = None) -> None:
-        """Add one file; `data` is None where the source holds a null, `split` (train, val, test) where it does not say."""
+    def append(
+        self, path: str, label: int | None, data: bytes | None, split: str | None = None, others: Mapping[str, bytes | None] | None = None
+    ) -> None:
+        """Add one file; `data` is None where the source holds a null, `split` (train, val, test) where it does not say.
+
+        Args:
+            others: of every further column its value, None for a null.
+        """
         assert split in (None, "train", "val", "test"), split
-        self._rows.append((path, label, data, split))
-        self._batch_bytes += len(data or b"")
+        further = [(others or {})[name] for name in self.columns]
+        self._rows.append((path, label, data, split, *further))
+        self._batch_bytes += sum(len(value or b"") for value in (data, *further))
         self.num_rows += 1
         if self._batch_bytes >= self._batch_limit_bytes or len(self._rows) >= BATCH_ROWS:
             self._flush()
@@ -50,10 +65,11 @@ class PackWriter:
             self._close_shard()
         if self._shard is None:
             self._sink = pa.OSFile(str(self.folder / f"files-{self._num_shards:05d}.arrow"), "wb")
-            self._shard = pa.ipc.new_file(self._sink, SCHEMA)
+            self._shard = pa.ipc.new_file(self._sink, self._schema)
             self._num_shards += 1
         columns = zip(*self._rows, strict=True)
-        self._shard.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._shard.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._shard_bytes += self._batch_bytes
         self._batch_bytes = 0
         self._rows = []
@@ -105,9 +121,12 @@ class PackImages:
         for batch in _batches(self.folder, self.stamp):
             low, high = max(start - first, 0), min(stop - first, batch.num_rows)
             if low < high:
-                paths, labels, data, splits = (column.slice(low, high - low) for column in batch.columns)
-                for path, label, image, split in zip(paths.to_pylist(), labels.to_pylist(), data, splits.to_pylist(), strict=True):
-                    yield RawRecord(name=path, image=image.as_py(), label=label, split=split)
+                paths, labels, data, splits, *others = (column.slice(low, high - low) for column in batch.columns)
+                names = batch.schema.names[len(SCHEMA) :]
+                rows = zip(paths.to_pylist(), labels.to_pylist(), data, splits.to_pylist(), *others, strict=True)
+                for path, label, image, split, *further in rows:
+                    named = {name: value.as_py() for name, value in zip(names, further, strict=True)}
+                    yield RawRecord(name=path, image=image.as_py(), label=label, split=split, others=named)
             first += batch.num_rows
 
 

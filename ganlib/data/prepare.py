@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
@@ -20,7 +20,7 @@ from ganlib.data import decoders
 from ganlib.data.arrow import SPLITS, write_manifest
 from ganlib.data.contract import Contract, Converted
 from ganlib.data.decoders import Decoder
-from ganlib.data.raw import RawImages, read_source
+from ganlib.data.raw import RawImages, RawRecord, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.soundness import BrokenImage
@@ -54,7 +54,8 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     """
     source, reader = read_source(raw), open_raw(raw)
     decoder = decoders.of(config)
-    image_bytes = math.prod(decoder.shape) * np.dtype(decoder.dtype).itemsize
+    others = {name: decoders.of(config.of_column(name)) for name in config.columns}
+    image_bytes = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in (decoder, *others.values()))
     require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
@@ -74,25 +75,20 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         splitting=splits_by,
         value_range=config.value_range,
     )
-    made = Field(
-        name=config.modality,
-        kind=config.modality,
-        shape=decoder.shape,
-        dtype=decoder.dtype,
-        value_range=None if config.modality == IMAGE else config.value_range,  # an image's is told where it is reported
-    )
+    made = _field(config.modality, config, decoder)
     labels = () if reader.class_names is None else (class_field(LABEL, reader.class_names),)
+    further = tuple(_field(name, config.of_column(name), each) for name, each in others.items())
     with ExitStack() as stack:
-        writers = [stack.enter_context(TableWriter(folder / f"{split}.arrow", fields=(made, *labels))) for split in SPLITS]
+        writers = [stack.enter_context(TableWriter(folder / f"{split}.arrow", fields=(made, *labels, *further))) for split in SPLITS]
         converted = stack.enter_context(
-            closing(_convert_in_order(reader, tasks, decoder, contract.survey, min(processes, max(len(tasks), 1))))
+            closing(_convert_in_order(reader, tasks, (decoder, others), contract.survey, min(processes, max(len(tasks), 1))))
         )
         for part in converted:
             splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
                 chosen = np.flatnonzero(splits == index)
-                writer.append({made.name: part.images, **({LABEL: part.labels} if labels else {})}, chosen)
+                writer.append({made.name: part.images, **({LABEL: part.labels} if labels else {}), **part.others}, chosen)
         contract.check(switched_off=[split for split in ("val", "test") if getattr(config, f"{split}_fraction") == 0])
     write_manifest(
         folder,
@@ -101,6 +97,13 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         preparation={"source": source.source, **{key: getattr(config, key) for key in ("image_size", *decoder.keys)}},
     )
     return contract.report(source, reader.name)
+
+
+def _field(name: str, config: DataConfig, decoder: Decoder) -> Field:
+    told = (
+        None if config.modality == IMAGE else config.value_range
+    )  # of images it stands in the preparation, and their bytes stay as they are
+    return Field(name=name, kind=config.modality, shape=decoder.shape, dtype=decoder.dtype, value_range=told)
 
 
 def available_cores() -> int:
@@ -121,11 +124,19 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
     return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, full: Collection[str] = ()) -> Converted:
+def convert_rows(
+    reader: RawImages,
+    start: int,
+    stop: int,
+    decoder: Decoder,
+    full: Collection[str] = (),
+    others: Mapping[str, Decoder] | None = None,
+) -> Converted:
     """Convert rows start..stop-1 of the source; runs in any process.
 
     Args:
         full: kinds of values of which nothing new can be seen.
+        others: of further columns, by name.
     """
     images: list[np.ndarray] = []
     kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
@@ -133,7 +144,10 @@ def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, ful
     broken_labels: list[int] = []
     survey = Survey.after(full)
     num_classes = None if reader.class_names is None else len(reader.class_names)
-    with decoder.guarded():
+    further: dict[str, list[np.ndarray]] = {name: [] for name in others or {}}
+    with ExitStack() as guards:
+        for each in (decoder, *(others or {}).values()):
+            guards.enter_context(each.guarded())
         for row, record in enumerate(reader.read(start, stop), start=start):
             label = -1
             try:
@@ -143,6 +157,7 @@ def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, ful
                 if isinstance(record.image, bytes) and (kind := not_read(record.name)) is not None:
                     raise BrokenImage(f"{kind}, which is not read")
                 pages = decoder.decode(record.image, survey, name=record.name)
+                beside = {name: _beside(name, record, other) for name, other in (others or {}).items()}
             except BrokenImage as error:
                 broken.append((record.name, str(error)))
                 broken_labels.append(label)
@@ -151,9 +166,9 @@ def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, ful
             for page, (image, (height, width)) in enumerate(pages):
                 images.append(image)
                 kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
-    stacked = np.empty((len(images), *decoder.shape), decoder.dtype)
-    for place, image in zip(stacked, images, strict=True):  # np.stack would keep the order of their bytes in memory
-        place[...] = image
+                for name, value in beside.items():
+                    further[name].append(value)
+    stacked = _stacked(images, decoder)
     digests = b"".join(content_digest(image)[:16] for image in stacked)
     table = np.array(kept, np.int64).reshape(-1, 6)
     return Converted(
@@ -167,7 +182,27 @@ def convert_rows(reader: RawImages, start: int, stop: int, decoder: Decoder, ful
         broken=tuple(broken),
         broken_labels=np.array(broken_labels, np.int64),
         survey=survey,
+        others={name: _stacked(values, other) for (name, other), values in zip((others or {}).items(), further.values(), strict=True)},
     )
+
+
+def _stacked(rows: list[np.ndarray], decoder: Decoder) -> np.ndarray:
+    stacked = np.empty((len(rows), *decoder.shape), decoder.dtype)
+    for place, row in zip(stacked, rows, strict=True):  # np.stack would keep the order of their bytes in memory
+        place[...] = row
+    return stacked
+
+
+def _beside(name: str, record: RawRecord, decoder: Decoder) -> np.ndarray:
+    """The value of a further column."""
+    value = record.others[name]
+    if value is None:
+        raise BrokenImage(f"column {name}: null")
+    try:
+        ((array, _),) = decoder.decode(value, Survey(), name=record.name)
+    except BrokenImage as error:
+        raise BrokenImage(f"column {name}: {error}") from None
+    return array
 
 
 def _label(label: int | None, num_classes: int | None) -> int:
@@ -191,11 +226,12 @@ def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes:
 
 
 def _convert_in_order(
-    reader: RawImages, tasks: list[tuple[int, int]], decoder: Decoder, survey: Survey, processes: int
+    reader: RawImages, tasks: list[tuple[int, int]], columns: tuple[Decoder, Mapping[str, Decoder]], survey: Survey, processes: int
 ) -> Generator[Converted, None, None]:
+    decoder, others = columns
     if processes <= 1:
         for start, stop in tasks:
-            yield convert_rows(reader, start, stop, decoder, survey.full())
+            yield convert_rows(reader, start, stop, decoder, survey.full(), others)
         return
     helpers = processes - 1  # this process converts too: it would only wait, and beside as many helpers as cores it would compete
     pool = ProcessPoolExecutor(helpers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
@@ -204,12 +240,12 @@ def _convert_in_order(
         while waiting or pending:
             unfinished = sum(not future.done() for future in pending)
             while waiting and unfinished < TASKS_PER_HELPER * helpers:
-                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), decoder, survey.full()))
+                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), decoder, survey.full(), others))
                 unfinished += 1
             if waiting and not pending[0].done() and len(pending) < TASKS_KEPT * processes:
                 own: Future[Converted] = Future()
                 pending.append(own)
-                own.set_result(convert_rows(reader, *waiting.popleft(), decoder, survey.full()))
+                own.set_result(convert_rows(reader, *waiting.popleft(), decoder, survey.full(), others))
             else:
                 yield pending.popleft().result()
     except BrokenProcessPool:

@@ -1,8 +1,8 @@
 """What `data/raw` looks like to whoever reads it: rows of undecoded images behind one protocol, described by `source.json`."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,6 +21,7 @@ class RawRecord:
     image: bytes | np.ndarray | None  # an encoded file, or numbers [H, W] or [H, W, C]; None where the source has a null
     label: int | None
     split: str | None = None  # train, val or test, where the source says so
+    others: Mapping[str, bytes | None] = field(default_factory=dict)  # further columns, encoded
 
 
 class RawImages(Protocol):
@@ -51,6 +52,7 @@ class Fetched:
     class_names: tuple[str, ...] | None
     ignored_files: tuple[str, ...] = ()  # not images, left out
     notes: tuple[str, ...] = ()  # what was decided about folders and files, and the key that decides otherwise
+    columns: tuple[str, ...] = ()  # further columns that it brought, of those in data.columns
 
 
 @dataclass(frozen=True, kw_only=True)

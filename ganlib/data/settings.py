@@ -8,6 +8,20 @@ from pydantic import Field, field_validator, model_validator
 from ganlib.config import Section
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit
+Resize = Literal["lanczos", "bicubic", "bilinear", "hamming", "box", "nearest"]
+Crop = Literal["center", "pad", "stretch"]
+
+
+class ColumnConfig(Section):
+    """One further column of the data; what is null is as for the rows themselves."""
+
+    modality: str = Field("image", description="what its values are")
+    column: str | None = Field(None, description="what the source calls it; null: by its name here")
+    image_size: tuple[int, int] | None = Field(None, strict=False)
+    channels: Literal[1, 3, 4] | None = None
+    resize: Resize | None = None
+    crop: Crop | None = None
+    value_range: tuple[float, float] | None = Field(None, strict=False)
 
 
 class DataConfig(Section):
@@ -18,10 +32,8 @@ class DataConfig(Section):
     path: str = Field("data/incoming", description="where your own files are (idx, image_folder, parquet), or IDX files you already have")
     image_size: tuple[int, int] = Field((28, 28), description="[height, width] in pixels of every image after preparation", strict=False)
     channels: Literal[1, 3, 4] = Field(1, description="1 grey, 3 RGB, 4 RGBA")
-    resize: Literal["lanczos", "bicubic", "bilinear", "hamming", "box", "nearest"] = Field("lanczos", description="filter, antialiased")
-    crop: Literal["center", "pad", "stretch"] = Field(
-        "center", description="how another aspect ratio is fitted: cut the centre, pad with black, stretch"
-    )
+    resize: Resize = Field("lanczos", description="filter, antialiased")
+    crop: Crop = Field("center", description="how another aspect ratio is fitted: cut the centre, pad with black, stretch")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="a broken image stops preparation (fail) or is counted and left out (skip)"
     )
@@ -44,6 +56,9 @@ class DataConfig(Section):
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="an image of more pixels is broken: a small file can pretend to be a huge one")
     image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
     label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")
+    columns: dict[str, ColumnConfig] = Field(
+        default_factory=dict, description="parquet: further columns beside the image, name -> what they are: {depth: {channels: 1}}"
+    )
     val_fraction: float = Field(
         0.05,
         ge=0.0,
@@ -59,6 +74,21 @@ class DataConfig(Section):
         if min(self.image_size) < 1:
             raise ValueError(f"image_size is {list(self.image_size)}; both height and width must be at least 1")
         return self
+
+    @model_validator(mode="after")
+    def _columns_are_others(self) -> "DataConfig":
+        if taken := {self.modality, "label"} & self.columns.keys():
+            raise ValueError(f"data.columns has {min(taken)!r}, which the data have already; give the column another name")
+        if self.columns and self.pages == "all":
+            raise ValueError(
+                "data.pages=all makes several rows of a file, and data.columns has one value for each file; set data.pages: first"
+            )
+        return self
+
+    def of_column(self, name: str) -> "DataConfig":
+        """The settings as they are for the values of a further column."""
+        chosen = self.columns[name].model_dump(exclude={"column"}, exclude_none=True)
+        return self.model_copy(update={**chosen, "columns": {}})
 
     @field_validator("value_range")
     @classmethod

@@ -76,7 +76,7 @@ def standardised_gap(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 @METRICS.register("discriminator", paper="arXiv:1406.2661, section 4: D(x) = sigmoid(logit), 1/2 at the optimum")
-@declares(Needs(discriminator=True, reliable_real=100, gives=GIVES))
+@declares(Needs(discriminator=True, training=True, reliable_real=100, gives=GIVES))
 def discriminator(data: LogitComparison, config: EvaluateConfig) -> dict[str, float]:
     """The discriminator as a classifier with sigmoid(logit) above 1/2 as "real", how far it has overfitted, and what its logit betrays of membership.
 

@@ -53,6 +53,6 @@ def fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     real, fake = moments(data.real), data.fake.double()
     value = frechet_distance(real, moments(fake))
     weights = bootstrap_weights(len(data.fake), config.bootstrap, seed=config.seed, purpose="fid bootstrap")
-    spread = torch.tensor([frechet_distance(real, moments(fake, w)) for w in weights], dtype=torch.float64).std()
-    low, high = normal(value, float(spread), low=0.0)
+    data.resampled["fid"] = torch.tensor([frechet_distance(real, moments(fake, w)) for w in weights], dtype=torch.float64)
+    low, high = normal(value, float(data.resampled["fid"].std()), low=0.0)
     return {"fid": value, "fid_low": low, "fid_high": high}

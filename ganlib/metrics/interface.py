@@ -9,7 +9,7 @@ which rounding would swallow, are seen as floats. Longer than other files, as it
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -51,12 +51,12 @@ class Images(Protocol):
 class ArrayImages:
     """`Images` held in memory."""
 
-    array: np.ndarray  # [N, C, H, W] uint8
+    array: np.ndarray  # [N, C, H, W] uint8, or float32 of what is no picture
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.array.ndim != 4 or self.array.dtype != np.uint8:
-            raise ValueError(f"images: got {self.array.shape} {self.array.dtype}, expected [N, C, H, W] uint8")
+        if self.array.ndim != 4 or self.array.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"images: got {self.array.shape} {self.array.dtype}, expected [N, C, H, W] uint8 or float32")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -150,6 +150,8 @@ class Comparison:
     fake_labels: np.ndarray | None = None  # [m] int64: the classes a conditional generator was asked for
     num_classes: int = 0
     classes: np.ndarray | None = None  # [k] int64, the numbers below num_classes that have training images; None: all
+    # key of a value -> [resamples] of it, left here by a metric whose bootstrap is keyed: of another set of as many fakes, resample i draws the same
+    resampled: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def known_classes(self) -> np.ndarray:

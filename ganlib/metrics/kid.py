@@ -71,5 +71,6 @@ def kid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     resampled = bootstrap_weights(len(data.fake), config.bootstrap, seed=config.seed, purpose="kid bootstrap")
     weights = torch.cat([torch.ones(1, len(data.fake), dtype=torch.float64), resampled])
     values = weighted_mmd(data.real.double(), data.fake.double(), weights)
+    data.resampled["kid"] = values[1:]
     low, high = normal(float(values[0]), float(values[1:].std()))
     return {"kid": float(values[0]), "kid_low": low, "kid_high": high}

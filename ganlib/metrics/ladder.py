@@ -174,7 +174,7 @@ class Ruler:
 
     def rungs(self, fault: Fault, held: Held, *, real: np.ndarray, keys: list[str]) -> Rungs:
         """A fault in all its strengths, and what the values `keys` come to."""
-        why_not = fault.why_not(held)
+        why_not = fault.why_not(held) if fault.picks or held.are_pictures else "it is in the pixels of pictures, and these are none"
         strengths = list(fault.strengths(held)) if why_not is None else []
         if strengths and not fault.picks and changes_nothing(fault, held, strengths[-1]):
             why_not, strengths = "it leaves these images unchanged", []

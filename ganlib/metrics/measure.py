@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from ganlib.metrics import interface, needs
+from ganlib.metrics import METRICS, interface, needs
 from ganlib.metrics.interface import Comparison, Images, LogitComparison, PathComparison, PixelComparison
 from ganlib.metrics.null import null
 from ganlib.metrics.paired import PairComparison
@@ -134,6 +134,19 @@ class Comparisons:
             for metric, data, suffix, place in self.shown(metrics, pixels=pixels, judged=judged, paths=paths, paired=paired)
         ]
 
+    def resampled(self, metrics: Mapping[str, Any]) -> dict[str, list[float]]:
+        """Key -> the value of each bootstrap resample, of the metrics that were `measured_from` and keep theirs.
+
+        Resample i of two evaluations with one `seed` draws the same places among equally many fakes (for recall and coverage: among the real
+        images), which pairs them.
+        """
+        found: dict[str, list[float]] = {}
+        for metric, data, suffix, _ in self.shown(metrics, pixels=None):
+            assert isinstance(data, Comparison)
+            given = {value.key for value in needs.of(metric).gives}
+            found |= renamed({key: values.tolist() for key, values in data.resampled.items() if key in given}, suffix)
+        return found
+
     def nulls(
         self, metrics: Mapping[str, Any], config: EvaluateConfig, *, pixels: PixelComparison | None = None
     ) -> dict[str, dict[str, Any]]:
@@ -153,16 +166,40 @@ def read_from(measured: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, 
     return places
 
 
-def protocol_of(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluation's protocol the number `key` depends on: other extractors and metrics beside it are no part of how it was measured."""
-    plain = next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
-    read = [place for place, keys in protocol.get("read_from", {}).items() if plain in keys]
-    labels = {place.rpartition("/")[0] for place in read}
-    rest = {name: value for name, value in protocol.items() if name not in ("read_from", "extractors")}
-    return rest | {
+COMPARED = ("data_digest", "split", "classes", "n_real", "n_fake", "n_train")  # with what `compared` adds, all that must be equal
+
+
+def compared(key: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What two evaluations must agree in for their numbers `key` to be of one scale; None where this one does not say.
+
+    The data and the images of them that were looked at, how many were generated, where the number is read from, by which weights, and the neighbours
+    of metrics that count them. Not: resamples behind an interval, seeds of subsets, other metrics and extractors beside it.
+    """
+    protocol, plain = evaluation.get("protocol", {}), next((key.removesuffix(end) for end in ENDS if key.endswith(end)), key)
+    read = sorted(place for place, keys in protocol.get("read_from", {}).items() if plain in keys)
+    sha256 = {entry["label"]: entry["sha256"] for entry in protocol.get("extractors", ())}
+    labels = [place.rpartition("/")[0] for place in read]
+    counts = any(
+        plain.partition("@")[0] in {value.key for value in need.gives} and need.above_neighbours
+        for need in (needs.of(entry.value) for entry in METRICS)
+    )
+    return {
+        **{name: protocol.get(name) for name in COMPARED},
         "read_from": read,
-        "extractors": [entry for entry in protocol.get("extractors", ()) if entry["label"] in labels],
+        **{f"extractor {label}": sha256[label] for label in labels if label in sha256},
+        **({"neighbours": protocol.get("neighbours"), "prdc_images": evaluation.get("prdc_images")} if counts else {}),
     }
+
+
+def differing(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In what two evaluations were measured otherwise, as far as the number `key` goes, with both values; {} where they can be compared.
+
+    One that has no such number differs in it.
+    """
+    if key not in one or key not in other:
+        return {key: (one.get(key), other.get(key))}
+    ours, theirs = compared(key, one), compared(key, other)
+    return {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
 
 
 def renamed(values: Mapping[str, V], suffix: str) -> dict[str, V]:

@@ -23,7 +23,7 @@ AREA = Value(
 
 
 @METRICS.register("membership", paper="arXiv:1909.03935")
-@declares(Needs(reliable_real=100, gives=(AREA,)))
+@declares(Needs(training=True, reliable_real=100, gives=(AREA,)))
 def membership(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     """AUC of the attack that calls an image a member the sooner, the nearer the nearest fake is to it; needs samples alone (black box).
 

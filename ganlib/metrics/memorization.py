@@ -72,6 +72,7 @@ GIVES = (
 @METRICS.register("memorization", paper="arXiv:2004.05675, section 4")
 @declares(
     Needs(
+        training=True,
         reliable_real=round(1 / NEAR_QUANTILE),
         gives=GIVES,
         also_gives=("nearest_train_distance", "nearest_train_distance_real"),

@@ -74,6 +74,7 @@ class Needs:
         generator: images along paths in its latent space, as the first extractor that `takes_float` sees them: the metric is given a
             `PathComparison`.
         pairs: images that were made of others, beside those they should be: the metric is given a `PairComparison` (ganlib.metrics.paired).
+        training: the images that the generator was trained on: of a generator of other data it says nothing.
         conditional: samples of a generator that is told the class.
         has_null: it compares two sets, so that real images can stand in the place of the generated ones.
         is_costly: takes many seconds, so that its null is of one draw.
@@ -92,6 +93,7 @@ class Needs:
     discriminator: bool = False
     generator: bool = False
     pairs: bool = False
+    training: bool = False
     conditional: bool = False
     has_null: bool = True
     is_costly: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganlib.metrics import METRICS
 from ganlib.metrics.interface import Comparison
-from ganlib.metrics.intervals import normal, wilson
+from ganlib.metrics.intervals import bootstrap_weights, normal, wilson
 from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.neighbours import CHUNK_ROWS, distance_chunks, kth_neighbour_distance
 from ganlib.metrics.settings import EvaluateConfig
@@ -24,6 +24,16 @@ class Membership:
     real_is_fake: Tensor  # [n] bool: the real image lies in the ball of some fake            -> recall
     fake_density: Tensor  # [m] float64: balls of real images around the fake, over k         -> density
     real_is_covered: Tensor  # [n] bool: the ball of the real image holds at least one fake   -> coverage
+
+    @property
+    def fakes(self) -> Tensor:
+        """[2, m] float64: what precision and density are means of."""
+        return torch.stack([self.fake_is_real.double(), self.fake_density])
+
+    @property
+    def reals(self) -> Tensor:
+        """[2, n] float64: what recall and coverage are means of."""
+        return torch.stack([self.real_is_fake.double(), self.real_is_covered.double()])
 
 
 def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_ROWS) -> Membership:
@@ -95,6 +105,9 @@ def prdc(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
         for kind, features in (("real", data.real), ("fake", data.fake))
     )
     found = membership(real, fake, config.neighbours)
+    for names, of in ((("precision", "density"), found.fakes), (("recall", "coverage"), found.reals)):
+        weights = bootstrap_weights(n, config.bootstrap, seed=config.seed, purpose=f"{names[0]} bootstrap")
+        data.resampled.update(zip(names, of @ weights.T / n, strict=True))
     density = float(found.fake_density.mean())
     density_low, density_high = normal(density, float(found.fake_density.std()) / math.sqrt(n), low=0.0)
     result = {}

@@ -11,7 +11,8 @@ from ganlib.metrics.intervals import Z95
 from pipeline.report.numbers import Number, Span
 
 LEVEL = 0.05
-MEASURED = frozenset({"generator_sha256", "truncation"})  # in a protocol, what was measured; the rest is how
+# in a protocol, what was measured and how often a bootstrap was drawn; the rest is how
+FREE = frozenset({"generator_sha256", "truncation", "latents", "bootstrap"})
 
 Direction = Literal["better", "worse", "unknown"]
 
@@ -87,5 +88,5 @@ def differences(first: Sequence[Number], others: Sequence[Sequence[Number]]) -> 
 
 def disagreements(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys in which two protocols say that something else was measured, or otherwise; [] where numbers can be compared."""
-    keys = (one.keys() | other.keys()) - MEASURED
+    keys = (one.keys() | other.keys()) - FREE
     return sorted(key for key in keys if one.get(key) != other.get(key))

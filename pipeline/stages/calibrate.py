@@ -14,7 +14,8 @@ from pipeline.report import ladder as pictures
 
 
 def calibrate(config: EvaluateConfig, *, root: Path) -> Calibration:
-    """Write data/calibration: calibration.json, ladder.png and metrics.png; where there are too few held-out images the first alone, which says so.
+    """Write data/calibration: calibration.json, metrics.png, and ladder.png of pictures; where there are too few held-out images the first alone,
+    which says so.
 
     Raises:
         ValueError: an unknown metric, or a reference of other data.
@@ -29,7 +30,8 @@ def calibrate(config: EvaluateConfig, *, root: Path) -> Calibration:
     with atomic_folder(root / "data" / "calibration") as folder:
         result.write(folder)
         if held is not None:
-            pictures.ladder(folder / "ladder.png", result, held)
+            if held.are_pictures:
+                pictures.ladder(folder / "ladder.png", result, held)
             pictures.curves(folder / "metrics.png", result)
     return result
 

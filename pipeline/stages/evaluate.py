@@ -87,19 +87,18 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paired = pairs.compared(*of, seed=fake_images.facts.seed, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
-    nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
-        baseline = {**compare(baseline_features).measure(metrics, config)}  # real images in the place of the fakes
-        baseline |= {"split": other, "n": n_baseline}
+        baseline = {**compare(baseline_features).measure(metrics, config), "split": other, "n": n_baseline}  # real images, not fakes
     shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
     calibrated = calibration.read(root / "data" / "calibration")
     result = values | {
         "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
-        "null": nulls,
+        "null": compared.nulls(metrics, config, pixels=pixels),
         "baseline": baseline,
+        "resampled": compared.resampled(metrics),
         "protocol": {
             "n_fake": len(shown.fake),
             "n_real": len(shown.real),
@@ -115,6 +114,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
             "read_from": measure.read_from(measured),
             "data_digest": manifest.data_digest,
             "generator_sha256": weights_sha256,
+            "latents": fake_images.facts.latents(described),
             **({"truncation": fake_images.facts.truncation} if fake_images.facts.truncation != 1.0 else {}),
             **({"classes": fake_images.class_counts} if drawn is not None else {}),
         },

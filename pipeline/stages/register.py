@@ -1,15 +1,25 @@
 """register: models and their evaluation -> a version in the MLflow registry, and the decision who is champion."""
 
 import json
+import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ganlib.metrics import calibration, needs
-from ganlib.metrics.measure import protocol_of
+from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.settings import DataConfig
+from ganlib.files import atomic_write, write_json
+from ganlib.metrics import METRICS, needs
+from ganlib.metrics.settings import EvaluateConfig
+from ganlib.sample_settings import SampleConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, generator, params, preflight
+from pipeline import cli, generator, names, params, preflight, spread
 from pipeline.params import ROOT
+from pipeline.report import decision
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.sample import sample
 from pipeline.tracking import registration, versions
 from pipeline.tracking.card import Card
 from pipeline.tracking.delivery import deliver_pending
@@ -17,12 +27,23 @@ from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 
 EXAMPLE_SEED = 0
-MEASURED = frozenset({"generator_sha256", "truncation"})  # in a protocol, what was measured; the rest is how
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
-def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT) -> registration.Registration:
-    """Register the generator when its content is new; write reports/registration.json.
+def register(
+    config: RegisterConfig,
+    tracking: TrackingConfig,
+    root: Path = ROOT,
+    *,
+    data: DataConfig,
+    sampled: SampleConfig,
+    evaluated: EvaluateConfig,
+) -> registration.Registration:
+    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and registration.html.
+
+    Args:
+        data: names the model, unless params.yaml does.
+        sampled, evaluated: how this generator was measured, and a champion is measured again that was measured otherwise.
 
     Raises:
         ValueError: the evaluation lacks the metric that decides, or nobody has declared which way it is better.
@@ -38,7 +59,7 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
     served = trained.served(truncation)
     example = trained.product.source(Samples(root / "samples")).seeded(EXAMPLE_SEED, range(4))
     outcome = registration.register_generator(
-        config,
+        config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
         tracking,
         generator=served,
         example=served.array(example).numpy(),
@@ -47,10 +68,11 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         card=Card.of_generator(trained.facts),
         sha256=trained.facts["sha256"],
         truncation=truncation,
-        score=float(report[metric]),
-        value=value,
-        veto=calibration.veto(report.get("ruler", {}), metric),
-        protocol={key: told for key, told in protocol_of(metric, report["protocol"]).items() if key not in MEASURED},
+        evaluation=report,
+        recipe=trained.facts.get("recipe_digest", ""),
+        alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
+        spreads=spread.stored(root),
+        measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
         tags={
             "git.commit": trained.facts["git_commit"],
             **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
@@ -64,17 +86,70 @@ def register(config: RegisterConfig, tracking: TrackingConfig, root: Path = ROOT
         files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
         root=root,
     )
-    (root / "reports" / "registration.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    write_json(root / "reports" / "registration.json", asdict(outcome))
+    atomic_write(root / "reports" / "registration.html", decision.render(asdict(outcome), report).encode())
     return outcome
+
+
+def measure_again(
+    source: str, truncation: float, *, sampled: SampleConfig, evaluated: EvaluateConfig, tracking: TrackingConfig, root: Path
+) -> dict[str, Any]:
+    """The evaluation of a registered generator on the data, the reference and the latents of today, as the stages make it.
+
+    Numbers that compare with training images are left out where it was trained on others.
+
+    Args:
+        source: `models:/NAME/VERSION`.
+        truncation: that is built into it.
+
+    Raises:
+        ValueError: its files are not there, or it makes other images or classes.
+    """
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        copy = Path(folder)
+        (copy / "models").mkdir()
+        (copy / "data").symlink_to((root / "data").resolve())
+        versions.fetch(source, None, copy / "models", tracking, root, named="the champion")
+        description = copy / "models" / versions.DESCRIPTION
+        facts, manifest = json.loads(description.read_text(encoding="utf-8")), read_manifest(root / "data" / "prepared")
+        made, here = (
+            [facts["image"]["channels"], *facts["image"]["size"]],
+            list(ArrowImages(root / "data" / "prepared" / "train.arrow").shape),
+        )
+        if made != here:
+            raise ValueError(f"{source} makes images of {made} (channels, height, width), the data have {here}")
+        if "class_names" in facts and facts["class_names"] != list(manifest.class_names or ()):
+            raise ValueError(f"{source} knows the classes {facts['class_names']}, the data have {list(manifest.class_names or ())}")
+        if facts["data_digest"] != manifest.data_digest:  # the question is how good it is on these
+            write_json(description, facts | {"data_digest": manifest.data_digest})
+            others = [name for name in evaluated.metrics if not needs.of(METRICS.get(name)).training]
+            evaluated = evaluated.model_copy(update={"metrics": others})
+        sample(sampled.model_copy(update={"truncation": truncation}), copy)
+        return evaluate(evaluated, root=copy)
+
+
+def told(outcome: registration.Registration) -> str:
+    """Where the version is, and what the rule said of it, a line a question that was answered with no."""
+    if outcome.is_dry_run:
+        return f"{outcome.model}: {outcome.reason}"
+    is_new = "new" if outcome.is_new else "known already"
+    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([is_new, *outcome.aliases])}): {outcome.reason}"
+    failed = [check for check in (outcome.decision or {}).get("checks", ()) if not check["passes"]]
+    return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
 
 
 def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
-    outcome = register(params.section("register", RegisterConfig), tracking)
-    new = "new" if outcome.is_new else "known already"
-    print(f"models:/{outcome.model}/{outcome.version} ({new}; {', '.join(outcome.aliases)}): {outcome.reason}")
+    outcome = register(
+        params.section("register", RegisterConfig),
+        tracking,
+        data=params.section("data", DataConfig),
+        sampled=params.section("sample", SampleConfig),
+        evaluated=params.section("evaluate", EvaluateConfig),
+    )
+    print(told(outcome))
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it

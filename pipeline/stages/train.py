@@ -7,7 +7,7 @@ from ganlib.data.arrow import ArrowImages
 from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
-from pipeline import artifacts, cached_outs, cli, identity, lineage, params, parents
+from pipeline import artifacts, cached_outs, cli, identity, lineage, names, params, parents
 from pipeline.driver import leftovers, ray_driver
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import LockedError, StateLock
@@ -18,10 +18,12 @@ from pipeline.selection import Selection
 from pipeline.state_address import state_uri
 from pipeline.states import known, record
 from pipeline.states.record import Record
+from pipeline.tracking import rooms
 from pipeline.tracking.console import Console
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.follow import telling
 from pipeline.tracking.outbox import TrainingFacts
+from pipeline.tracking.settings import RegisterConfig
 from pipeline.tracking.training_run import TrainingRun
 
 
@@ -127,6 +129,7 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
             **({"git.changed": ", ".join(begun.git_changed)} if begun.git_changed else {}),
             "data.digest": begun.data_digest,
             "params.digest": lineage.digest(begun.settings),
+            "recipe.digest": identity.recipe(begun.settings, parent.record.identity if parent is not None else None),
             **{f"cluster.{name}": str(value) for name, value in config.cluster.model_dump().items()},
             **(parent.record.tags if parent is not None else {}),
         },
@@ -139,7 +142,11 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
 
 
 def main() -> None:
-    train(params.sections(TrainingParams))
+    config = params.sections(TrainingParams)
+    register = params.section("register", RegisterConfig)  # no result depends on it
+    if warning := rooms.check(config.tracking, names.model_name(register.model, source=config.data.source, path=config.data.path)):
+        cli.say(f"warning: {warning}")
+    train(config)
     print("models/, reports/training/")
 
 

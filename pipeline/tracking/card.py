@@ -39,7 +39,7 @@ class Card:
             "`train/` are losses over real images seen, `evaluation/` the numbers of reports/evaluation.json; "
             "each protocol of evaluation is a run below this one."
         )
-        tags = {NOTE: note, "mlflow.user": _user(), "mlflow.source.name": "pipeline/stages/train.py", "mlflow.source.type": "LOCAL"}
+        tags = {NOTE: note, "mlflow.user": user(), "mlflow.source.name": "pipeline/stages/train.py", "mlflow.source.type": "LOCAL"}
         if commit != UNKNOWN:
             tags |= {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": str(bool(dirty)).lower()}
         return cls(name=plain(f"{family}-{source}-{run_key[:8]}"), tags=tags)
@@ -66,7 +66,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name)
 
 
-def _user() -> str:
+def user() -> str:
     """Who runs this, as MLflow asks it, but never the name of an account at a server: some servers take a token for it."""
     try:
         return getpass.getuser()

@@ -1,11 +1,11 @@
-"""A generator as a version in the MLflow registry, and the decision who is champion."""
+"""A generator as a version in the MLflow registry; who is champion is decided by `deciding`."""
 
 import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,47 @@ import numpy as np
 from torch import nn
 
 from ganlib.files import sha256_file
-from ganlib.metrics.needs import Value
 from ganlib.redact import redacted
-from pipeline.lineage import digest
 from pipeline.params import ROOT
-from pipeline.tracking import logged_models
+from pipeline.promotion import Entrant, Spread
+from pipeline.tracking import deciding, logged_models, model_registry, versions
 from pipeline.tracking.card import Card
+from pipeline.tracking.deciding import CONTENT, RECIPE, Case, MeasureAgain, Verdict
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
 
-CONTENT = "content.sha256"
-DESCRIPTION_CHARACTERS = 5_000  # of a version, in MLflow's tables
-
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """The outcome of the promotion decision."""
+    """The outcome of the promotion decision.
+
+    Attributes:
+        version: None where nothing was registered (`register.dry_run`).
+        aliases: that the version has now.
+        decision: the rule, its questions, numbers and answers (`pipeline.promotion.Decision`); None where it was not asked, and the reason says why.
+        champion: of then, to which the rule compared: its name, its numbers with their intervals, its protocol, and how they came to be measured.
+    """
 
     model: str
-    version: int
+    version: int | None
     is_new: bool
     aliases: list[str]
     reason: str
     run_id: str
+    decision: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
+    is_dry_run: bool = False
+
+    @classmethod
+    def of(cls, verdict: Verdict, **facts: Any) -> "Registration":
+        decision, champion = verdict.decision, verdict.champion
+        return cls(
+            reason=verdict.reason,
+            decision=decision.as_json() if decision is not None else None,
+            champion=champion.as_json() if champion is not None else None,
+            **facts,
+        )
 
 
 def register_generator(
@@ -50,10 +67,11 @@ def register_generator(
     card: Card,
     sha256: str,
     truncation: float = 1.0,
-    score: float,
-    value: Value,
-    veto: str,
-    protocol: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    recipe: str = "",
+    alarms: Sequence[str] = (),
+    spreads: Sequence[Spread] = (),
+    measure_again: MeasureAgain | None = None,
     tags: Mapping[str, str],
     files: list[Path],
     root: Path = ROOT,
@@ -61,24 +79,33 @@ def register_generator(
     """Register a generator when its content is new, and decide who is champion.
 
     Args:
+        register: `model` is a name, not `auto`.
         generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
         card: of the training, for a run that is not there yet.
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
-        score: of `register.metric`.
-        value: what that number is; it says which score is better.
-        veto: why that number decides nothing on these data; "" where it may.
-        protocol: how it was measured; two scores are compared only when they agree in it.
+        evaluation: its evaluation.json, which lies beside the version's model from then on.
+        recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
+        measure_again: measures a champion that was measured otherwise as this generator was.
 
     Raises:
-        ValueError: the store does not give back what was registered.
+        ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
         tracking.Unanswered: the store does not answer.
     """
     store = open_store(tracking, root)
     with answering(store.uri):
         name, client = register.model, store.client
         content = logged_models.content(sha256, truncation)
+        entrant = Entrant(name="this generator", evaluation=evaluation, recipe=recipe, alarms=alarms)
+        case = Case(
+            store=store, register=register, entrant=entrant, content=content, words=words, spreads=spreads, measure_again=measure_again
+        )
+        if register.dry_run:
+            version = _version_with(store, name, content)
+            verdict = deciding.would_be(case, version)
+            return Registration.of(verdict, model=name, version=version, is_new=version is None, aliases=[], run_id="", is_dry_run=True)
+        deciding.check_force(model_registry.look(store, name), register, content)
         run, is_new_run = store.run(run_key, name=card.name, tags=card.tags)
         run_id = str(run.info.run_id)
         version = _version_with(store, name, content)
@@ -90,23 +117,24 @@ def register_generator(
         if version is None:
             model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
             version = _log_version(store, run_id, name, model, generator, example, words, files)
-            measured = {f"metric.{register.metric}": repr(score), "metric.protocol": digest(dict(protocol))}
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
-            for key, told in {**tags, **measured, "run_id": run_id, CONTENT: content}.items():
+            for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, told)
             if lacking := _lacking(store, name, version, files):
                 raise ValueError(
                     f"{name} version {version} was registered, but {redacted(store.uri)} does not give back {', '.join(lacking)} as it was stored; "
                     "no alias was moved. Look at the server's artifact store (--artifacts-destination), then run `dvc repro register` again"
                 )
-        client.set_registered_model_alias(name, "challenger", str(version))
-        is_champion, reason = _decide(store, register, version, score=score, value=value, veto=veto, protocol=digest(dict(protocol)))
-        if is_champion:
-            client.set_registered_model_alias(name, "champion", str(version))
+        measured = {f"metric.{register.metric}": repr(float(evaluation[register.metric])), RECIPE: recipe}
+        for key, told in measured.items():
+            client.set_model_version_tag(name, str(version), key, told)
+        versions.keep(store, name, version, versions.MEASURED, evaluation)
+        verdict = deciding.settle(replace(case, entrant=replace(entrant, name=f"version {version}")), version)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
-    aliases = ["challenger", *(["champion"] if is_champion else [])]
-    return Registration(model=name, version=version, is_new=is_new, aliases=aliases, reason=reason, run_id=run_id)
+        standing = model_registry.require(store, name)
+    aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
+    return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id)
 
 
 def _version_with(store: Store, name: str, content: str) -> int | None:
@@ -129,7 +157,7 @@ def _lacking(store: Store, name: str, version: int, files: list[Path]) -> list[s
         try:
             store.mlflow.models.get_model_info(f"models:/{name}/{version}")
         except (OSError, store.mlflow.exceptions.MlflowException) as error:
-            _require_missing(error)
+            versions.require_missing(error)
             lacking.append("the model")
         for path in files:
             try:
@@ -137,16 +165,9 @@ def _lacking(store: Store, name: str, version: int, files: list[Path]) -> list[s
                 if sha256_file(Path(got)) != sha256_file(path):
                     lacking.append(path.name)
             except (OSError, store.mlflow.exceptions.MlflowException) as error:
-                _require_missing(error)
+                versions.require_missing(error)
                 lacking.append(path.name)
     return lacking
-
-
-def _require_missing(error: Exception) -> None:
-    """Raise what does not say that a file is not there."""
-    gone = isinstance(error, FileNotFoundError | NotADirectoryError) or "No such file" in str(error) or "404" in str(error)
-    if not gone and getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-        raise error
 
 
 def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping[str, str], files: list[Path]) -> None:
@@ -159,27 +180,6 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.log_artifact(known.run_id, str(path), FOLDER)
     for key, value in lacking.items():
         store.client.set_model_version_tag(name, str(version), key, value)
-
-
-def _decide(
-    store: Store, register: RegisterConfig, version: int, *, score: float, value: Value, veto: str, protocol: str
-) -> tuple[bool, str]:
-    """Whether `version` becomes (or stays) champion, and why."""
-    name, metric = register.model, register.metric
-    registered = store.client.get_registered_model(name)
-    champion = registered.aliases.get("champion")
-    if champion is not None and int(champion) == version:
-        return True, "it is the champion already"
-    if veto:
-        return False, veto
-    if champion is None:
-        return True, "there was no champion"
-    tags = store.client.get_model_version(name, champion).tags
-    if tags.get("metric.protocol") != protocol or f"metric.{metric}" not in tags:
-        return False, f"champion version {champion} was measured by another protocol: {metric} cannot be compared; move the alias by hand"
-    theirs = float(tags[f"metric.{metric}"])
-    verdict = f"{metric} {score:.4g} against {theirs:.4g} of version {champion}"
-    return value.is_better(score, theirs), verdict
 
 
 def _log_version(
@@ -210,15 +210,9 @@ def _log_version(
     with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
         store.client.create_registered_model(name)
     made = store.client.create_model_version(
-        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=shortened(words)
+        name, source=info.model_uri, run_id=run_id, model_id=info.model_id, description=deciding.shortened(words)
     )
     return int(made.version)
-
-
-def shortened(words: str, limit: int = DESCRIPTION_CHARACTERS) -> str:
-    """`words` as a version's description holds them: whole up to `limit` characters, else with where the rest stands."""
-    rest = "... (the rest: mlflow.models.get_model_info of this version, .metadata['description'])"
-    return words if len(words) <= limit else words[: limit - len(rest)].rpartition(",")[0] + rest
 
 
 @contextlib.contextmanager

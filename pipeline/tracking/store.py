@@ -28,6 +28,17 @@ _ONE_AT_A_TIME = threading.RLock()  # importing MLflow, making a store: neither 
 
 SQLITE = "sqlite:///"
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+NO_CREDENTIALS = f"wants credentials, and has got none or wrong ones (401); set {CREDENTIALS}"
+FORBIDDEN = f"refuses these credentials (403): they are not allowed to do this; ask whoever runs the server, or set others: {CREDENTIALS}"
+INVALID_HOST = "Invalid Host header"  # what a server of MLflow's says to a name that it was not started with
+OTHER_HOST = "does not go by this host name (403); use the name it was started for, or start it with --allowed-hosts and this one"
+GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")  # error codes
+UNREACHED = {  # what is in the error of a connection -> what it means
+    "Failed to resolve": "there is no host of this name",
+    "Name or service not known": "there is no host of this name",
+    "Connection refused": "nobody listens at this port",
+    "timed out": "no answer in time",
+}
 
 
 def tracking_uri(tracking: TrackingConfig, root: Path = ROOT) -> str:
@@ -108,6 +119,19 @@ class Unanswered(OSError):
     """The tracking store cannot be reached, or refuses; names it."""
 
 
+class Refused(Unanswered):
+    """The tracking store answers, and says no: it will say so again.
+
+    Attributes:
+        where: its address, without a password.
+        is_forbidden: it knows these credentials, and they may not do this.
+    """
+
+    def __init__(self, message: str, *, where: str, is_forbidden: bool = False) -> None:
+        super().__init__(message)
+        self.where, self.is_forbidden = where, is_forbidden
+
+
 class Store:
     """One MLflow tracking store and experiment.
 
@@ -128,8 +152,10 @@ class Store:
             try:
                 self.experiment_id = self.client.create_experiment(experiment, artifact_location=location, tags={KIND: MODEL_TRAINING})
                 self._has_kind = True
-            except self.mlflow.exceptions.MlflowException:  # somebody was faster
+            except self.mlflow.exceptions.MlflowException:
                 found = self.client.get_experiment_by_name(experiment)
+                if found is None:  # nobody was faster
+                    raise
         if found is not None:
             self.experiment_id = found.experiment_id
             self._has_kind = KIND in found.tags
@@ -229,20 +255,22 @@ def answering(uri: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__ == "builtins" and not isinstance(error, OSError):  # a mistake of ours
             raise
-        raise Unanswered(
-            f"MLflow at {redacted(uri)} {_trouble(error)}: {redacted(str(error), of=uri)}"
-        ) from None  # its own text may hold a password
+        where, text, status = redacted(uri), redacted(str(error), of=uri), _status(error)  # its own text may hold a password
+        if status in (401, 403):
+            is_host = status == 403 and INVALID_HOST in text
+            trouble = OTHER_HOST if is_host else NO_CREDENTIALS if status == 401 else FORBIDDEN
+            raise Refused(f"MLflow at {where} {trouble}", where=where, is_forbidden=status == 403 and not is_host) from None
+        reason = next((words for sign, words in UNREACHED.items() if sign in text), text)
+        raise Unanswered(f"MLflow at {where} does not answer (MLFLOW_TRACKING_URI or tracking.uri): {reason}") from None
 
 
-def _trouble(error: Exception) -> str:
-    """What an error of MLflow's is about, in words."""
+def is_unseen(error: Exception) -> bool:
+    """Whether an error says that a thing is not there or, as servers with accounts say of both, that one may not see it."""
+    return getattr(error, "error_code", "") in GONE or _status(error) == 403
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error of MLflow's is about."""
     status = next((code for code in (401, 403) if f"error code {code}" in str(error) or f"{code} Client Error" in str(error)), None)
     get_status = getattr(error, "get_http_status_code", None)
-    status = status or (get_status() if get_status is not None else None)
-    if status == 401:
-        return f"wants credentials, and has got none or wrong ones (401); set {CREDENTIALS}"
-    if status == 403:
-        return (
-            f"refuses these credentials (403): they are not allowed to do this; ask whoever runs the server, or set others: {CREDENTIALS}"
-        )
-    return "does not answer (MLFLOW_TRACKING_URI or tracking.uri)"
+    return status or (get_status() if get_status is not None else None)

@@ -1,7 +1,9 @@
 """A version of the MLflow registry as the files a training can start from."""
 
+import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
 SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
 EVALUATION = "evaluation/evaluation.json"  # where `tracking.evaluation` puts it
+MEASURED, PROMOTION = "evaluation.json", "promotion.json"  # beside the model of a version: `models:/NAME/VERSION/evaluation.json`
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -89,8 +92,61 @@ def fetch(
     return where
 
 
+def sha256_tag(file: str) -> str:
+    """The tag of a version that has the sha256 of a file beside its model."""
+    return f"{Path(file).stem}.sha256"
+
+
+def keep(store: Store, name: str, version: int, file: str, value: Mapping[str, Any]) -> None:
+    """Put a JSON file (MEASURED or PROMOTION) beside the model of a version, unless the very same is there."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    found, sha256 = store.client.get_model_version(name, str(version)), hashlib.sha256(text.encode()).hexdigest()
+    if found.tags.get(sha256_tag(file)) == sha256 and _kept(store, name, version, file) == text.encode():
+        return
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        path = Path(folder) / file
+        path.write_text(text, encoding="utf-8")
+        store.client.log_model_artifact(found.source.removeprefix("models:/"), str(path))
+    store.client.set_model_version_tag(name, str(version), sha256_tag(file), sha256)
+
+
+def kept_evaluation(store: Store, name: str, version: int) -> dict[str, Any] | None:
+    """The evaluation.json that `keep` put there; None where a version has none, as those that were registered before.
+
+    Raises:
+        ValueError: it was changed since.
+    """
+    found = store.client.get_model_version(name, str(version))
+    if (registered := found.tags.get(sha256_tag(MEASURED))) is None:
+        return None
+    text = _kept(store, name, version, MEASURED)
+    if text is None or hashlib.sha256(text).hexdigest() != registered:
+        raise ValueError(
+            f"models:/{name}/{version}: its {MEASURED} is {'gone' if text is None else 'not the one that was registered'}; "
+            "measure and register that generator again"
+        )
+    measured: dict[str, Any] = json.loads(text)
+    return measured
+
+
+def _kept(store: Store, name: str, version: int, file: str) -> bytes | None:
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        try:
+            return Path(store.mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/{file}", dst_path=folder)).read_bytes()
+        except (OSError, store.mlflow.exceptions.MlflowException) as error:
+            require_missing(error)
+            return None
+
+
+def require_missing(error: Exception) -> None:
+    """Raise what does not say that a file is not there."""
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError) or "No such file" in str(error) or "404" in str(error)
+    if not gone and getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        raise error
+
+
 def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path = ROOT) -> None:
-    """Bring the evaluation.json of a version's run, where it has one, into `folder`.
+    """Bring the evaluation.json of a version, else that of its run, into `folder`, where there is one.
 
     Raises:
         ValueError: there is no such version.
@@ -98,7 +154,11 @@ def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path 
     """
     store = open_store(tracking, root)
     with answering(store.uri):
-        run_id = _version(store, version, SETTING).run_id
+        found = _version(store, version, SETTING)
+        if (kept := kept_evaluation(store, found.name, int(found.version))) is not None:
+            (folder / Path(EVALUATION).name).write_text(json.dumps(kept), encoding="utf-8")
+            return
+        run_id = found.run_id
         if EVALUATION in {entry.path for entry in store.client.list_artifacts(run_id, str(Path(EVALUATION).parent))}:
             Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).replace(folder / Path(EVALUATION).name)
 

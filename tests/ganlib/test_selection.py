@@ -76,7 +76,14 @@ def judge():
     images = ArrayImages(torch.randint(0, 256, (200, 1, 8, 8), generator=keyed_rng(0, "images"), dtype=torch.uint8).numpy())
     extractor = Rotation.fit(images, None, seed=0, epochs=0.1)
     return Judge(
-        extractor=extractor, real=extract(extractor, images)["last"], model=MODEL, image=IMAGE, train=TRAIN, task=AdversarialConfig()
+        extractor=extractor,
+        real=extract(extractor, images)["last"],
+        model=MODEL,
+        image=IMAGE,
+        train=TRAIN,
+        task=AdversarialConfig(),
+        trained_on=images,
+        held_out=images,
     )
 
 

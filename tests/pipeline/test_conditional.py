@@ -111,7 +111,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+model = mlflow.pyfunc.load_model("models:/gan-digits@champion")
 np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
 wrong = np.load(sys.argv[2])
 wrong[0, -1] = 3
@@ -194,28 +194,26 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
         torch.testing.assert_close(served(array), expected)
     protocol = {"split": "test", "generator_sha256": made.facts["sha256"], **forward}
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.0, "protocol": protocol}))
+    measuring = {"data": config.data, "sampled": config.sample, "evaluated": config.evaluate}
     if truncation != 1.0:  # what is registered is what was measured
         told = {}
         monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
-        register(config.register_, config.tracking, tmp_path)
-        assert (told["tags"]["truncation"], told["generator"].options, told["protocol"]) == (
-            "0.5",
-            forward,
-            {"split": "test", "read_from": [], "extractors": []},
-        )
+        register(config.register_, config.tracking, tmp_path, **measuring)
+        assert (told["tags"]["truncation"], told["generator"].options, told["evaluation"]["protocol"]) == ("0.5", forward, protocol)
         assert (told["sha256"], told["truncation"]) == (made.facts["sha256"], truncation)
         assert logged_models.content(told["sha256"], truncation) != made.facts["sha256"]
         return
-    assert register(config.register_, config.tracking, tmp_path).aliases == ["challenger", "champion"]
-    version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-generator", "1")
-    assert version.description == served.words
+    assert register(config.register_, config.tracking, tmp_path, **measuring).aliases == ["challenger", "champion"]
+    version = stores.open_store(config.tracking, tmp_path).client.get_model_version("gan-digits", "1")
+    assert version.description.startswith(f"{served.words}\n\nWhen it was registered: there is no champion to compare with; fid 3")
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
     # another generator, measured alike, competes
     (tmp_path / "models" / "generator.json").write_text(json.dumps(made.facts | {"sha256": "other"}))
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 2.0, "protocol": protocol | {"generator_sha256": "other"}}))
-    outcome = register(config.register_, config.tracking, tmp_path)
-    assert (outcome.version, outcome.aliases, outcome.reason) == (2, ["challenger", "champion"], "fid 2 against 3 of version 1")
+    outcome = register(config.register_.model_copy(update={"spread": 0.05}), config.tracking, tmp_path, **measuring)
+    assert (outcome.version, outcome.aliases) == (2, ["challenger", "champion"])
+    assert outcome.reason.startswith("fid 2 against 3 of version 1: better by 1")
 
 
 def elsewhere(root: Path, array: np.ndarray) -> np.ndarray:

@@ -23,10 +23,10 @@ def test_a_temporary_experiment_leaves_its_state_and_its_version_in_the_project(
     assert record["git_commit"].endswith("-dirty")
     assert record["git_changed"] == ["params.yaml"]
     code = """
-version = client.get_model_version_by_alias("gan-generator", "champion")
+version = client.get_model_version_by_alias("gan-digits", "champion")
 mlflow.set_tracking_uri(client.tracking_uri)
 print(version.tags["gan.run_key"], version.tags["git.changed"])
-mlflow.pytorch.load_model("models:/gan-generator@champion")
+mlflow.pytorch.load_model("models:/gan-digits@champion")
 print("loaded")
 """
     assert in_store(clone, code).splitlines() == [f"{record['run_key']} params.yaml", "loaded"]

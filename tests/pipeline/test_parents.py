@@ -387,19 +387,19 @@ def test_an_alias_is_a_version_is_a_digest_in_the_key(project):
     registry = f"sqlite:///{project / 'registry.db'}"
     first = trained(project, tracking__uri=registry)
     register(project, registry)
-    child = {"train__start_from": "models:/gan-generator@champion", "train__total_images": 160}
+    child = {"train__start_from": "models:/gan-digits@champion", "train__total_images": 160}
     told = trained(project, tracking__uri=registry, **child)
-    assert told["parent"]["version"] == "models:/gan-generator/1"
+    assert told["parent"]["version"] == "models:/gan-digits/1"
     assert told["parent"]["run_key"] == first["run_key"]
-    direct = child | {"train__start_from": "models:/gan-generator/1"}
+    direct = child | {"train__start_from": "models:/gan-digits/1"}
     assert trained(project, tracking__uri=registry, **direct) == told  # the same weights
     second = trained(project, tracking__uri=registry, train__seed=1)
     client = register(project, registry, score=0.5)
-    assert client.get_model_version_by_alias("gan-generator", "champion").version == 2
+    assert client.get_model_version_by_alias("gan-digits", "champion").version == 2
     assert trained(project, **child) == told  # it has begun with version 1, and asks nobody: this store is away
     shutil.rmtree(project / "state" / told["run_key"][:16])
     moved = trained(project, tracking__uri=registry, **child)
-    assert (moved["parent"]["version"], moved["parent"]["run_key"]) == ("models:/gan-generator/2", second["run_key"])
+    assert (moved["parent"]["version"], moved["parent"]["run_key"]) == ("models:/gan-digits/2", second["run_key"])
     assert moved["run_key"] != told["run_key"]
 
 
@@ -410,33 +410,33 @@ def test_a_version_that_is_not_there_or_not_whole_is_refused_before_any_work(pro
     trained(project, tracking__uri=registry)
     client = register(project, registry)
     for name, message in [
-        ("gan-generator@best", "has no such version; there are 1; aliases: @challenger (version 1), @champion (version 1)"),
-        ("gan-generator/7", "has no such version; there are 1"),
-        ("gan/1", "has no model 'gan'; it has: gan-generator"),
+        ("gan-digits@best", "has no such version; there are 1; aliases: @challenger (version 1), @champion (version 1)"),
+        ("gan-digits/7", "has no such version; there are 1"),
+        ("gan/1", "has no model 'gan'; it has: gan-digits"),
     ]:
         refused(project, message, tracking__uri=registry, train__start_from=f"models:/{name}")
-    child = {"tracking__uri": registry, "train__start_from": "models:/gan-generator@champion", "train__total_images": 160}
+    child = {"tracking__uri": registry, "train__start_from": "models:/gan-digits@champion", "train__total_images": 160}
     tag = versions.weights_tag("discriminator")
-    client.delete_model_version_tag("gan-generator", "1", tag)  # as versions were before
-    refused(project, "models:/gan-generator/1 holds no discriminator", "`dvc repro -f register`", **child)
+    client.delete_model_version_tag("gan-digits", "1", tag)  # as versions were before
+    refused(project, "models:/gan-digits/1 holds no discriminator", "`dvc repro -f register`", **child)
     register(project, registry)  # adds it
-    assert [version.version for version in client.search_model_versions("name = 'gan-generator'")] == [1]
-    whole = client.get_model_version("gan-generator", "1").tags[tag]
-    client.set_model_version_tag("gan-generator", "1", tag, "0" * 64)
+    assert [version.version for version in client.search_model_versions("name = 'gan-digits'")] == [1]
+    whole = client.get_model_version("gan-digits", "1").tags[tag]
+    client.set_model_version_tag("gan-digits", "1", tag, "0" * 64)
     refused(project, "discriminator.safetensors has sha256 " + whole[:12], "registered was 000000000000", **child)
-    client.set_model_version_tag("gan-generator", "1", tag, whole)
+    client.set_model_version_tag("gan-digits", "1", tag, whole)
     told = trained(project, **child)
-    assert told["parent"]["version"] == "models:/gan-generator/1"
-    tags = register(project, registry).get_model_version("gan-generator", "2").tags
-    assert (tags["gan.parent"], tags["gan.parent_digest"]) == ("models:/gan-generator/1", told["parent"]["digest"])
+    assert told["parent"]["version"] == "models:/gan-digits/1"
+    tags = register(project, registry).get_model_version("gan-digits", "2").tags
+    assert (tags["gan.parent"], tags["gan.parent_digest"]) == ("models:/gan-digits/1", told["parent"]["digest"])
     refused(project, "MLflow at http://127.0.0.1:9 does not answer", **child | {"tracking__uri": AWAY, "train__seed": 1})
 
 
 def register(project, uri, *, score=1.0):
     """The register stage, with a measurement that was never made; the store's client."""
-    config = settings(tracking__uri=uri)
+    config = settings(tracking__uri=uri, register__spread=0.05)
     (project / "samples").mkdir(exist_ok=True)
     (project / "samples" / "grid.png").write_bytes(b"")
     (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {}}))
-    register_stage(config.register_, config.tracking, project)
+    register_stage(config.register_, config.tracking, project, data=config.data, sampled=config.sample, evaluated=config.evaluate)
     return stores.open_store(config.tracking, project).client

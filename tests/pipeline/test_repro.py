@@ -59,7 +59,7 @@ import json
 (run,) = client.search_runs(["1"], "tags.`gan.run_key` LIKE '%'")
 (child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
 assert child.data.params["sample.num_images"] == "600"
-version = client.get_model_version_by_alias("gan-generator", "champion")
+version = client.get_model_version_by_alias("gan-digits", "champion")
 (model,) = client.search_logged_models(["1"], "metrics.`evaluation/fid` > 0")
 assert version.source == f"models:/{model.model_id}"
 assert model.name == run.info.run_name == f"dcgan-digits-{run.data.tags['gan.run_key'][:8]}"
@@ -87,7 +87,7 @@ print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics
 def test_the_registered_version_explains_itself(finished):
     code = """
 import json
-version = client.get_model_version_by_alias("gan-generator", "champion")
+version = client.get_model_version_by_alias("gan-digits", "champion")
 print(json.dumps({"tags": version.tags, "aliases": sorted(version.aliases), "run": version.run_id, "version": version.version}))
 """
     version = json.loads(in_store(finished, code))
@@ -109,7 +109,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+model = mlflow.pyfunc.load_model("models:/gan-digits@champion")
 z = np.random.default_rng(0).standard_normal((7, 16)).astype(np.float32)
 images = model.predict(z)
 assert images.shape == (7, 1, 8, 8) and images.dtype == np.float32, (images.shape, images.dtype)
@@ -142,7 +142,7 @@ def test_mlflow_serves_it(finished, tmp_path):
         "models",
         "serve",
         "-m",
-        "models:/gan-generator@champion",
+        "models:/gan-digits@champion",
         "--env-manager",
         "local",
         "-h",
@@ -186,7 +186,7 @@ def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
     """
     key = json.loads((finished.root / "models" / "generator.json").read_text())["run_key"]
     finished.run(
-        "python", "-m", "pipeline", "compare", "models", "models:/gan-generator@champion", key[:12], "--output", str(tmp_path / "out")
+        "python", "-m", "pipeline", "compare", "models", "models:/gan-digits@champion", key[:12], "--output", str(tmp_path / "out")
     )
     models = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
     assert len(models) == 3

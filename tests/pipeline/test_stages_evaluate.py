@@ -121,7 +121,8 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
     written = json.loads((root / "reports" / "evaluation.json").read_text())
     assert written == result
     assert list(written)[:4] == ["fid", "fid_low", "fid_high", "kid"]
-    assert list(written)[-3:] == ["null", "baseline", "protocol"]
+    assert list(written)[-4:] == ["null", "baseline", "resampled", "protocol"]
+    assert len(written["resampled"]["fid"]) == len(written["resampled"]["coverage"]) == CONFIG.bootstrap
     for key, value in needs.values({name: METRICS.get(name) for name in CONFIG.metrics}).items():
         if not value.is_conditional and key in written and not key.startswith("path_length"):  # beside every number what real images score
             null = written["null"][key]
@@ -266,9 +267,7 @@ def test_several_extractors_in_one_protocol(root: Path, tmp_path: Path) -> None:
     ):  # a protocol is of one number: what is beside it does not matter
         plain = key.partition("@")[0]
         name = "classifier" if key.endswith(("@classifier", "class_coverage")) else "rotation"
-        theirs = measure.protocol_of(plain, alone[name]["protocol"])
-        ours = measure.protocol_of(key, both["protocol"])
-        assert (ours["read_from"], ours["extractors"]) == (theirs["read_from"], theirs["extractors"])
+        assert measure.compared(key, both) == measure.compared(plain, alone[name])
     assert both["baseline"]["fid@classifier"] == alone["classifier"]["baseline"]["fid"]
     assert (root / "reports" / "plots" / "classes.png").exists()
 

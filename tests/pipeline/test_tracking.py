@@ -10,7 +10,6 @@ import torch
 from ruamel.yaml import YAML
 
 from ganlib.files import sha256_file
-from ganlib.metrics import needs
 from ganlib.storage import open_storage
 from pipeline import preflight
 from pipeline.tracking import card, evaluation, logged_models, outbox, registration, training_run, versions
@@ -27,10 +26,10 @@ def config(monkeypatch):
     return preflight.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
 
 
-def register(config, root, *, content, score, protocol="p", veto="", files=()):
+def register(config, root, *, content, score, files=()):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
     return registration.register_generator(
-        config.register_,
+        config.register_.model_copy(update={"model": "gan-digits"}),
         config.tracking,
         generator=network,
         example=np.zeros((2, 3), np.float32),
@@ -38,10 +37,7 @@ def register(config, root, *, content, score, protocol="p", veto="", files=()):
         run_key="key",
         card=CARD,
         sha256=content,
-        score=score,
-        value=needs.value_of(config.register_.metric),
-        veto=veto,
-        protocol={"extractor": protocol},
+        evaluation={"fid": score, "protocol": {"split": "test"}},
         tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
         files=list(files),
         root=root,
@@ -84,51 +80,7 @@ def test_a_store_that_loses_what_it_is_given_is_said(config, tmp_path, monkeypat
     monkeypatch.setattr(type(store.client), "log_artifact", lambda *_: None)
     with pytest.raises(ValueError, match=r"version 1 was registered, but .* does not give back generator\.safetensors as it was stored"):
         register(config, tmp_path, content="a", score=5.0, files=[weights])
-    assert not store.client.get_registered_model("gan-generator").aliases
-
-
-def test_versions_and_champions(config, tmp_path):
-    first = register(config, tmp_path, content="a", score=5.0)
-    assert (first.version, first.is_new, first.aliases) == (1, True, ["challenger", "champion"])
-    again = register(config, tmp_path, content="a", score=5.0)
-    assert (again.version, again.is_new, again.aliases) == (1, False, ["challenger", "champion"])
-    worse = register(config, tmp_path, content="b", score=6.0)
-    assert (worse.version, worse.is_new, worse.aliases) == (2, True, ["challenger"])
-    assert worse.reason == "fid 6 against 5 of version 1"
-    better = register(config, tmp_path, content="c", score=4.0)
-    assert (better.version, better.aliases) == (3, ["challenger", "champion"])
-    equal = register(config, tmp_path, content="b", score=4.0)
-    assert (equal.version, equal.is_new, equal.aliases) == (2, False, ["challenger"])  # what serves stays; kills `<=` in `_decide`
-    assert equal.reason == "fid 4 against 4 of version 3"
-    other = register(config, tmp_path, content="d", score=1.0, protocol="another")
-    assert other.aliases == ["challenger"]
-    assert "measured by another protocol" in other.reason
-    client = stores.open_store(config.tracking, tmp_path).client
-    registered = client.get_registered_model("gan-generator")
-    assert {alias: int(version) for alias, version in registered.aliases.items()} == {"champion": 3, "challenger": 4}
-    assert {first.run_id, again.run_id, worse.run_id} == {better.run_id}  # one training, one run
-
-
-def test_a_metric_that_is_blind_on_these_data_crowns_nobody(config, tmp_path):
-    """Neither the first version nor a better one; what serves stays. Kills: a veto that holds only where there is a champion."""
-    first = register(config, tmp_path, content="a", score=5.0, veto="fid is blind; set register.metric to kid")
-    assert (first.aliases, first.reason) == (["challenger"], "fid is blind; set register.metric to kid")
-    assert register(config, tmp_path, content="a", score=5.0).aliases == ["challenger", "champion"]
-    assert register(config, tmp_path, content="a", score=5.0, veto="blind").reason == "it is the champion already"
-    assert register(config, tmp_path, content="b", score=1.0, veto="blind").aliases == ["challenger"]
-    client = stores.open_store(config.tracking, tmp_path).client
-    assert int(client.get_registered_model("gan-generator").aliases["champion"]) == 1
-
-
-@pytest.mark.parametrize(("metric", "scores", "champion"), [("recall", (0.2, 0.5, 0.4), 2), ("density", (1.4, 0.7, 0.9), 3)])
-def test_the_metric_says_which_way_is_better(config, tmp_path, metric, scores, champion):
-    """Kills: the lowest recall crowned, and a density of 1.4 that is better than one of 0.9."""
-    config = config.model_copy(update={"register_": config.register_.model_copy(update={"metric": metric})})
-    for content, score in zip("abc", scores, strict=True):
-        last = register(config, tmp_path, content=content, score=score)
-    assert last.reason.startswith(f"{metric} {scores[2]:.4g} against")
-    client = stores.open_store(config.tracking, tmp_path).client
-    assert int(client.get_registered_model("gan-generator").aliases["champion"]) == champion
+    assert not store.client.get_registered_model("gan-digits").aliases
 
 
 def test_what_was_evaluated_is_what_is_registered(config, tmp_path):
@@ -143,11 +95,11 @@ def test_what_was_evaluated_is_what_is_registered(config, tmp_path):
     (model,) = store.client.search_logged_models([store.experiment_id])
     assert (model.tags[logged_models.EXTERNAL], str(model.status)) == ("true", "READY")
     first = register(config, tmp_path, content="a", score=5.0)
-    store.client.delete_model_version("gan-generator", "1")  # as where a registration broke off before it made the version
+    store.client.delete_model_version("gan-digits", "1")  # as where a registration broke off before it made the version
     again = register(config, tmp_path, content="a", score=5.0)
     (found,) = store.client.search_logged_models([store.experiment_id], filter_string="metrics.`evaluation/fid` < 6")
     assert found.model_id == model.model_id
-    assert store.client.get_model_version("gan-generator", str(again.version)).source == found.model_uri
+    assert store.client.get_model_version("gan-digits", str(again.version)).source == found.model_uri
     assert logged_models.EXTERNAL not in found.tags
     assert (found.name, found.source_run_id, str(found.status)) == ("dcgan-digits-key", first.run_id, "READY")
     assert store.mlflow.pytorch.load_model(found.model_uri)(torch.zeros(2, 3)).shape == (2, 1, 2, 2)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pipeline
 SERVED = """
 import sys
 import mlflow, numpy as np
-model = mlflow.pyfunc.load_model("models:/gan-generator@champion")
+model = mlflow.pyfunc.load_model("models:/gan-digits@champion")
 images = model.predict(np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32))
 assert images.shape == (3, 1, 8, 8), images.shape
 assert np.abs(images).max() <= 1 and images.std() > 0.05

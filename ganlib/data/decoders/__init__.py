@@ -42,7 +42,7 @@ class Decoder(Protocol):
         """One row, or several where a file holds several.
 
         Args:
-            raw: an encoded file, or numbers [H, W] or [H, W, C].
+            raw: an encoded file (of numbers, .npy), or numbers [H, W] or [H, W, C].
             survey: is told what the values are.
 
         Raises:

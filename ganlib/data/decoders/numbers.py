@@ -1,5 +1,6 @@
 """Arrays of numbers, whatever they mean."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Numbers:
 
     def decode(self, raw: bytes | np.ndarray, survey: Survey, *, name: str) -> list[Decoded]:
         if isinstance(raw, bytes):
-            raise BrokenImage("an encoded file, expected an array of numbers")
+            raw = _loaded(raw)
         if not np.isfinite(raw).all():
             raise BrokenImage(f"{raw.dtype.name} values that are NaN or infinite")
         values = raw[None] if raw.ndim == 2 else raw.transpose(2, 0, 1)
@@ -50,3 +51,14 @@ class Numbers:
         low, high = self.value_range
         scaled = (np.clip(values.astype(np.float64), low, high) - low) * (2 / (high - low)) - 1
         return [(scaled.astype(np.float32), (raw.shape[0], raw.shape[1]))]
+
+
+def _loaded(data: bytes) -> np.ndarray:
+    """An array as numpy saves it (.npy), which is how a pack of files holds one."""
+    try:
+        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise BrokenImage(f"an encoded file, expected an array of numbers, or one in numpy's format ({error})") from None
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
+        raise BrokenImage(f"{array.dtype.name} {list(array.shape)}, expected numbers [H, W] or [H, W, C]")
+    return array

@@ -30,4 +30,7 @@ SOURCES: Registry[Callable[[], Source]] = Registry("data source", package="ganli
 def fetch_raw(config: DataConfig, raw: Path) -> SourceInfo:
     """Fetch `config.source` into the empty folder `raw` and describe it in `source.json`."""
     source = SOURCES.get(config.source, key="data.source")()
-    return write_source(raw, config.source, source.fetch(config, raw))
+    fetched = source.fetch(config, raw)
+    if lacking := sorted(config.columns.keys() - set(fetched.columns)):
+        raise ValueError(f"data.source={config.source} brings no column {lacking[0]!r} (params.yaml: data.columns); set data.columns: {{}}")
+    return write_source(raw, config.source, fetched)

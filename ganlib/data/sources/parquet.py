@@ -26,6 +26,7 @@ class Row(NamedTuple):
     path: str | None
     file: str | None
     label: int | None
+    others: dict[str, bytes | None]
 
 
 @SOURCES.register("parquet")
@@ -41,26 +42,27 @@ class Parquet:
         notes = [*_split_notes(splits), *classes.notes]
         require_space(raw, needed_bytes=sum(path.stat().st_size for path in files.paths))
         used: set[str] = set()
-        with PackWriter(raw) as pack:
+        with PackWriter(raw, columns=tuple(config.columns)) as pack:
             for path in files.paths:
                 if path in classes.unlabelled:
                     continue
                 name = printable(path.relative_to(files.folder).as_posix())
                 for index, row in enumerate(_rows(path, config, files, classes)):
                     shown = f"{name}#{index} ({row.path})" if row.path else f"{name}#{index}"
-                    pack.append(shown, row.label, row.image, splits.get(path))
+                    pack.append(shown, row.label, row.image, splits.get(path), row.others)
                     if row.file:
                         used.add(row.file)
         if pack.num_rows == 0:
             raise ValueError(f"{config.path} holds {len(files.paths)} Parquet files without a row")
         ignored = tuple(printable(name) for name in files.others if name not in used)
-        return Fetched(layout="pack", class_names=classes.names, ignored_files=ignored, notes=tuple(notes))
+        return Fetched(layout="pack", class_names=classes.names, ignored_files=ignored, notes=tuple(notes), columns=tuple(config.columns))
 
 
 def _check(path: Path, config: DataConfig) -> None:
     """Raise ValueError unless `path` can be opened and has the columns, of usable types."""
     schema = open_file(path).schema_arrow
-    for column, key in ((config.image_column, "image_column"), (config.label_column, "label_column")):
+    further = [(chosen.column or name, f"columns.{name}.column") for name, chosen in config.columns.items()]
+    for column, key in ((config.image_column, "image_column"), (config.label_column, "label_column"), *further):
         if column is None:
             continue
         if column not in schema.names:
@@ -68,10 +70,11 @@ def _check(path: Path, config: DataConfig) -> None:
             raise ValueError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)} (params.yaml: data.{key}{hint})")
         if (times := schema.names.count(column)) > 1:
             raise ValueError(f"{path} has {times} columns {column!r}, expected one; rename the others (params.yaml: data.{key})")
-    try:
-        parquet_images.reader(schema, config.image_column)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} (params.yaml: data.image_column)") from None
+    for column, key in ((config.image_column, "image_column"), *further):
+        try:
+            parquet_images.reader(schema, column)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} (params.yaml: data.{key})") from None
     if config.label_column is not None:
         kind = schema.field(config.label_column).type
         if not (pa.types.is_integer(kind) or pa.types.is_null(kind) or parquet_images.is_text(kind)):
@@ -81,21 +84,32 @@ def _check(path: Path, config: DataConfig) -> None:
 
 
 def _rows(path: Path, config: DataConfig, files: Files, classes: Classes) -> Iterator[Row]:
-    columns = [config.image_column] + ([] if config.label_column is None else [config.label_column])
-    read = parquet_images.reader(open_file(path).schema_arrow, config.image_column)
+    further = {name: chosen.column or name for name, chosen in config.columns.items()}
+    columns = [*dict.fromkeys((config.image_column, *([] if config.label_column is None else [config.label_column]), *further.values()))]
+    schema = open_file(path).schema_arrow
+    read = parquet_images.reader(schema, config.image_column)
+    readers = {name: parquet_images.reader(schema, column) for name, column in further.items()}
     known, row = classes.numbers.get(path, {}), 0
     for batch in stream(path, columns, BATCH_ROWS):
         images = read(batch.column(config.image_column))
+        others = {name: readers[name](batch.column(column)) for name, column in further.items()}
         labels = [None] * batch.num_rows if config.label_column is None else batch.column(config.label_column).to_pylist()
         for label in labels:
             try:
                 image, beside = next(images)
                 file = file_beside(path, beside, files) if image is None and beside else None
+                named = {name: _whole(next(values), path, files) for name, values in others.items()}
                 number = class_number(label, known, num_classes=len(classes.names or ()))
             except ValueError as error:
                 raise ValueError(f"{path}, row {row}: {error}") from None
-            yield Row(image if file is None else (files.folder / file).read_bytes(), beside, file, number)
+            yield Row(image if file is None else (files.folder / file).read_bytes(), beside, file, number, named)
             row += 1
+
+
+def _whole(found: parquet_images.Found, path: Path, files: Files) -> bytes | None:
+    """A value of a further column, read from beside the Parquet file where only its path is given."""
+    value, beside = found
+    return value if value is not None or not beside else (files.folder / file_beside(path, beside, files)).read_bytes()
 
 
 def _split_notes(splits: Mapping[Path, str | None]) -> list[str]:

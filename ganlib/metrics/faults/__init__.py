@@ -47,6 +47,11 @@ class Held:
         return min(self.images.shape[1:])
 
     @property
+    def are_pictures(self) -> bool:
+        """Of 8 bits: a fault in the pixels is one of pictures, of other data only which rows there are can be wrong."""
+        return self.images.gather(self.fake[:1]).dtype == np.uint8
+
+    @property
     def pool(self) -> np.ndarray:
         """[n + m] int64: whatever may stand on the side of the generated images; its own half first."""
         return np.concatenate([self.fake, self.spare])
@@ -114,8 +119,9 @@ class Picked:
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         is_train = indices >= len(self.rows)
-        result = np.empty((len(indices), *self.shape), np.uint8)
-        result[~is_train] = self.images.gather(self.rows[indices[~is_train]])
+        held_out = self.images.gather(self.rows[indices[~is_train]])
+        result = np.empty((len(indices), *self.shape), held_out.dtype)
+        result[~is_train] = held_out
         result[is_train] = self.train.gather(self.train_rows[indices[is_train] - len(self.rows)])
         return result
 

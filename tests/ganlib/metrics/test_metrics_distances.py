@@ -298,3 +298,23 @@ def test_every_metric_of_features_is_finite_flat_repeatable_and_ordered(entry) -
 def test_comparison_refuses_features_that_do_not_fit(bad: Tensor) -> None:
     with pytest.raises(ValueError, match="fake features"):
         compare(normal(5, 4, "r"), bad)
+
+
+def test_resamples_of_two_sets_are_paired_and_make_the_interval() -> None:
+    """Resample i draws the same fakes of both sets, however many there are. Kills: a key for each set, and values that do not make the interval."""
+    real, noise = normal(80, 3, "real"), normal(60, 3, "fake")
+    one, other = compare(real, noise), compare(real, noise + 0.5)
+    few, many = CONFIG, CONFIG.model_copy(update={"bootstrap": 40})
+    found = fid(one, few) | kid(one, few) | prdc(one, few)
+    short = {key: values.clone() for key, values in one.resampled.items()}
+    assert set(short) == {"fid", "kid", "precision", "recall", "density", "coverage"}
+    assert float(short["fid"].std()) * 1.959963984540054 == pytest.approx(found["fid_high"] - found["fid"])
+    for data in (one, other):
+        fid(data, many), kid(data, many), prdc(data, many)
+    for key, values in short.items():
+        assert len(values) == 5
+        torch.testing.assert_close(one.resampled[key][:5], values)
+        difference = other.resampled[key] - one.resampled[key]
+        if key in ("fid", "kid"):  # one draw moves both alike
+            assert float(difference.std()) < 0.8 * float(torch.cat([other.resampled[key], one.resampled[key]]).std())
+    assert one.parts(np.arange(40), np.arange(40, 80)).resampled == {}  # real against real has its own
