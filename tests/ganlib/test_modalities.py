@@ -17,10 +17,14 @@ from ganlib.data.settings import DataConfig
 from ganlib.data.soundness import BrokenImage
 from ganlib.data.values import Survey
 from ganlib.fields import Field, class_field
+from ganlib.metrics import EXTRACTORS, interface
 from ganlib.metrics.faults import FAULTS
+from ganlib.metrics.kid import weighted_mmd
 from ganlib.metrics.reference_store import Reference
 from ganlib.modalities import MODALITIES
+from ganlib.models import ImageSpec, build_generator
 from ganlib.pictures import NOTICE
+from ganlib.sampling import Prior, generate
 from ganlib.training.loop import Running, TrainingSpec, train
 from pipeline import edit, preflight, recipe
 from pipeline.identity import training_settings
@@ -159,15 +163,33 @@ def test_points_have_features_and_the_faults_that_are_no_pictures(chosen, prepar
     """The number itself as its feature; dropped modes are seen, and no point is put through JPEG. Kills a row that is cast to uint8 on its way."""
     root = prepared.parents[1]
     described = reference(chosen.reference, root=root)
-    assert [(entry["name"], entry["depths"]) for entry in described["extractors"]] == [("pixels", {"last": 2})]
+    assert [(entry["name"], entry["depths"]) for entry in described["extractors"]] == [("numbers", {"last": 2})]
     features = Reference.read(root / "data" / "reference", data_digest=read_manifest(prepared).data_digest).features("test", "last")
     test = ArrowImages(prepared / "test.arrow")
-    np.testing.assert_allclose(features.numpy(), test.slice(0, len(test)).reshape(-1, 2) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(features.numpy(), test.slice(0, len(test)).reshape(-1, 2))
     result = calibrate(chosen.evaluate, root=root)
     applying = {name for name, rungs in result.faults.items() if rungs.applies}
     assert applying == {name for name in result.faults if FAULTS.get(name).picks}
     assert "one_mode" in applying
     assert result.metrics["kid"].sees["one_mode"] is not None
+
+
+def test_what_is_made_is_told_from_other_points_as_it_was_made(chosen, prepared):
+    """A generator's points are its outputs, not the nearest of 256 levels; in features the training's own points are near, the origin is far."""
+    spec = ImageSpec(channels=1, size=(1, 2), modality="points")
+    network = build_generator(chosen.model, spec, seed=0).eval()
+    inputs = Prior.of(chosen.model, spec).seeded(0, range(50))
+    with torch.no_grad():
+        np.testing.assert_array_equal(generate(network, inputs, batch_images=50, modality="points"), network(*inputs).numpy())
+    train_rows, test_rows = (ArrowImages(prepared / f"{split}.arrow").slice(0, 500) for split in ("train", "test"))
+    extractor = EXTRACTORS.get("numbers").fit(interface.ArrayImages(train_rows), None, seed=0, epochs=0.0)
+    real, near, far = (
+        interface.extract(extractor, interface.ArrayImages(rows))["last"].double()
+        for rows in (test_rows, train_rows, np.zeros_like(test_rows))
+    )
+    once = torch.ones(1, 500, dtype=torch.float64)
+    assert abs(float(weighted_mmd(real, near, once))) < 0.01
+    assert float(weighted_mmd(real, far, once)) > 0.1
 
 
 def test_the_modality_is_part_of_a_trainings_name_and_images_keep_theirs(chosen):

@@ -10,10 +10,11 @@ import pyarrow as pa
 from ganlib.data.pack import PackWriter
 from ganlib.data.raw import Fetched
 from ganlib.data.settings import DataConfig
-from ganlib.data.sources import SOURCES, parquet_images
+from ganlib.data.sources import SOURCES, parquet_columns, parquet_images
 from ganlib.data.sources.parquet_files import Files, file_beside, find_files, open_file, split_of, stream
 from ganlib.data.sources.parquet_labels import Classes, class_number, read_classes
 from ganlib.data.tree import printable
+from ganlib.fields import IMAGE
 from ganlib.files import require_space
 
 BATCH_ROWS = 32  # bounds memory: a row may be a large photograph
@@ -70,9 +71,11 @@ def _check(path: Path, config: DataConfig) -> None:
             raise ValueError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)} (params.yaml: data.{key}{hint})")
         if (times := schema.names.count(column)) > 1:
             raise ValueError(f"{path} has {times} columns {column!r}, expected one; rename the others (params.yaml: data.{key})")
-    for column, key in ((config.image_column, "image_column"), *further):
+    kinds = [(config.image_column, IMAGE, "image_column")]
+    kinds += [(chosen.column or name, chosen.modality, f"columns.{name}") for name, chosen in config.columns.items()]
+    for column, modality, key in kinds:
         try:
-            parquet_images.reader(schema, column)
+            parquet_columns.reader(schema, column, modality=modality)
         except ValueError as error:
             raise ValueError(f"{path}: {error} (params.yaml: data.{key})") from None
     if config.label_column is not None:
@@ -88,7 +91,7 @@ def _rows(path: Path, config: DataConfig, files: Files, classes: Classes) -> Ite
     columns = [*dict.fromkeys((config.image_column, *([] if config.label_column is None else [config.label_column]), *further.values()))]
     schema = open_file(path).schema_arrow
     read = parquet_images.reader(schema, config.image_column)
-    readers = {name: parquet_images.reader(schema, column) for name, column in further.items()}
+    readers = {name: parquet_columns.reader(schema, column, modality=config.columns[name].modality) for name, column in further.items()}
     known, row = classes.numbers.get(path, {}), 0
     for batch in stream(path, columns, BATCH_ROWS):
         images = read(batch.column(config.image_column))

@@ -14,7 +14,7 @@ from ganlib.data.pack import PackWriter
 from ganlib.data.prepare import prepare_images
 from ganlib.data.raw import Fetched, write_source
 from ganlib.data.settings import DataConfig
-from ganlib.data.sources import fetch_raw
+from ganlib.data.sources import fetch_raw, parquet_columns
 from ganlib.data.table import image_field
 from ganlib.fields import Field, class_field
 
@@ -140,6 +140,35 @@ def test_numbers_may_be_a_column_of_files(tmp_path):
     every = np.arange(len(table))
     numbers = table.gather(every)[:, 0, 0, 0]
     np.testing.assert_allclose(table.read("height", every), (heights[numbers] / 5 - 1)[:, None], atol=1e-6)
+
+
+def test_columns_of_other_modalities_are_packed_as_their_decoders_read_them(tmp_path):
+    """Numbers and lists of them, unrounded; text in UTF-8. Kills: a caption that is taken for a path, floats that are cast to bytes."""
+    photographs, _ = rows()
+    values = {
+        "image": [png(photograph) for photograph in photographs],
+        "age": [i / 4 for i in range(COUNT)],
+        "place": [[i * 1.5, -i * 0.5] for i in range(COUNT)],
+        "caption": [f"Bär {i}" for i in range(COUNT)],
+    }
+    for name in ("in", "raw", "out"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.table(values), tmp_path / "in" / "train.parquet")
+    common = {"modality": "points", "channels": 1, "value_range": [-60, 60]}
+    columns = {"age": {**common, "image_size": [1, 1]}, "place": {**common, "image_size": [1, 2]}}
+    chosen = config(tmp_path / "in", columns=columns, label_column=None)
+    fetch_raw(chosen, tmp_path / "raw")
+    prepare_images(chosen, tmp_path / "raw", tmp_path / "out", processes=1)
+    table = ArrowImages(tmp_path / "out" / "train.arrow")
+    every = np.arange(len(table))
+    numbers = table.gather(every)[:, 0, 0, 0].astype(np.float32)
+    np.testing.assert_allclose(table.read("age", every).ravel() * 60, numbers / 4, atol=1e-4)
+    np.testing.assert_allclose(table.read("place", every).reshape(-1, 2) * 60, numbers[:, None] * [1.5, -0.5], atol=1e-4)
+    schema = pa.schema([("caption", pa.string())])
+    found = list(parquet_columns.reader(schema, "caption", modality="tokens")(pa.array(["Bär 0", None])))
+    assert found == [("Bär 0".encode(), None), (None, None)]
+    with pytest.raises(ValueError, match=r"column 'caption' is bool, expected bytes, text, numbers or lists of numbers"):
+        parquet_columns.reader(pa.schema([("caption", pa.bool_())]), "caption", modality="tokens")
 
 
 @pytest.mark.parametrize(
