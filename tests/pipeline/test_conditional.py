@@ -170,7 +170,7 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     assert made.class_names == NAMES
     # samples
     images, labels = read_samples(tmp_path)
-    inputs = made.inputs(config.sample.seed, range(60))
+    inputs = made.prior.seeded(config.sample.seed, range(60))
     assert labels.tolist() == inputs.labels.tolist()
     assert set(labels.tolist()) == {0, 1, 2}
     forward = {"truncation": truncation} if truncation != 1.0 else {}
@@ -178,19 +178,19 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     # pictures
     for name, place in (("grid", "column"), ("interpolation", "row")):
         assert Image.open(tmp_path / "samples" / f"{name}.png").info["Classes"] == f"one class a {place}, of 0 left, 1 top, 2 all"
-    by_column = sampling.Inputs(made.inputs(config.sample.seed, range(10)).z, torch.tensor([0, 1, 2, 0, 1] * 2))
+    by_column = sampling.Inputs(made.prior.seeded(config.sample.seed, range(10)).z, torch.tensor([0, 1, 2, 0, 1] * 2))
     expected = sampling.generate(made.network, by_column, batch_images=20, **forward)
     assert np.array_equal(tiles(tmp_path / "samples" / "grid.png", columns=5).reshape(10, 1, 8, 8), expected)
-    ends = sampling.Inputs(made.inputs(config.sample.seed, range(6)).z, torch.tensor([0, 0, 1, 1, 2, 2]))
+    ends = sampling.Inputs(made.prior.seeded(config.sample.seed, range(6)).z, torch.tensor([0, 0, 1, 1, 2, 2]))
     expected = sampling.generate(made.network, ends, batch_images=20, **forward).reshape(3, 2, 8, 8)
     walked = tiles(tmp_path / "samples" / "interpolation.png", columns=4)[:, [0, -1]]
     assert np.abs(walked.astype(int) - expected.astype(int)).max() <= 2
     # the registered model
     served = made.served(truncation)
     assert "a last column with the class, 0 to 2" in served.words
-    array = served.array(made.inputs(5, range(7)))
+    array = served.array(made.prior.seeded(5, range(7)))
     with torch.no_grad():
-        expected = made.network(*made.inputs(5, range(7)), **forward)
+        expected = made.network(*made.prior.seeded(5, range(7)), **forward)
         torch.testing.assert_close(served(array), expected)
     protocol = {"split": "test", "generator_sha256": made.facts["sha256"], **forward}
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.0, "protocol": protocol}))

@@ -1,11 +1,13 @@
 """Who is champion, and how that moves: registrations in a real MLflow store, the lock of a model, and what people do to it by hand."""
 
 import argparse
+import contextlib
 import html
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict, replace
@@ -43,7 +45,19 @@ def made(tmp_path_factory):
 def root(made, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_bytes(made.read_bytes())
+    monkeypatch.setattr(registration, "_log_version", described_alone)
     return tmp_path
+
+
+def described_alone(store, run_id, name, model, generator, example, words, files):
+    """A version whose model is described and has no network: exporting one takes most of a second, and test_tracking.py has that."""
+    with tempfile.TemporaryDirectory() as folder:
+        store.mlflow.models.Model(run_id=run_id).save(f"{folder}/MLmodel")
+        store.client.log_model_artifact(model.model_id, f"{folder}/MLmodel")
+    with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
+        store.client.create_registered_model(name)
+    source = f"models:/{model.model_id}"
+    return int(store.client.create_model_version(name, source, run_id=run_id, model_id=model.model_id, description=words).version)
 
 
 def settings(**register):
