@@ -25,10 +25,27 @@ else:
     GradBucket = td.GradBucket  # DDP compares a hook's annotation with this very class
 
 T = TypeVar("T")
+_group_size = 1  # processes of the group that this one is known to be part of
+
+
+class GroupLostError(RuntimeError):
+    """The process group was closed while this process was still at work in it."""
 
 
 def is_open() -> bool:
-    return td.is_available() and td.is_initialized()
+    """Whether this process is one of a group.
+
+    Raises:
+        GroupLostError: it was one of several, and somebody else has closed the group, as Ray does to those that are left when one of them hangs.
+            Going on as if alone would train on a part of each batch, and every process would take itself for the one that writes.
+    """
+    global _group_size
+    if td.is_available() and td.is_initialized():
+        _group_size = td.get_world_size()
+        return True
+    if _group_size > 1:
+        raise GroupLostError(f"the group of {_group_size} processes that this one belongs to has been closed: it can do nothing alone")
+    return False
 
 
 def rank() -> int:
@@ -53,8 +70,11 @@ def open_from_environment(*, timeout_seconds: float = 600.0) -> None:
 
 
 def close() -> None:
+    """Leave the group, if there is one; from here on this process is alone."""
+    global _group_size
     if is_open():
         td.destroy_process_group()
+    _group_size = 1
 
 
 def barrier() -> None:
@@ -182,8 +202,13 @@ def _reduce_over_processes(buffer: Tensor) -> torch.futures.Future[Tensor]:
     to the half it keeps; a + b is b + a to the last bit, so the order is the tree's. The sums travel back the same way.
     """
     if world_size() == 2:  # one addition has one order: the library's own all-reduce gives exactly that
+
+        def summed(done: torch.futures.Future[list[Tensor]]) -> Tensor:
+            done.value()  # raises what went wrong on the way: a future that failed tells nobody who does not ask, and `buffer` would be no sum
+            return buffer
+
         work = td.all_reduce(buffer, async_op=True)
-        future: torch.futures.Future[Tensor] = work.get_future().then(lambda _: buffer)
+        future: torch.futures.Future[Tensor] = work.get_future().then(summed)
         return future
     low, high, distance = 0, buffer.numel(), 1
     way: list[tuple[int, slice, slice]] = []
