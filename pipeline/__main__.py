@@ -17,7 +17,10 @@ from pipeline.params import CODE, ROOT
 
 MODULES = (
     "ganlib.catalog",
-    *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")),
+    *(
+        f"pipeline.{verb}"
+        for verb in ("recipe", "submit", "render", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")
+    ),
 )
 
 

@@ -89,7 +89,7 @@ PIPELINE_FLOORS = (
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
     {"selection"},
-    {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
+    {"artifacts", "deliver", "ready", "registry", "render", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
     {"exact"},
