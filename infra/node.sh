@@ -1,7 +1,8 @@
 #!/bin/sh
 # One node of several that start together (Slurm, Kubeflow TrainJob): `sh infra/node.sh RANK ADDRESS NODES CPUS [STAGE ...]`, the same on each.
 # ADDRESS is HOST:PORT of the node of rank 0: that one runs infra/job.sh and returns its exit code, the others lend their CPUs and return 0.
-#   GANPIPE_RAY_OPTIONS  options of `ray start`
+#   GANPIPE_RAY_OPTIONS     options of `ray start`
+#   GANPIPE_EXIT_CODE_FILE  gets the exit code of infra/job.sh: who starts several nodes hears the largest code of any, a killed node's 143 for one
 set -eu
 rank=$1 address=$2 nodes=$3 cpus=$4
 shift 4
@@ -9,9 +10,12 @@ cd "$(dirname "$0")/.."
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT="${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-300}"  # Ray's 30 s are short of a cold file system
 
 # symmetric-run answers 0 when Ray itself did not start or was interrupted: the run leaves its own exit code here.
-code_file="$(mktemp)"
+code_file="${GANPIPE_EXIT_CODE_FILE:-}"
+if [ -z "$code_file" ]; then
+    code_file="$(mktemp)"
+    trap 'rm -f "$code_file"' EXIT
+fi
 export code_file
-trap 'rm -f "$code_file"' EXIT
 
 # symmetric-run tells its command nothing about the cluster: without RAY_ADDRESS the training would start a Ray of its own.
 status=0
