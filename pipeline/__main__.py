@@ -19,7 +19,20 @@ MODULES = (
     "ganlib.catalog",
     *(
         f"pipeline.{verb}"
-        for verb in ("recipe", "submit", "render", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")
+        for verb in (
+            "recipe",
+            "submit",
+            "render",
+            "states",
+            "compare",
+            "seeds",
+            "registry",
+            "exact",
+            "deliver",
+            "results",
+            "prometheus",
+            "deps",
+        )
     ),
 )
 

@@ -91,7 +91,7 @@ PIPELINE_FLOORS = (
     {"selection"},
     {"artifacts", "deliver", "ready", "registry", "render", "results", "seeds", "states"},
     {"cached_outs", "parents"},
-    {"compare", "stages"},
+    {"compare", "prometheus", "stages"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
