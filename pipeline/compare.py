@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from ganlib import sampling, tasks
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import build_network
 from ganlib.models.settings import ModelConfig
@@ -142,7 +142,7 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
             f"{NAMED}={run}: that training is of data with digest {found.data_digest[:12]}, and data/prepared {has}; a state does not say what its "
             "images are like: prepare its data, or name its version or its models/ folder"
         )
-    images = ArrowImages(prepared / "train.arrow")
+    images = ArrowImages(split_path(prepared, "train"))
     image, model, task = (
         image_of(images),
         ModelConfig.model_validate(found.settings["model"]),

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.settings import ModelConfig
@@ -212,7 +212,7 @@ def held_out(root: Path) -> tuple[str, ArrowImages]:
         ValueError: both are empty.
     """
     for split in ("test", "val"):
-        images = ArrowImages(root / "data" / "prepared" / f"{split}.arrow")
+        images = ArrowImages(split_path(root / "data" / "prepared", split))
         if len(images):
             return split, images
     raise ValueError(NO_HELD_OUT)

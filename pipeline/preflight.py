@@ -86,6 +86,13 @@ def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
 def _check_columns(params: Params) -> None:
     MODALITIES.get(params.data.modality, key="data.modality")
     decoders.of(params.data)
+    if (store := params.data.store_uri) is not None:
+        if "://" in store:
+            Address.parse(store, key="data.store_uri")
+        elif not Path(store).is_absolute():
+            raise ValueError(
+                f"data.store_uri={store!r} is relative, and every node looks for it; set an absolute folder, or an address such as s3://bucket/prefix"
+            )
     for name, column in params.data.columns.items():
         MODALITIES.get(column.modality, key=f"data.columns.{name}.modality")
         decoders.of(params.data.of_column(name))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ganlib.checks import require_finite
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
 from ganlib.metrics.memorization import memorization
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     if made_by != weights_sha256:
         raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
     fake = measure.extract(reference, fake_images)
-    splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
+    splits = {name: ArrowImages(split_path(root / "data" / "prepared", name)) for name in ("train", "val", "test")}
 
     def asked_for(split: str) -> tuple[measure.Features, np.ndarray]:
         """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.data.settings import DataConfig
 from ganlib.files import atomic_write, write_json
 from ganlib.metrics import METRICS, needs
@@ -112,7 +112,7 @@ def measure_again(
         facts, manifest = json.loads(description.read_text(encoding="utf-8")), read_manifest(root / "data" / "prepared")
         made, here = (
             [facts["image"]["channels"], *facts["image"]["size"]],
-            list(ArrowImages(root / "data" / "prepared" / "train.arrow").shape),
+            list(ArrowImages(split_path(root / "data" / "prepared", "train")).shape),
         )
         if made != here:
             raise ValueError(f"{source} makes images of {made} (channels, height, width), the data have {here}")
