@@ -81,7 +81,7 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
+    {"forms", "latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
     {"identity", "latent_pictures", "spread", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
