@@ -15,7 +15,7 @@ from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, generator, names, params, preflight, spread
+from pipeline import cli, forms, generator, names, params, preflight, spread
 from pipeline.params import ROOT
 from pipeline.report import decision
 from pipeline.stages.evaluate import evaluate
@@ -64,6 +64,7 @@ def register(
         generator=served,
         example=served.array(example).numpy(),
         words=served.words,
+        interface=forms.interface(trained, truncation),
         run_key=trained.facts["run_key"],
         card=Card.of_generator(trained.facts),
         sha256=trained.facts["sha256"],
@@ -128,16 +129,6 @@ def measure_again(
         return evaluate(evaluated, root=copy)
 
 
-def told(outcome: registration.Registration) -> str:
-    """Where the version is, and what the rule said of it, a line a question that was answered with no."""
-    if outcome.is_dry_run:
-        return f"{outcome.model}: {outcome.reason}"
-    is_new = "new" if outcome.is_new else "known already"
-    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([is_new, *outcome.aliases])}): {outcome.reason}"
-    failed = [check for check in (outcome.decision or {}).get("checks", ()) if not check["passes"]]
-    return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
-
-
 def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
@@ -149,7 +140,7 @@ def main() -> None:
         sampled=params.section("sample", SampleConfig),
         evaluated=params.section("evaluate", EvaluateConfig),
     )
-    print(told(outcome))
+    print(outcome.in_words())
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it
