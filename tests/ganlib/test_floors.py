@@ -82,7 +82,7 @@ PIPELINE_FLOORS = (
         "tracking.settings",
     },
     {"forms", "latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
-    {"identity", "latent_pictures", "spread", "tracking.versions"},
+    {"identity", "latent_pictures", "model_card", "spread", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
     {"cli"},
@@ -92,6 +92,7 @@ PIPELINE_FLOORS = (
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
+    {"export", "generate"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
