@@ -21,6 +21,7 @@ import torch
 
 from ganlib import samples, sampling
 from ganlib.files import atomic_folder, sha256_file, write_json
+from ganlib.pictures import NOTICE
 from ganlib.sample_settings import SampleConfig
 from ganlib.samples import Facts
 from ganlib.sampling import Prior
@@ -105,7 +106,7 @@ def generate(bulk: Bulk, *, processes: int = 1) -> dict[str, Any]:
     for name in _each(bulk, missing, min(processes, len(missing))):
         cli.say(f"{name}: images {bulk.numbers(name).start:,} to {bulk.numbers(name).stop - 1:,}")
     told = {name: json.loads(storage.read(f"{name}/{PART}")) for name in bulk.names}
-    manifest = {**bulk.job, "notice": samples.NOTICE, "model": bulk.trained.facts.get("family"), "parts": told}
+    manifest = {**bulk.job, "notice": NOTICE, "model": bulk.trained.facts.get("family"), "parts": told}
     storage.write(MANIFEST, _json(manifest))
     return manifest
 
@@ -213,14 +214,8 @@ def main() -> None:
     total = sum(classes.values()) if isinstance(classes, dict) else options.count
     if total is None or options.count not in (None, total):
         raise ValueError(f"--count {options.count}: expected {'how many images' if total is None else f'{total}, the sum of --classes'}")
-    config = SampleConfig(
-        num_images=total,
-        seed=options.seed,
-        batch_images=options.batch,
-        format=options.format,
-        classes=classes,
-        truncation=options.truncation,
-    )
+    asked = {"num_images": total, "seed": options.seed, "batch_images": options.batch, "format": options.format}
+    config = SampleConfig.model_validate({**asked, "classes": classes, "truncation": options.truncation})
     manifest = generate(Bulk(trained=trained, config=config, out=options.out, part_images=options.part), processes=options.processes)
     print(f"{options.out}: {manifest['num_images']:,} images ({manifest['format']}) in {len(manifest['parts'])} parts, {MANIFEST}")
 

@@ -15,7 +15,7 @@ from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
 from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, forms, generator, names, params, preflight, spread
+from pipeline import cli, forms, generator, model_card, names, params, preflight, spread
 from pipeline.params import ROOT
 from pipeline.report import decision
 from pipeline.stages.evaluate import evaluate
@@ -58,35 +58,43 @@ def register(
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
     example = trained.product.source(Samples(root / "samples")).seeded(EXAMPLE_SEED, range(4))
-    outcome = registration.register_generator(
-        config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
-        tracking,
-        generator=served,
-        example=served.array(example).numpy(),
-        words=served.words,
-        interface=forms.interface(trained, truncation),
-        run_key=trained.facts["run_key"],
-        card=Card.of_generator(trained.facts),
-        sha256=trained.facts["sha256"],
-        truncation=truncation,
-        evaluation=report,
-        recipe=trained.facts.get("recipe_digest", ""),
-        alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
-        spreads=spread.stored(root),
-        measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
-        tags={
-            "git.commit": trained.facts["git_commit"],
-            **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
-            "data.digest": trained.facts["data_digest"],
-            "params.digest": trained.facts["params_digest"],
-            **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
-            "gan.run_key": trained.facts["run_key"],
-            **versions.parent_tags(trained.facts.get("parent")),
-            **versions.weights_tags(root / "models"),
-        },
-        files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
-        root=root,
-    )
+    interface = forms.interface(trained, truncation)
+    with tempfile.TemporaryDirectory(prefix="register-") as scratch:
+        beside = [Path(scratch) / "README.md"]
+        beside[0].write_text(model_card.render(trained.facts, interface, report), encoding="utf-8")
+        if config.onnx:
+            beside.append(Path(scratch) / forms.ONNX)
+            forms.write_onnx(trained, truncation, beside[-1])
+        outcome = registration.register_generator(
+            config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
+            tracking,
+            generator=served,
+            example=served.array(example).numpy(),
+            words=served.words,
+            interface=interface,
+            run_key=trained.facts["run_key"],
+            card=Card.of_generator(trained.facts),
+            sha256=trained.facts["sha256"],
+            truncation=truncation,
+            evaluation=report,
+            recipe=trained.facts.get("recipe_digest", ""),
+            alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
+            spreads=spread.stored(root),
+            measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
+            tags={
+                "git.commit": trained.facts["git_commit"],
+                **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
+                "data.digest": trained.facts["data_digest"],
+                "params.digest": trained.facts["params_digest"],
+                **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
+                "gan.run_key": trained.facts["run_key"],
+                **versions.parent_tags(trained.facts.get("parent")),
+                **versions.weights_tags(root / "models"),
+            },
+            files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
+            beside=beside,
+            root=root,
+        )
     write_json(root / "reports" / "registration.json", asdict(outcome))
     atomic_write(root / "reports" / "registration.html", decision.render(asdict(outcome), report).encode())
     return outcome

@@ -51,6 +51,7 @@ class RegisterConfig(Section):
         description="number -> what it may be at most; at least, where higher is better. Hard: with or without a champion",
         strict=False,
     )
+    onnx: bool = Field(False, description="the version holds model.onnx too; needs the packages of `pip install '.[onnx]'`")
     dry_run: bool = Field(False, description="say what would be decided; nothing is registered")
     force: str | None = Field(
         None,
