@@ -6,6 +6,7 @@ this project; tests hold that draw against `ganlib.sampling.Prior`.
 """
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -157,7 +158,7 @@ class Generator:
             raise wrong(f"truncation={asked:g}; expected more than 0, and 1 at most")
         if self.truncation is None and asked not in (None, 1.0):
             raise wrong(f"truncation={asked:g}, but this generator has no styles to truncate; leave it out")
-        with self.turn, torch.no_grad():
+        with torch.no_grad(), contextlib.nullcontext() if self.truncation is None else self.turn:
             if self.truncation is not None:
                 self.truncation.fill_(asked)
             made = torch.cat([self.graph(part) for part in torch.from_numpy(np.ascontiguousarray(x)).split(BATCH)])
