@@ -92,6 +92,7 @@ PIPELINE_FLOORS = (
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
+    {"bulk"},
     {"export", "generate"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
