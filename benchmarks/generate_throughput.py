@@ -30,11 +30,12 @@ from pipeline.generator import SAMPLE, TrainedGenerator
 BATCH_IMAGES = 250
 
 
-def default() -> TrainedGenerator:
-    model, image = ModelConfig(name="dcgan", latent_dim=64, generator={"width": 32}), ImageSpec(channels=1, size=(28, 28))
+def default(family: str = "dcgan") -> TrainedGenerator:
+    width = {"width": 32} if family == "dcgan" else {}
+    model, image = ModelConfig(name=family, latent_dim=64, generator=width), ImageSpec(channels=1, size=(28, 28))
     network = build_generator(model, image, seed=0).eval()
     product = Product.read(SAMPLE, model, image)
-    return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": "dcgan"})
+    return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": family})
 
 
 def alone(trained: TrainedGenerator, count: int) -> None:
