@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("catalog", "recipe", "submit", "states", "compare", "generate", "export", "exact", "deliver", "results", "deps")
+VERBS = ("catalog", "recipe", "submit", "states", "compare", "generate", "export", "serve", "exact", "deliver", "results", "deps")
 
 
 def tracked(*patterns: str) -> list[str]:

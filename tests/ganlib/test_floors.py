@@ -93,7 +93,7 @@ PIPELINE_FLOORS = (
     {"cached_outs", "parents"},
     {"compare", "stages"},
     {"bulk"},
-    {"export", "generate"},
+    {"export", "generate", "serve"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
