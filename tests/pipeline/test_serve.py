@@ -36,7 +36,7 @@ def ask(port: int, body: object, headers: dict[str, str] | None = None, connecti
 
 
 def test_bytes_are_the_sample_stage_s_images_on_one_connection(server) -> None:
-    """Kills: another shape, a rounding of its own, a connection that must be made anew, and a reply that waits for an ACK (40 ms each)."""
+    """Kills: another shape, a rounding of its own, a connection that must be made anew."""
     trained, port = server
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for seed in range(3):
