@@ -64,14 +64,23 @@ def load(trained: TrainedGenerator, truncation: float, scratch: Path) -> Generat
 
 
 class Server(ThreadingHTTPServer):
-    """A thread a connection; `at_once` of them make images."""
+    """A thread a connection; `at_once` of them make images.
+
+    Raises:
+        ValueError: nobody can listen there.
+    """
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, model: Generator, *, host: str, port: int, at_once: int = 1) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), Handler)
+        try:
+            super().__init__((host, port), Handler)
+        except OSError as error:
+            raise ValueError(
+                f"--host {host} --port {port}: {error.strerror or error}; take another port, or end what listens there"
+            ) from None
         self.model = model
         self.turn = BoundedSemaphore(at_once)
 

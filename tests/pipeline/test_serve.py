@@ -96,6 +96,11 @@ def test_other_paths_and_bodies_without_end(server) -> None:
         connection.close()
 
 
+def test_a_port_that_is_taken_is_named(server) -> None:
+    with pytest.raises(ValueError, match=f"--host 127.0.0.1 --port {server[1]}: .* in use; take another port"):
+        serve.Server(serve.Generator(), host="127.0.0.1", port=server[1])
+
+
 def test_clients_at_once_do_not_mix_and_one_that_leaves_stops_nobody(server) -> None:
     """Kills: an answer of another client's request, and a server that waits for a client that has gone."""
     trained, port = server
