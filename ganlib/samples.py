@@ -49,6 +49,7 @@ class Facts:
         class_names: of every class of the generator, () where it is told none.
         drawn_classes: numbers of the classes that were asked for (`sample.classes`); None: all of them, as often as the data have them.
         fed_with: the split whose image i was made into image i; None: they were drawn from latents.
+        first: number of the first image, of a part of many.
     """
 
     shape: tuple[int, int, int]
@@ -58,6 +59,7 @@ class Facts:
     drawn_classes: tuple[int, ...] | None = None
     truncation: float = 1.0
     fed_with: str | None = None
+    first: int = 0
 
     def latents(self, generator: Mapping[str, Any]) -> dict[str, Any]:
         """Which latents the images were made of: two generators that were fed the same ones are compared image by image.
@@ -154,7 +156,7 @@ class Writer:
         assert images.shape[1:] == self.facts.shape, images.shape
         assert (labels is not None) == bool(self.facts.class_names)
         for image, label in zip(images, [None] * len(images) if labels is None else labels.tolist(), strict=True):
-            self._put(self.num_images, encode_png(image), label)
+            self._put(self.facts.first + self.num_images, encode_png(image), label)
             self.num_images += 1
 
 
@@ -168,6 +170,8 @@ def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
     of_all = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items()}
     if facts.fed_with is None:
         del of_all["fed_with"]
+    if not facts.first:
+        del of_all["first"]
     write_json(folder / FACTS_FILE, said | of_all)
 
 
@@ -359,11 +363,11 @@ def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Callable[[int, b
 
         def put(index: int, png: bytes, label: int | None) -> None:
             nonlocal shard
-            if index % SHARD_IMAGES == 0:
+            if (index - facts.first) % SHARD_IMAGES == 0:
                 if shard is not None:
                     shard.write(TAR_END)
                     shard.close()
-                shard = stack.enter_context((shards / f"{index // SHARD_IMAGES:05d}.tar").open("wb"))
+                shard = stack.enter_context((shards / f"{(index - facts.first) // SHARD_IMAGES:05d}.tar").open("wb"))
             said: dict[str, Any] = {"seed": facts.seed, "index": index, "notice": NOTICE}
             if label is not None:
                 said |= {"label": label, "class": facts.class_names[label]}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 T = TypeVar("T")
+KEY = "train.state_uri"  # of params.yaml, where most addresses are written
 ADDRESSES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}  # by scheme
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme")}  # by scheme: what may stand after `?` of an address
 CREDENTIALS = {  # by scheme: environment variables an error names
@@ -145,11 +146,8 @@ class Address:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
 
     @classmethod
-    def parse(cls, uri: str, *, key: str = "train.state_uri") -> "Address":
-        """Looks at the form only.
-
-        Args:
-            key: of params.yaml, for messages.
+    def parse(cls, uri: str, *, key: str = KEY) -> "Address":
+        """Looks at the form only; `key` is where it was written.
 
         Raises:
             ValueError: another scheme, no bucket, an unknown option.
@@ -159,7 +157,7 @@ class Address:
             raise ValueError(f"{key} has an @ in it, as if for a user or a password; credentials belong in the environment")
         if parts.scheme not in ADDRESSES or not parts.netloc:
             legal = ", ".join(ADDRESSES.values())
-            raise ValueError(f"{key}={redacted(uri)!r} is no place that is known; legal: a folder, {legal}")
+            raise ValueError(f"{key}={redacted(uri)!r} is no place that files can be written to; legal: a folder, {legal}")
         given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         known = OPTIONS.get(parts.scheme, ())
         if unknown := sorted(set(given) - set(known)):
@@ -167,11 +165,8 @@ class Address:
         return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), options=given)
 
 
-def open_storage(uri: str | Path, *, key: str = "train.state_uri") -> Storage:
-    """The storage at a folder (absolute) or at an address as in ADDRESSES. Nothing is asked yet.
-
-    Args:
-        key: of params.yaml, for messages.
+def open_storage(uri: str | Path, *, key: str = KEY) -> Storage:
+    """The storage at a folder (absolute) or at an address as in ADDRESSES; `key` is where it was written. Nothing is asked yet.
 
     Raises:
         ValueError: an address that is none, or credentials that can be none.
@@ -278,7 +273,7 @@ class ObjectStorage:
 
     poll_seconds = 2.0
 
-    def __init__(self, uri: str, *, key: str = "train.state_uri") -> None:
+    def __init__(self, uri: str, *, key: str = KEY) -> None:
         self.uri = uri
         self.address = Address.parse(uri, key=key)
         self._store = _open(self.address)
@@ -474,7 +469,7 @@ def _s3_settings(address: Address) -> dict[str, Any]:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ValueError(
-                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of train.state_uri) "
+                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of the address) "
                 "is none; expected http://HOST:PORT or https://HOST:PORT, without a user or a password"
             )
         region = region or "us-east-1"  # a store of one's own has no regions, but a signature names one

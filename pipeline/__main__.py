@@ -15,10 +15,8 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-MODULES = (
-    "ganlib.catalog",
-    *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")),
-)
+VERBS = ("recipe", "submit", "states", "compare", "generate", "export", "serve", "seeds", "registry", "exact", "deliver", "results", "deps")
+MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in VERBS))
 
 
 def verbs() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
+from ganlib.models.layers.norm import MeanLatent
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Column, Feed, Product, Rows, Table
 from ganlib.sampling import Inputs, Prior
@@ -75,21 +77,56 @@ class TrainedGenerator:
         check_truncation(self.model, self.image, truncation)
         return {"truncation": truncation}
 
-    def example(self, images: Callable[[], Table]) -> Tensor:
-        """Four rows of what it is served with.
+    def example(self, images: Callable[[], Table], count: int = 4) -> Tensor:
+        """`count` rows of what it is served with.
 
         Args:
             images: asked for where it is fed with images: some of the size that it makes.
         """
         feed = self.product.feed
         source = feed if isinstance(feed, Prior) else Rows(column=feed, images=images())
-        return Served.array(source.seeded(EXAMPLE_SEED, range(4)))
+        return Served.array(source.seeded(EXAMPLE_SEED, range(count)))
 
     def served(self, truncation: float) -> "Served":
         """As it is registered."""
+        has_styles = MODELS.get(self.model.name).has_styles
         return Served(
-            self.network, feed=self.product.feed, image=self.image, options=self.options(truncation), class_names=self.class_names
+            truncatable(self.network, truncation) if has_styles else self.network,
+            feed=self.product.feed,
+            image=self.image,
+            options=self.options(truncation),
+            class_names=self.class_names,
         )
+
+
+class Truncated(nn.Module):
+    """A generator's `MeanLatent` whose truncation is a tensor, so that an exported graph can be given another: w -> lerp(mean, w, truncation)."""
+
+    mean: Tensor
+    truncation: Tensor  # [] float32
+
+    def __init__(self, layer: MeanLatent, truncation: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", layer.mean)
+        self.register_buffer("truncation", torch.tensor(truncation))
+
+    def forward(self, w: Tensor, truncation: float = 1.0) -> Tensor:  # [N, D], what its network hands on -> [N, D]
+        return torch.lerp(self.mean, w, self.truncation)
+
+
+def truncatable(network: nn.Module, truncation: float) -> nn.Module:
+    """A style-based generator with `truncation` built in as a tensor; its parameters are those of `network`."""
+    placed = copy.copy(network)
+    placed._modules = dict(network._modules)
+    for name, layer in network.named_children():
+        if isinstance(layer, MeanLatent):
+            placed._modules[name] = Truncated(layer, truncation)
+    return placed
+
+
+def truncation_of(served: nn.Module) -> str | None:
+    """The buffer of a `Served` that is its truncation; None where it has no styles."""
+    return next((name for name, _ in served.named_buffers() if name.rpartition(".")[2] == "truncation"), None)
 
 
 class Served(nn.Module):
@@ -97,6 +134,7 @@ class Served(nn.Module):
 
     Attributes:
         words: what the array and the images are, for whoever loads the model.
+        options: arguments of the network's `forward` that are built in.
     """
 
     is_known: Tensor  # [classes] bool: it has training images
@@ -119,11 +157,16 @@ class Served(nn.Module):
         if not self.classes:
             images = self.network(x, **self.options)
             return images
-        asked = x[:, -1]
-        labels = asked.clamp(0, self.classes - 1).nan_to_num().long()
-        torch._assert_async(((labels == asked) & self.is_known[labels]).all(), self._refusal)
+        labels, is_class = self.labels(x)
+        torch._assert_async(is_class.all(), self._refusal)
         images = self.network(x[:, :-1], labels, **self.options)
         return images
+
+    def labels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] int64 of the last column, and [N] bool: it is a class that has training images."""
+        asked = x[:, -1]
+        labels = asked.clamp(0, self.classes - 1).nan_to_num().long()
+        return labels, (labels == asked) & self.is_known[labels]
 
     @staticmethod
     def array(inputs: Inputs) -> Tensor:

@@ -20,7 +20,7 @@ from ganlib.products import Column
 from ganlib.samples import asked_classes
 from ganlib.schedule import written_in
 from ganlib.storage import Address
-from pipeline import continuing, generator, names, schema
+from pipeline import continuing, forms, generator, names, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -68,6 +68,7 @@ def check(params: Params) -> None:
         lambda: _check_shards(params, image),
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
+        lambda: forms.require_onnx(named="register.onnx: true") if params.register_.onnx else None,
         lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.path),
     ):
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ganlib.files import sha256_file
@@ -19,6 +20,7 @@ from pipeline.promotion import Entrant, Spread
 from pipeline.tracking import deciding, logged_models, model_registry, versions
 from pipeline.tracking.card import Card
 from pipeline.tracking.deciding import CONTENT, RECIPE, Case, MeasureAgain, Verdict
+from pipeline.tracking.flavor import Flavor
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
@@ -55,6 +57,15 @@ class Registration:
             **facts,
         )
 
+    def in_words(self) -> str:
+        """Where the version is, and what the rule said of it, a line a question that was answered with no."""
+        if self.is_dry_run:
+            return f"{self.model}: {self.reason}"
+        is_new = "new" if self.is_new else "known already"
+        first = f"models:/{self.model}/{self.version} ({', '.join([is_new, *self.aliases])}): {self.reason}"
+        failed = [check for check in (self.decision or {}).get("checks", ()) if not check["passes"]]
+        return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
+
 
 def register_generator(
     register: RegisterConfig,
@@ -63,6 +74,7 @@ def register_generator(
     generator: nn.Module,
     example: np.ndarray,
     words: str,
+    interface: Mapping[str, Any],
     run_key: str,
     card: Card,
     sha256: str,
@@ -74,6 +86,7 @@ def register_generator(
     measure_again: MeasureAgain | None = None,
     tags: Mapping[str, str],
     files: list[Path],
+    beside: Sequence[Path] = (),
     root: Path = ROOT,
 ) -> Registration:
     """Register a generator when its content is new, and decide who is champion.
@@ -83,11 +96,13 @@ def register_generator(
         generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
+        interface: the same for programs (`pipeline.forms.interface`).
         card: of the training, for a run that is not there yet.
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
         evaluation: its evaluation.json, which lies beside the version's model from then on.
         recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
         measure_again: measures a champion that was measured otherwise as this generator was.
+        beside: files that lie beside a new version's model: its card, further forms.
 
     Raises:
         ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
@@ -116,7 +131,10 @@ def register_generator(
         is_new = version is None
         if version is None:
             model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
-            version = _log_version(store, run_id, name, model, generator, example, words, files)
+            with torch.no_grad():
+                output = generator(torch.from_numpy(example)).numpy()
+            flavor = Flavor(store=store, generator=generator, example=example, output=output, interface=interface, beside=beside)
+            version = _log_version(store, run_id, name, model, flavor, words, files)
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, told)
@@ -182,23 +200,16 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.set_model_version_tag(name, str(version), key, value)
 
 
-def _log_version(
-    store: Store, run_id: str, name: str, model: Any, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]
-) -> int:
-    import torch
-
+def _log_version(store: Store, run_id: str, name: str, model: Any, flavor: Flavor, words: str, files: list[Path]) -> int:
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
         warnings.simplefilter("ignore")
-        output = generator(torch.from_numpy(example)).numpy()
-        info = store.mlflow.pytorch.log_model(
-            generator,
+        info = store.mlflow.models.Model.log(
+            None,
+            flavor,
             model_id=model.model_id,  # that of its evaluation; one made here would lie with those of `Default`
             # not `start_run`, which would change the run's status and end; a run can name an output only once, and this may be a repeat
             run_id=None if logged_models.is_linked(store, run_id, model) else run_id,
-            signature=store.mlflow.models.infer_signature(example, output),
-            input_example=example,
             metadata={"description": words},
-            serialization_format="pt2",
             pip_requirements=[
                 f"torch=={torch.__version__.split('+')[0]}",
                 f"numpy=={np.__version__}",

@@ -81,8 +81,8 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
-    {"identity", "latent_pictures", "spread", "tracking.versions"},
+    {"forms", "latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
+    {"identity", "latent_pictures", "model_card", "spread", "tracking.versions"},
     {"continuing", "schema"},
     {"preflight"},
     {"cli"},
@@ -92,6 +92,8 @@ PIPELINE_FLOORS = (
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
+    {"bulk"},
+    {"export", "generate", "serve"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )

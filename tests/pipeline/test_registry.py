@@ -29,6 +29,15 @@ from pipeline.tracking import store as stores
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "gan-digits"
 CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
+INTERFACE = {
+    "input": "three numbers",
+    "images": [1, 2, 2],
+    "latents": {"dim": 3, "distribution": "normal"},
+    "fed": None,
+    "class_names": [],
+    "class_counts": [],
+    "truncation": None,
+}
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 NETWORK = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
 
@@ -49,7 +58,7 @@ def root(made, tmp_path, monkeypatch):
     return tmp_path
 
 
-def described_alone(store, run_id, name, model, generator, example, words, files):
+def described_alone(store, run_id, name, model, flavor, words, files):
     """A version whose model is described and has no network: exporting one takes most of a second, and test_tracking.py has that."""
     with tempfile.TemporaryDirectory() as folder:
         store.mlflow.models.Model(run_id=run_id).save(f"{folder}/MLmodel")
@@ -79,6 +88,7 @@ def register(root, content, fid, *, spreads=(), protocol=None, alarms=(), measur
         generator=NETWORK,
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
+        interface=INTERFACE,
         run_key="key",
         card=CARD,
         sha256=content,
@@ -136,7 +146,9 @@ def test_the_first_within_its_limits_then_who_is_better_and_nobody_else(root):
     assert beside("promotion.json")["decision"] == json.loads(json.dumps(better.decision))
     assert {check["kind"] for check in better.decision["checks"]} >= {"superiority over samples", "superiority over seeds"}
     assert (better.champion["name"], better.champion["numbers"]["fid"]) == ("version 1", 5.0)
-    assert store.client.get_model_version(NAME, "3").description == f"three numbers\n\nWhen it was registered: {better.reason}"
+    assert store.client.get_model_version(NAME, "3").description == (
+        f"three numbers\n\nWhen it was registered: {better.reason}\n\nModel card: README.md, beside the model."
+    )
     # what was rejected stays so, whoever is champion now, until it is measured anew
     store.client.set_registered_model_alias(NAME, "champion", "1")
     assert "rejected by these very measurements" in register(root, "b", 6.0).reason

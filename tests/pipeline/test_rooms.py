@@ -26,6 +26,15 @@ from pipeline.tracking.settings import TrackingConfig
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN, EXPERIMENT, MODEL = ("admin", "the-word-of-admin"), "adas", "gan-adas"
 PATIENT = 300.0  # it hashes each password for a while, and machines are busy
+INTERFACE = {
+    "input": "three numbers",
+    "images": [1, 2, 2],
+    "latents": {"dim": 3, "distribution": "normal"},
+    "fed": None,
+    "class_names": [],
+    "class_counts": [],
+    "truncation": None,
+}
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
 
@@ -113,6 +122,7 @@ def register(folder, sha256, fid):
         generator=torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval(),
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
+        interface=INTERFACE,
         run_key=f"key-{sha256}",
         card=card.Card.of(family="dcgan", source="digits", images=100, run_key=f"key-{sha256}", git_commit="c"),
         sha256=sha256,
@@ -202,9 +212,10 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
     assert rooms.check(TrackingConfig(experiment="bobs"), "gan-bobs", tmp_path, limit_seconds=PATIENT) == ""
     user("ada", "a wrong one")
     refused(r"wants credentials, and has got none or wrong ones \(401\); set MLFLOW_TRACKING_USERNAME and")
-    # the stage itself: before anything is trained
+    # the stage itself: before it looks for images, which this clone may not have prepared
+    stage = "from pipeline import cli; from pipeline.stages import train; cli.run_stage(train.main)"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pipeline.stages.train"],
+        [sys.executable, "-W", "ignore", "-c", stage],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

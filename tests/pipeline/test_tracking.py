@@ -17,6 +17,15 @@ from pipeline.tracking import store as stores
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
+INTERFACE = {
+    "input": "three numbers",
+    "images": [1, 2, 2],
+    "latents": {"dim": 3, "distribution": "normal"},
+    "fed": None,
+    "class_names": [],
+    "class_counts": [],
+    "truncation": None,
+}
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
 
@@ -34,6 +43,7 @@ def register(config, root, *, content, score, files=()):
         generator=network,
         example=np.zeros((2, 3), np.float32),
         words="three numbers",
+        interface=INTERFACE,
         run_key="key",
         card=CARD,
         sha256=content,
