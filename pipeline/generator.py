@@ -133,11 +133,14 @@ class Served(nn.Module):
 
 def told(feed: Feed, image: ImageSpec, options: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """What the one array of a registered model holds, and what it gives."""
-    output = "Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
+    made = (
+        "images [N, C, H, W]" if image.modality == IMAGE else f"{image.modality} [N, {', '.join(map(str, (image.channels, *image.size)))}]"
+    )
+    output = f"Output: float32 {made} in [-1, 1], synthetic."
     if isinstance(feed, Column):
         fed = feed.fed(image)
-        made = "the images themselves" if feed.transform is None else feed.transform.words
-        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {made}. {output}"
+        shown = "the images themselves" if feed.transform is None else feed.transform.words
+        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {shown}. {output}"
     drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[feed.distribution]
     columns = f"{feed.latent_dim} columns drawn from {drawn}"
     classes = len(feed.class_counts)
@@ -178,7 +181,7 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
+        ValueError: the files are missing or do not belong together, and says which stage makes them.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
@@ -186,10 +189,6 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    if image.modality != IMAGE:
-        raise ValueError(
-            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
-        )
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)
     network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))

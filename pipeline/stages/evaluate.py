@@ -121,7 +121,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         },
     }
     classes = compared.of(reference.knows_classes or reference.main)
-    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes)
+    modality = fake_images.facts.modality
+    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes, modality=modality)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
