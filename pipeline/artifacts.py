@@ -13,7 +13,7 @@ from ganlib.data.arrow import ArrowImages, read_manifest
 from ganlib.fields import IMAGE
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build_network
-from ganlib.products import Product
+from ganlib.products import Column, Product
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -129,7 +129,7 @@ def interface(product: Product, image: ImageSpec, train: TrainConfig) -> dict[st
         stored = f"cut to {low:g}..{high:g}, as the prepared data are; data.value_range says what that was before"
         output |= {"modality": image.modality, "range": [-1.0, 1.0], "stored": stored}
     return {
-        "input": _of_latents(product.feed) if isinstance(product.feed, Prior) else _of_images(product.feed.fed(image)),
+        "input": _of_latents(product.feed) if isinstance(product.feed, Prior) else _of_images(product.feed, image),
         "output": output,
         "precision": {"weights": "float32", "training": train.precision, "samples": "float32"},
     }
@@ -156,10 +156,11 @@ def _of_latents(prior: Prior) -> dict[str, Any]:
     }
 
 
-def _of_images(fed: ImageSpec) -> dict[str, Any]:
+def _of_images(column: Column, image: ImageSpec) -> dict[str, Any]:
+    fed, of = column.fed(image), "image i" if column.field is None else f"row i of column {column.field!r}"
     return {
         "images": {"shape": ["N", fed.channels, *fed.size], "dtype": "float32", "range": [-1.0, 1.0]},
-        "samples": "image i is made of image i of a held-out split, changed by `transform` of the first of `products`: ganlib.products.Rows",
+        "samples": f"image i is made of {of} of a held-out split, changed by `transform` of the first of `products`: ganlib.products.Rows",
     }
 
 

@@ -14,7 +14,7 @@ from ganlib.data.arrow import ArrowImages
 from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Feed, Product, Rows, Table
+from ganlib.products import Column, Feed, Product, Rows
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
@@ -75,11 +75,11 @@ class TrainedGenerator:
         check_truncation(self.model, self.image, truncation)
         return {"truncation": truncation}
 
-    def example(self, images: Callable[[], Table]) -> Tensor:
+    def example(self, images: Callable[[], ArrowImages]) -> Tensor:
         """Four rows of what it is served with.
 
         Args:
-            images: asked for where it is fed with images: some of the size that it makes.
+            images: asked for where it is fed with rows of data: some of these.
         """
         feed = self.product.feed
         source = feed if isinstance(feed, Prior) else Rows(column=feed, images=images())
@@ -139,7 +139,8 @@ def told(feed: Feed, image: ImageSpec, options: Mapping[str, Any], class_names: 
     output = f"Output: float32 {made} in [-1, 1], synthetic."
     if isinstance(feed, Column):
         fed = feed.fed(image)
-        shown = "the images themselves" if feed.transform is None else feed.transform.words
+        own = "the images themselves" if feed.field is None else f"column {feed.field!r} of the data"
+        shown = own if feed.transform is None else feed.transform.words
         return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {shown}. {output}"
     drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[feed.distribution]
     columns = f"{feed.latent_dim} columns drawn from {drawn}"

@@ -9,6 +9,7 @@ from ganlib import augment, models, optim, tasks
 from ganlib.data import decoders, labels
 from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.data.tree import is_left_out
 from ganlib.fields import IMAGE
@@ -81,8 +82,11 @@ def check(params: Params) -> None:
 
 
 def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
-    data = params.data
-    return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
+    def spec(data: DataConfig) -> ImageSpec:
+        return ImageSpec(channels=data.channels, size=data.image_size, modality=data.modality)
+
+    columns = {name: spec(params.data.of_column(name)) for name in params.data.columns}
+    return spec(params.data).model_copy(update={"class_counts": class_counts, "columns": columns})
 
 
 def _check_columns(params: Params) -> None:
