@@ -40,7 +40,8 @@ def test_points_from_their_source_to_a_served_version(make_clone, tmp_path):
     radius = np.hypot(*points.T)
     assert 0.6 < np.median(radius) < 1.0  # of the ring: 0.8
     assert sorted(path.name for path in (root / "samples").glob("*.png")) == ["grid.png"]
-    assert Image.open(root / "samples" / "grid.png").size == (512, 512)
+    with Image.open(root / "samples" / "grid.png") as grid:
+        assert grid.size == (512, 512)
 
     evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
     assert evaluation["fid"] < 0.1  # of the numbers themselves: their variance is 0.64
