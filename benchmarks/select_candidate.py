@@ -8,7 +8,7 @@ Prints one JSON object a recipe and seed, then the means:
 
 - `regret`: FID of the chosen one minus that of the best; `regret_of_last` the same for the last.
 - `saved`: share of the images that `train.stop` with a patience of so many candidates would have saved; `regret_when_stopped` what it costs.
-- `cost`: CPU seconds of scoring all candidates over those of the training.
+- `cost`: CPU seconds of scoring all candidates over those of the training; `cost_as_set` the same with candidates as far apart as params.yaml has them.
 
 Needs `dvc repro reference`.
 """
@@ -60,7 +60,8 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
         train=config.train.model_copy(update=quiet),
         threads=1,
     )
-    total = max(spec.train.batch_images * count, int(images_per_second(spec) * seconds))
+    speed = images_per_second(spec)
+    total = max(spec.train.batch_images * count, int(speed * seconds))
     select = SelectConfig(interval_images=total // count)
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"total_images": total, "select": select})})
     start = time.process_time()
@@ -103,6 +104,7 @@ def run(name: str, seed: int, *, seconds: float, count: int, patience: int, fold
         "saved": 1 - seen_by_stop[-1].images_seen / max(fids),
         "regret_when_stopped": fids[choose(seen_by_stop).images_seen] - best,
         "cost": scored / trained,
+        "cost_as_set": scored / len(scores) * speed / config.train.select.interval_images,
     }
 
 
@@ -124,7 +126,7 @@ def main() -> None:
                 shutil.rmtree(folder)
             rows.append(row)
             print(json.dumps(row), flush=True)
-    keys = ("regret", "regret_of_last", "saved", "regret_when_stopped", "cost")
+    keys = ("regret", "regret_of_last", "saved", "regret_when_stopped", "cost", "cost_as_set")
     print(json.dumps({key: round(statistics.fmean(row[key] for row in rows), 4) for key in keys}))
 
 
