@@ -8,7 +8,7 @@ Prints one JSON object a recipe and seed, then the means:
 
 - `regret`: FID of the chosen one minus that of the best; `regret_of_last` the same for the last.
 - `saved`: share of the images that `train.stop` with a patience of so many candidates would have saved; `regret_when_stopped` what it costs.
-- `cost`: CPU seconds of scoring all candidates over those of the training; `cost_as_set` the same with candidates as far apart as params.yaml has them.
+- `cost`: CPU seconds of scoring all candidates over those of the training; `cost_as_set` where they are as far apart as in params.yaml.
 
 Needs `dvc repro reference`.
 """
