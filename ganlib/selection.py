@@ -96,8 +96,8 @@ class Judge:
     image: ImageSpec
     train: TrainConfig
     task: TaskConfig
-    trained_on: interface.Images
-    held_out: interface.Images
+    trained_on: ArrowImages
+    held_out: ArrowImages
 
     @classmethod
     def of(

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from ganlib.products import Column
 from ganlib.rng import keyed_rng
-from ganlib.sampling import Prior
+from ganlib.sampling import Inputs, Prior
 from pipeline.generator import Served, TrainedGenerator, truncation_of
 
 PT2, ONNX = "model.pt2", "model.onnx"
@@ -33,23 +32,15 @@ OF_ONNX = ("onnx", "onnxscript", "onnxruntime")
 QUIET = ("torch.export", "torch._dynamo", "torch.fx", "torch.onnx", "mlflow", "onnxscript", "onnx_ir")
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Images of noise, to feed a network that makes images of images."""
-
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int:
-        return 1 << 30
-
-    def gather(self, indices: np.ndarray) -> np.ndarray:
-        drawn = [torch.randint(256, self.shape, generator=keyed_rng(SEED, "export", int(i)), dtype=torch.uint8) for i in indices]
-        return torch.stack(drawn).numpy()
-
-
 def example(trained: TrainedGenerator, count: int) -> Tensor:
     """`count` rows of the one array; of a network that is fed images, noise as its transform leaves it."""
-    return trained.example(lambda: _Drawn((trained.image.channels, *trained.image.size)), count)
+    feed = trained.product.feed
+    if isinstance(feed, Prior):
+        return Served.array(feed.seeded(SEED, range(count)))
+    own = trained.image.column(feed.field)
+    drawn = [torch.rand((1, own.channels, *own.size), generator=keyed_rng(SEED, "export", row)) * 2 - 1 for row in range(count)]
+    inputs = [feed.inputs(image, keyed_rng(SEED, "transform", row)).z for row, image in enumerate(drawn)]
+    return Served.array(Inputs(torch.cat(inputs)))
 
 
 def interface(trained: TrainedGenerator, truncation: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.layers.norm import MeanLatent
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Feed, Product, Rows, Table
+from ganlib.products import Column, Feed, Product, Rows
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
@@ -77,15 +77,15 @@ class TrainedGenerator:
         check_truncation(self.model, self.image, truncation)
         return {"truncation": truncation}
 
-    def example(self, images: Callable[[], Table], count: int = 4) -> Tensor:
-        """`count` rows of what it is served with.
+    def example(self, images: Callable[[], ArrowImages]) -> Tensor:
+        """Four rows of what it is served with.
 
         Args:
-            images: asked for where it is fed with images: some of the size that it makes.
+            images: asked for where it is fed with rows of data: some of these.
         """
         feed = self.product.feed
         source = feed if isinstance(feed, Prior) else Rows(column=feed, images=images())
-        return Served.array(source.seeded(EXAMPLE_SEED, range(count)))
+        return Served.array(source.seeded(EXAMPLE_SEED, range(4)))
 
     def served(self, truncation: float) -> "Served":
         """As it is registered."""
@@ -176,11 +176,15 @@ class Served(nn.Module):
 
 def told(feed: Feed, image: ImageSpec, options: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """What the one array of a registered model holds, and what it gives."""
-    output = "Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
+    made = (
+        "images [N, C, H, W]" if image.modality == IMAGE else f"{image.modality} [N, {', '.join(map(str, (image.channels, *image.size)))}]"
+    )
+    output = f"Output: float32 {made} in [-1, 1], synthetic."
     if isinstance(feed, Column):
         fed = feed.fed(image)
-        made = "the images themselves" if feed.transform is None else feed.transform.words
-        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {made}. {output}"
+        own = "the images themselves" if feed.field is None else f"column {feed.field!r} of the data"
+        shown = own if feed.transform is None else feed.transform.words
+        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {shown}. {output}"
     drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[feed.distribution]
     columns = f"{feed.latent_dim} columns drawn from {drawn}"
     classes = len(feed.class_counts)
@@ -221,7 +225,7 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
+        ValueError: the files are missing or do not belong together, and says which stage makes them.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
@@ -229,10 +233,6 @@ def load(folder: Path) -> TrainedGenerator:
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    if image.modality != IMAGE:
-        raise ValueError(
-            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
-        )
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)
     network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))

@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paths = path_length.walked(root / "models", metrics, reference, fake_images.facts, seed=config.seed)
     is_paired = any(needs.of(metric).pairs for metric in metrics.values())
     true_features = real[reference.main.label]["last"]
-    of = (root / "models", reference.extractor, pixels)
+    of = (root / "models", reference.extractor, splits[config.split], real_indices)
     paired = pairs.compared(*of, seed=fake_images.facts.seed, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
@@ -121,7 +121,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         },
     }
     classes = compared.of(reference.knows_classes or reference.main)
-    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes)
+    modality = fake_images.facts.modality
+    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes, modality=modality)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())

@@ -13,7 +13,6 @@ from ganlib.files import atomic_write, write_json
 from ganlib.metrics import METRICS, needs
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
-from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, forms, generator, model_card, names, params, preflight, spread
 from pipeline.params import ROOT
@@ -69,7 +68,7 @@ def register(
             config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
             tracking,
             generator=served,
-            example=trained.example(lambda: Samples(root / "samples")).numpy(),
+            example=trained.example(lambda: generator.held_out(root)[1]).numpy(),
             words=served.words,
             interface=interface,
             run_key=trained.facts["run_key"],

@@ -41,6 +41,7 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         drawn_classes=tuple(sorted(asked)) or None,
         truncation=config.truncation,
         fed_with=split if isinstance(feed, Column) else None,
+        modality=trained.image.modality,
     )
     description = {
         "Model": f"{trained.facts['family']} {facts.generator_sha256}",
@@ -59,9 +60,9 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     with atomic_folder(root / "samples") as folder:
         with samples.writing(folder, facts, config.format) as writer:
             for inputs in batches(source, range(total), config, {number: count for number, count in asked.items() if count is not None}):
-                images = sampling.generate(trained.network, inputs, batch_images=config.batch_images, **options)
+                images = sampling.generate(trained.network, inputs, batch_images=config.batch_images, modality=facts.modality, **options)
                 writer.add(images, None if inputs.labels is None else inputs.labels.numpy())
-                if (lacking := config.grid_rows * config.grid_columns - sum(map(len, first))) > 0:
+                if (lacking := latent_pictures.num_shown(trained, config) - sum(map(len, first))) > 0:
                     first.append(images[:lacking].copy())
         if isinstance(source, Prior):
             pictures = latent_pictures.of(trained, source, config, options, first=np.concatenate(first), description=description)
