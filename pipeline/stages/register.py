@@ -17,6 +17,7 @@ from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, generator, names, params, preflight, spread
 from pipeline.params import ROOT
+from pipeline.provenance import record as provenance
 from pipeline.report import decision
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.sample import sample
@@ -73,16 +74,8 @@ def register(
         alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
         spreads=spread.stored(root),
         measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
-        tags={
-            "git.commit": trained.facts["git_commit"],
-            **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
-            "data.digest": trained.facts["data_digest"],
-            "params.digest": trained.facts["params_digest"],
-            **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
-            "gan.run_key": trained.facts["run_key"],
-            **versions.parent_tags(trained.facts.get("parent")),
-            **versions.weights_tags(root / "models"),
-        },
+        tags=versions.tags(trained.facts, truncation, root / "models"),
+        lineage=provenance.of(trained.facts, report, root),
         files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
         root=root,
     )

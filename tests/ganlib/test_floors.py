@@ -82,8 +82,17 @@ PIPELINE_FLOORS = (
         "tracking.settings",
     },
     {"latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
-    {"identity", "latent_pictures", "spread", "tracking.versions"},
-    {"continuing", "schema"},
+    {
+        "identity",
+        "latent_pictures",
+        "provenance.__init__",
+        "provenance.environment",
+        "provenance.origin",
+        "provenance.repository",
+        "spread",
+        "tracking.versions",
+    },
+    {"continuing", "provenance.record", "schema"},
     {"preflight"},
     {"cli"},
     {"driver", "recipe", "deps", "submit"},
@@ -92,7 +101,7 @@ PIPELINE_FLOORS = (
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
-    {"exact"},
+    {"exact", "provenance"},
     {"__main__"},  # ganpipe, which runs any of them
 )
 FLOORS = {"ganlib": GANLIB_FLOORS, "pipeline": PIPELINE_FLOORS}

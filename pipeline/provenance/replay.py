@@ -1,0 +1,137 @@
+"""`replay`: the commit in a clean folder, the data, the training once more; are the weights the same bytes?"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ganlib.data.arrow import read_manifest
+from ganlib.files import sha256_file
+from pipeline import cached_outs, edit
+from pipeline.provenance import repository
+from pipeline.provenance.environment import environment
+from pipeline.provenance.objects import MissingError
+from pipeline.provenance.record import SETTINGS
+from pipeline.provenance.verify import Case
+from pipeline.state_address import state_uri
+from pipeline.tracking import versions
+from pipeline.tracking.settings import TrackingConfig
+
+SECTIONS = ("data", "reference", "model", "task", "optim", "train", "cluster")  # what a training reads; the rest stays the commit's
+STATE = "state"
+TOLD = 3_000  # characters of a stage that failed
+
+
+def told(case: Case, tracking: TrackingConfig, scratch: Path, *, workers: int | None = None) -> Iterator[str]:
+    """Lines while it works, and the verdict.
+
+    Raises:
+        ValueError: it cannot be replayed, or the weights are other ones.
+    """
+    of = case.lineage
+    if lost := sorted({*of.code.changed, *of.code.trained_changed} - {SETTINGS}):
+        raise ValueError(f"{case.source.name} ran {', '.join(lost)} as no commit has it, so there is no commit to check out")
+    if not repository.has(of.code.trained_commit, case.root):
+        raise ValueError(
+            f"the commit {of.code.trained_commit[:12]} that trained is not in this repository; `git fetch --all --tags` may bring it"
+        )
+    yield from _differences(case)
+    project = repository.check_out(of.code.trained_commit, case.root, scratch / "clone")
+    yield f"commit {of.code.trained_commit[:12]} in a clean folder"
+    _write_settings(case, project, workers)
+    yield from _parent(case, project, tracking)
+    yield from _bring_data(case, project)
+    start = time.monotonic()
+    _stage("train", project)
+    yield f"trained again in {time.monotonic() - start:.0f} s"
+    others = []
+    for network, expected in of.weights.items():
+        found = sha256_file(project / "models" / f"{network}.safetensors")
+        is_same = found == expected
+        yield f"{network}: {'the same bytes' if is_same else 'OTHER BYTES'}, sha256 {found[:12]}{'' if is_same else f', registered {expected[:12]}'}"
+        others += [] if is_same else [network]
+    if others:
+        raise ValueError(
+            f"{case.source.name}: {', '.join(others)} came out as other bytes; bytes are promised on one kind of device with the locked packages "
+            f"(registered with {of.environment.words})"
+        )
+    yield f"{case.source.name} was made again, byte for byte"
+
+
+def _differences(case: Case) -> Iterator[str]:
+    then, now = case.lineage.environment, environment(case.root)
+    for name, before, today in (("lock", then.lock, now.lock), ("environment", then.words, now.words)):
+        if before != today:
+            yield f"note: the {name} is not as it was: {today}, then {before}"
+
+
+def _write_settings(case: Case, project: Path, workers: int | None) -> None:
+    values, then = edit.document(project / SETTINGS), case.lineage.settings
+    for section in SECTIONS:
+        if section in then:
+            values[section] = then[section]
+    values["train"]["state_uri"] = STATE
+    values["tracking"]["uri"] = None
+    if (path := then.get("data", {}).get("path")) is not None and "://" not in path:
+        values["data"]["path"] = str(case.root / path)
+    if workers is not None:
+        values["cluster"]["workers"] = workers
+    edit.write(values, project / SETTINGS)
+
+
+def _parent(case: Case, project: Path, tracking: TrackingConfig) -> Iterator[str]:
+    parent = case.lineage.parent_training
+    if parent is None:
+        return
+    values = edit.document(project / SETTINGS)
+    if (version := parent.get("version")) is not None:
+        tags = case.source.tags_of(version) or {}
+        folder = project / "parent"
+        folder.mkdir()
+        networks = [tag.removesuffix(versions.WEIGHTS) for tag in tags if tag.endswith(versions.WEIGHTS)]
+        versions.fetch(version, networks, folder, tracking, case.root)
+        values["train"]["start_from"] = str(folder)
+        yield f"parent: {version}"
+    else:
+        name = parent["run_key"][:16]
+        there = Path(state_uri(case.lineage.settings["train"]["state_uri"], name, case.root))
+        if not there.is_dir():
+            raise ValueError(
+                f"it took over from training {name}, whose state is not at {there}; bring it there, or replay that training first"
+            )
+        shutil.copytree(there, project / STATE / name)
+        key = "continue_from" if values["train"].get("continue_from") else "start_from"
+        values["train"][key] = parent["run_key"]
+        yield f"parent: training {name}"
+    edit.write(values, project / SETTINGS)
+
+
+def _bring_data(case: Case, project: Path) -> Iterator[str]:
+    outs = {path: md5 for stage in case.lineage.stages.values() for path, md5 in stage.outs.items()}
+    try:
+        for path in ("data/prepared", "data/reference"):
+            if path not in outs:
+                raise MissingError(f"dvc.lock had no {path}")
+            case.objects.lay(outs[path], project / path)
+        yield "data: out of DVC"
+    except MissingError as problem:
+        yield f"data: from the source, as {problem}"
+        for stage in ("fetch", "prepare", "reference"):
+            _stage(stage, project)
+    found, expected = read_manifest(project / "data" / "prepared").data_digest, case.lineage.data_digest
+    if found != expected:
+        raise ValueError(
+            f"the data have the digest {found[:12]}, expected {expected[:12]}: {case.lineage.data.source} gives other data today"
+        )
+
+
+def _stage(name: str, project: Path) -> None:
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "GANPIPE_"))}
+    given = keep | {"PYTHONPATH": str(project), cached_outs.OFF: "0"}
+    command = [sys.executable, "-P", "-m", f"pipeline.stages.{name}"]
+    done = subprocess.run(command, cwd=project, env=given, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{name} failed with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-TOLD:]}")
