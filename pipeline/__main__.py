@@ -17,6 +17,7 @@ from pipeline.params import CODE, ROOT
 
 MODULES = (
     "ganlib.catalog",
+    "pipeline.doctor",
     "pipeline.provenance.lineage",
     *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")),
 )

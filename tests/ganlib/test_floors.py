@@ -95,7 +95,7 @@ PIPELINE_FLOORS = (
     {"continuing", "provenance.record", "schema"},
     {"preflight"},
     {"cli"},
-    {"driver", "recipe", "deps", "submit"},
+    {"deps", "doctor", "driver", "recipe", "submit"},
     {"tracking"},
     {"selection"},
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
