@@ -4,7 +4,9 @@ Frechet and kernel distance by torchmetrics, precision, recall, density and cove
 registered weights; features are those of the extractor in data/reference, whose sha256 is part of the protocol.
 """
 
+import contextlib
 import importlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,17 +118,25 @@ def evaluators() -> Callable[[Tensor, Tensor, EvaluateConfig, Sequence[str]], di
         if "fid" in names:
             values["fid"] = float(fid._compute_fid(r.mean(0), torch.cov(r.T), f.mean(0), torch.cov(f.T)))
         if "kid" in names:  # of all images at once: 24 bytes for each pair
-            values["kid"] = float(kid.poly_mmd(r, f))
+            values["kid"] = float(kid.poly_mmd(r, f)) if len(r) == len(f) else _mmd(kid.poly_kernel, r, f)
         if set(PRDC) & set(names):
             n = min(len(r), len(f), config.prdc_images)
             chosen = [
                 x[torch.randperm(len(x), generator=keyed_rng(config.seed, f"prdc {kind}"))[:n]] for kind, x in (("real", r), ("fake", f))
             ]
-            found = theirs.compute_prdc(chosen[0].numpy(), chosen[1].numpy(), nearest_k=config.neighbours)
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells the counts
+                found = theirs.compute_prdc(chosen[0].numpy(), chosen[1].numpy(), nearest_k=config.neighbours)
             values |= {name: float(found[name]) for name in PRDC if name in names}
         return values
 
     return by_others
+
+
+def _mmd(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> float:
+    """arXiv:1801.01401, eq. 4, of a kernel of theirs: their own sums are of equally many images."""
+    n, m = len(x), len(y)
+    inside = [float((k.sum() - k.trace()) / (c * (c - 1))) for k, c in ((kernel(x, x), n), (kernel(y, y), m))]
+    return sum(inside) - 2 * float(kernel(x, y).mean())
 
 
 def _drawing(of: Lineage) -> SampleConfig:

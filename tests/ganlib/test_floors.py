@@ -97,6 +97,7 @@ PIPELINE_FLOORS = (
     {"cli"},
     {"deps", "doctor", "driver", "recipe", "submit"},
     {"tracking"},
+    {"provenance.used"},
     {"selection"},
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
