@@ -110,16 +110,18 @@ def _parent(case: Case, project: Path, tracking: TrackingConfig) -> Iterator[str
 
 
 def _bring_data(case: Case, project: Path) -> Iterator[str]:
+    is_judged = case.lineage.settings["train"].get("select") is not None  # by KID, in the reference's features
+    needed = ("prepared", "reference") if is_judged else ("prepared",)
     outs = {path: md5 for stage in case.lineage.stages.values() for path, md5 in stage.outs.items()}
     try:
-        for path in ("data/prepared", "data/reference"):
+        for path in (f"data/{name}" for name in needed):
             if path not in outs:
                 raise MissingError(f"dvc.lock had no {path}")
             case.objects.lay(outs[path], project / path)
         yield "data: out of DVC"
     except MissingError as problem:
         yield f"data: from the source, as {problem}"
-        for stage in ("fetch", "prepare", "reference"):
+        for stage in ("fetch", "prepare", "reference")[: 1 + len(needed)]:
             _stage(stage, project)
     found, expected = read_manifest(project / "data" / "prepared").data_digest, case.lineage.data_digest
     if found != expected:
