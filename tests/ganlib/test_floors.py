@@ -58,7 +58,7 @@ GANLIB_FLOORS = (
     {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein", "storage"},
     {"transforms"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
-    {"augment", "directions", "models", "networks", "products", "saliency"},
+    {"augment", "directions", "models", "networks", "pool", "products", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
     {"perceptual", "regularizers"},

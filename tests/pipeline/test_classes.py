@@ -12,7 +12,7 @@ from ganlib.products import Product
 from pipeline.generator import SAMPLE, Served, TrainedGenerator, numbered
 from pipeline.report import page, plots
 from pipeline.report.text import class_label
-from pipeline.tracking.registration import shortened
+from pipeline.tracking.deciding import shortened
 
 ODD = ["$\\frac{$", "a$b$c", "<b>bold</b>", "&amp;", "50% $5", "_^{}", "猫", "", "two\nlines", 'quote"s', "Ünïcödé", "long " * 30]
 
