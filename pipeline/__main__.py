@@ -17,9 +17,9 @@ from pipeline.params import CODE, ROOT
 
 MODULES = (
     "ganlib.catalog",
-    "pipeline.doctor",
+    *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "seeds", "registry")),
     "pipeline.provenance.lineage",
-    *(f"pipeline.{verb}" for verb in ("recipe", "submit", "states", "compare", "seeds", "registry", "exact", "deliver", "results", "deps")),
+    *(f"pipeline.{verb}" for verb in ("exact", "doctor", "deliver", "results", "deps")),
 )
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +102,15 @@ def every(objects: Objects, md5: str) -> Iterator[tuple[str, Path]]:
     """Each file of an out, verified."""
     for name, each in objects.listed(md5).items():
         yield name, objects.path(each)
+
+
+def dvc_md5(path: str, files: Mapping[str, bytes]) -> str | None:
+    """DVC's md5 of a file or a folder among `files`; None where there is none."""
+    if path in files:
+        return hashlib.md5(files[path], usedforsecurity=False).hexdigest()
+    inside = sorted((name.removeprefix(f"{path}/"), data) for name, data in files.items() if name.startswith(f"{path}/"))
+    entries = [{"md5": hashlib.md5(data, usedforsecurity=False).hexdigest(), "relpath": name} for name, data in inside]
+    return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + FOLDER if entries else None
 
 
 def _md5(path: Path) -> str:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ganlib.data.arrow import read_manifest
@@ -20,7 +20,9 @@ from pipeline.state_address import state_uri
 from pipeline.tracking import versions
 from pipeline.tracking.settings import TrackingConfig
 
-SECTIONS = ("data", "reference", "model", "task", "optim", "train", "cluster")  # what a training reads; the rest stays the commit's
+SECTIONS = ("data", "reference", "model", "task", "optim", "train", "cluster")  # what a training reads
+NOT_KEPT = ("MLFLOW_", "GANPIPE_", "RAY_ADDRESS")  # of the environment
+DIGITS = 12  # of a commit, in words
 STATE = "state"
 TOLD = 3_000  # characters of a stage that failed
 
@@ -32,16 +34,12 @@ def told(case: Case, tracking: TrackingConfig, scratch: Path, *, workers: int | 
         ValueError: it cannot be replayed, or the weights are other ones.
     """
     of = case.lineage
-    if lost := sorted({*of.code.changed, *of.code.trained_changed} - {SETTINGS}):
-        raise ValueError(f"{case.source.name} ran {', '.join(lost)} as no commit has it, so there is no commit to check out")
-    if not repository.has(of.code.trained_commit, case.root):
-        raise ValueError(
-            f"the commit {of.code.trained_commit[:12]} that trained is not in this repository; `git fetch --all --tags` may bring it"
-        )
+    commit = _commit(case)
     yield from _differences(case)
-    project = repository.check_out(of.code.trained_commit, case.root, scratch / "clone")
-    yield f"commit {of.code.trained_commit[:12]} in a clean folder"
-    _write_settings(case, project, workers)
+    project = repository.check_out(commit, case.root, scratch / "clone")
+    yield f"commit {commit[:DIGITS]} in a clean folder"
+    # an older commit may not know all keys of when it was registered
+    _write_settings(case, project, of.settings if commit == of.code.commit else SECTIONS, workers)
     yield from _parent(case, project, tracking)
     yield from _bring_data(case, project)
     start = time.monotonic()
@@ -61,6 +59,27 @@ def told(case: Case, tracking: TrackingConfig, scratch: Path, *, workers: int | 
     yield f"{case.source.name} was made again, byte for byte"
 
 
+def _commit(case: Case) -> str:
+    """The commit to check out: which one registered, else which one trained.
+
+    Raises:
+        ValueError: neither ran as it is, or it is not here.
+    """
+    code = case.lineage.code
+    of_both = ((code.commit, code.changed), (code.trained_commit, code.trained_changed))
+    whole = [commit for commit, changed in of_both if not {*changed} - {SETTINGS}]  # settings are recorded whole
+    if not whole:
+        lost = ", ".join(sorted({*code.changed} - {SETTINGS}))
+        raise ValueError(f"{case.source.name} ran {lost} as no commit has it, so there is no commit to check out")
+    here = [commit for commit in whole if repository.has(commit, case.root)]
+    if not here:
+        raise ValueError(
+            f"the commit {whole[0][:DIGITS]} of {case.source.name} is not in a repository of {case.root}; `git fetch --all --tags` may bring it, "
+            "or replay in the clone that registered it"
+        )
+    return here[0]
+
+
 def _differences(case: Case) -> Iterator[str]:
     then, now = case.lineage.environment, environment(case.root)
     for name, before, today in (("lock", then.lock, now.lock), ("environment", then.words, now.words)):
@@ -68,13 +87,14 @@ def _differences(case: Case) -> Iterator[str]:
             yield f"note: the {name} is not as it was: {today}, then {before}"
 
 
-def _write_settings(case: Case, project: Path, workers: int | None) -> None:
+def _write_settings(case: Case, project: Path, sections: Iterable[str], workers: int | None) -> None:
     values, then = edit.document(project / SETTINGS), case.lineage.settings
-    for section in SECTIONS:
+    for section in sections:
         if section in then:
             values[section] = then[section]
     values["train"]["state_uri"] = STATE
     values["tracking"]["uri"] = None
+    values["cluster"]["address"] = None  # other machines do not see this folder
     if (path := then.get("data", {}).get("path")) is not None and "://" not in path:
         values["data"]["path"] = str(case.root / path)
     if workers is not None:
@@ -112,16 +132,14 @@ def _parent(case: Case, project: Path, tracking: TrackingConfig) -> Iterator[str
 def _bring_data(case: Case, project: Path) -> Iterator[str]:
     is_judged = case.lineage.settings["train"].get("select") is not None  # by KID, in the reference's features
     needed = ("prepared", "reference") if is_judged else ("prepared",)
-    outs = {path: md5 for stage in case.lineage.stages.values() for path, md5 in stage.outs.items()}
     try:
-        for path in (f"data/{name}" for name in needed):
-            if path not in outs:
-                raise MissingError(f"dvc.lock had no {path}")
-            case.objects.lay(outs[path], project / path)
+        for name in needed:
+            _lay(case, f"data/{name}", project)
         yield "data: out of DVC"
     except MissingError as problem:
-        yield f"data: from the source, as {problem}"
-        for stage in ("fetch", "prepare", "reference")[: 1 + len(needed)]:
+        yield f"data: made again, as {problem}"
+        yield f"data: {_fetched(case, project)}"
+        for stage in ("prepare", "reference")[: len(needed)]:
             _stage(stage, project)
     found, expected = read_manifest(project / "data" / "prepared").data_digest, case.lineage.data_digest
     if found != expected:
@@ -130,8 +148,33 @@ def _bring_data(case: Case, project: Path) -> Iterator[str]:
         )
 
 
+def _lay(case: Case, path: str, project: Path) -> None:
+    """An out of DVC, whole or not at all.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    outs = {path: md5 for stage in case.lineage.stages.values() for path, md5 in stage.outs.items()}
+    if path not in outs:
+        raise MissingError(f"dvc.lock had no {path}")
+    try:
+        case.objects.lay(outs[path], project / path)
+    except MissingError:
+        shutil.rmtree(project / path, ignore_errors=True)
+        raise
+
+
+def _fetched(case: Case, project: Path) -> str:
+    try:
+        _lay(case, "data/raw", project)
+    except MissingError:
+        _stage("fetch", project)
+        return f"fetched from {case.lineage.data.source}"
+    return "data/raw out of DVC"
+
+
 def _stage(name: str, project: Path) -> None:
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "GANPIPE_"))}
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(NOT_KEPT)}
     given = keep | {"PYTHONPATH": str(project), cached_outs.OFF: "0"}
     command = [sys.executable, "-P", "-m", f"pipeline.stages.{name}"]
     done = subprocess.run(command, cwd=project, env=given, capture_output=True, text=True)

@@ -32,6 +32,24 @@ def has(commit: str, root: Path) -> bool:
     return done.returncode == 0
 
 
+def files(commit: str, folders: Sequence[str], root: Path) -> dict[str, bytes]:
+    """Path, relative to `root` -> bytes, of what a commit has below `folders`.
+
+    Raises:
+        OSError: git says no.
+    """
+    listed = _git("ls-tree", "-r", "-z", commit, "--", *folders, root=root).decode(errors="surrogateescape").split("\0")
+    blobs = {path: facts.split()[2] for facts, _, path in (entry.partition("\t") for entry in listed if entry)}
+    told = _git("cat-file", "--batch", root=root, given="".join(f"{blob}\n" for blob in blobs.values()).encode())
+    found, place = {}, 0
+    for path in blobs:  # `BLOB blob SIZE`, the bytes, a line's end
+        start = told.index(b"\n", place) + 1
+        place = start + int(told[place:start].split()[2])
+        found[path] = told[start:place]
+        place += 1
+    return found
+
+
 def content(commit: str, path: str, root: Path) -> bytes | None:
     """The bytes that a commit has of a file (relative to `root`); None where it has none."""
     done = subprocess.run(["git", "show", f"{commit}:./{path}"], cwd=root, capture_output=True, timeout=GIT_SECONDS)

@@ -12,11 +12,12 @@ from typing import Any
 
 from ganlib.files import sha256_file
 from pipeline import lineage, params
+from pipeline.code_digest.names import PACKAGES
 from pipeline.identity import TrainingParams, training_settings
 from pipeline.lineage import UNKNOWN
 from pipeline.params import ParamsError
 from pipeline.provenance import repository
-from pipeline.provenance.objects import MissingError, Objects
+from pipeline.provenance.objects import MissingError, Objects, dvc_md5
 from pipeline.provenance.record import SETTINGS, Lineage
 from pipeline.provenance.source import Source
 from pipeline.tracking import model_registry, versions
@@ -59,6 +60,7 @@ def links() -> dict[str, Callable[[Case], str]]:
         "trained models": _models,
         "settings": _settings,
         "code": _code,
+        "code of the stages": _code_of_stages,
         "run": _run,
         "parent training": _parent_training,
         "parent champion": _parent_champion,
@@ -242,14 +244,15 @@ def _code(case: Case) -> str:
                 f"the commit that {what} it, {_short(commit)}, is not in this repository; fetch it (`git fetch --all`, `git fetch --unshallow`), or "
                 "look in the clone that made it"
             )
-    if lost := sorted({*code.changed, *code.trained_changed} - {SETTINGS}):  # settings are recorded whole
+    if lost := sorted({*code.changed} - {SETTINGS}):  # settings are recorded whole
         raise BrokenError(
             f"{', '.join(lost)} ran as no commit has it; commit what runs, then `dvc repro`: the version that it registers can be rebuilt"
         )
+    committed = repository.files(code.commit, ["."], case.root)
     for path, file in code.files.items():
         if path == SETTINGS and not file.is_of_commit:
             continue
-        stored = repository.content(code.commit, path, case.root)
+        stored = committed.get(path)
         found = None if stored is None else hashlib.sha256(stored).hexdigest()
         _equal(
             f"sha256 of {path} at {_short(code.commit)}",
@@ -258,6 +261,20 @@ def _code(case: Case) -> str:
             "one of both was changed; compare with another clone",
         )
     return f"{len(code.files)} files are those of {code.commit[:DIGITS]}"
+
+
+def _code_of_stages(case: Case) -> str:
+    """What DVC saw when a stage ran, which may be days before it was registered, and before anything was committed."""
+    commit, count = case.lineage.code.commit, 0
+    committed = repository.files(commit, [*PACKAGES], case.root)
+    for name, stage in case.lineage.stages.items():
+        for path, md5 in stage.deps.items() if name not in MADE_BY_OTHERS else ():
+            if path.partition("/")[0] not in PACKAGES:
+                continue
+            todo = f"{name} ran it otherwise: commit what runs, then `dvc repro`: the version that it registers can be rebuilt"
+            _equal(f"DVC's md5 of {path} at {_short(commit)}", dvc_md5(path, committed), md5, todo)
+            count += 1
+    return f"{count} files and folders that the stages ran are those of {_short(commit)}"
 
 
 def _run(case: Case) -> str:

@@ -294,8 +294,29 @@ def test_each_link_of_dvc_and_the_repository_is_broken_once(project, tmp_path):
     broken(
         without(case, code=code.model_copy(update={"files": {**code.files, **dirty}})), "code", "ganlib/__init__.py ran as no commit has it"
     )
-    with pytest.raises(ValueError, match=r"ran ganlib/__init__\.py as no commit has it"):
-        list(replay.told(without(case, code=code.model_copy(update={"files": dirty})), settings().tracking, tmp_path))
+    ran = stages["train"].model_copy(update={"deps": {**stages["train"].deps, "ganlib": "0" * 32 + ".dir"}})
+    broken(without(case, stages={**stages, "train": ran}), "code of the stages", "DVC's md5 of ganlib at", "train ran it otherwise")
+
+
+def test_a_replay_checks_out_what_ran_and_else_begins_nothing(project, tmp_path):
+    """Kills: a training that began before a commit, and is refused though that commit has what ran; a clone made of the wrong commit."""
+    case = project.case(tmp_path)
+    code, scratch = case.lineage.code, tmp_path / "scratch"
+    scratch.mkdir()
+
+    def told(**changes):
+        return next(replay.told(without(case, code=code.model_copy(update=changes)), settings().tracking, scratch))
+
+    dirty = {"ganlib/__init__.py": record.File(sha256="0" * 64, is_of_commit=False)}
+    with pytest.raises(ValueError, match=r"models:/gan-digits/2 ran ganlib/__init__\.py as no commit has it"):
+        told(files=dirty, trained_changed=("ganlib/losses.py",))
+    with pytest.raises(ValueError, match=r"the commit 111111111111 of models:/gan-digits/2 is not in a repository of .*; `git fetch --all"):
+        told(commit="1" * 40, trained_commit="2" * 40)
+    assert not list(scratch.iterdir())
+    head = f"commit {code.commit[:12]} in a clean folder"
+    assert told(trained_changed=("ganlib/losses.py",), trained_commit="2" * 40) == head
+    shutil.rmtree(scratch / "clone")
+    assert told(files=dirty, commit="1" * 40) == head  # the one that trained
 
 
 def test_a_lineage_that_was_changed_or_never_written_is_said(project):
