@@ -44,8 +44,8 @@ def lineage_of(store: Store, source: str) -> tuple[str, Lineage]:
     Raises:
         ValueError: there is no such version, it has no lineage, or that was changed.
     """
-    versions.check(source, named="the version")
-    version = versions.find(store, source, named="the version")
+    versions.check(source, named="version")
+    version = versions.find(store, source, named="version")
     where = f"models:/{version.name}/{version.version}"
     told = versions.kept(store, version.name, int(version.version), versions.LINEAGE, NO_LINEAGE)
     if told is None:
@@ -60,7 +60,7 @@ def fetch(store: Store, source: str, folder: Path) -> Source:
         ValueError: as `lineage_of`; its description cannot be read.
     """
     where, lineage = lineage_of(store, source)
-    version = versions.find(store, where, named="the version")
+    version = versions.find(store, where, named="version")
     names = [versions.DESCRIPTION, *(f"{network}.safetensors" for network in lineage.weights)]
     files = {name: path for name in names if (path := _artifact(store, version.run_id, name, folder)) is not None}
     if versions.DESCRIPTION not in files:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.tracking import model_registry
-from pipeline.tracking.store import Store
+from pipeline.tracking.store import RUN_KEY, Store
 
 PARENT = "gan.parent"  # tag: what a training took over from (`tracking.versions.parent_tags`)
-RUN_KEY = "gan.run_key"
 
 
 @dataclass(frozen=True, kw_only=True)

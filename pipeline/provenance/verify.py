@@ -89,7 +89,7 @@ def _equal(what: str, got: object, expected: object, todo: str) -> None:
 
 def _short(value: object) -> str:
     text = str(value)
-    return text[:DIGITS] if len(text) in (32, 64) and text.isalnum() else text
+    return text[:DIGITS] if len(text) in (32, 40, 64) and text.isalnum() else text
 
 
 def _weights(case: Case) -> str:

@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -26,11 +25,8 @@ from pipeline.provenance import lineage as command
 from pipeline.provenance import origin, record, reearn, replay, source, used, verify
 from pipeline.provenance.objects import Objects
 from pipeline.tracking import model_registry, registration, versions
-from pipeline.tracking import store as stores
-from tests.pipeline.test_registry import CARD, NETWORK, described_alone, measured, settings
+from tests.registrations import NAME, ROOT, described_alone, measured, register, settings, store_of
 
-ROOT = Path(__file__).resolve().parents[2]
-NAME = "gan-digits"
 SECRET = "hunter2hunter2"
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 
@@ -64,23 +60,10 @@ class Project:
 
     @property
     def store(self):
-        return stores.open_store(settings().tracking, self.root)
+        return store_of(self.root)
 
     def register(self, content, evaluation, **more):
-        config = settings()
-        return registration.register_generator(
-            config.register_,
-            config.tracking,
-            generator=NETWORK,
-            example=np.zeros((2, 3), np.float32),
-            words="three numbers",
-            run_key=self.facts["run_key"],
-            card=CARD,
-            sha256=content,
-            evaluation=evaluation,
-            root=self.root,
-            **more,
-        )
+        return register(self.root, content, evaluation["fid"], evaluation=evaluation, run_key=self.facts["run_key"], **more)
 
     def case(self, folder):
         for name in ("files", "objects"):
