@@ -1,5 +1,6 @@
 """`replay`: the commit in a clean folder, the data, the training once more; are the weights the same bytes?"""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 
 from ganlib.data.arrow import read_manifest
 from ganlib.files import sha256_file
+from ganlib.storage import open_storage
+from ganlib.training.parent import FOLDER
+from ganlib.training.state import SEAL
 from pipeline import cached_outs, edit
 from pipeline.provenance import repository
 from pipeline.provenance.environment import environment
 from pipeline.provenance.objects import MissingError
-from pipeline.provenance.record import SETTINGS
+from pipeline.provenance.record import DESCRIPTION, SETTINGS
 from pipeline.provenance.verify import Case
 from pipeline.state_address import state_uri
 from pipeline.tracking import versions
@@ -22,7 +26,8 @@ from pipeline.tracking.settings import TrackingConfig
 
 SECTIONS = ("data", "reference", "model", "task", "optim", "train", "cluster")  # what a training reads
 NOT_KEPT = ("MLFLOW_", "GANPIPE_", "RAY_ADDRESS")  # of the environment
-DIGITS = 12  # of a commit, in words
+DIGITS = 12  # of a hash, in words
+KEY = 16  # digits of a run key that name its state
 STATE = "state"
 TOLD = 3_000  # characters of a stage that failed
 
@@ -45,6 +50,7 @@ def told(case: Case, tracking: TrackingConfig, scratch: Path, *, workers: int | 
     start = time.monotonic()
     _stage("train", project)
     yield f"trained again in {time.monotonic() - start:.0f} s"
+    _require_parent(case, project)
     others = []
     for network, expected in of.weights.items():
         found = sha256_file(project / "models" / f"{network}.safetensors")
@@ -103,30 +109,47 @@ def _write_settings(case: Case, project: Path, sections: Iterable[str], workers:
 
 
 def _parent(case: Case, project: Path, tracking: TrackingConfig) -> Iterator[str]:
-    parent = case.lineage.parent_training
-    if parent is None:
+    """What the training took over: as it was pinned in its own state, else out of the registry, else from its parent's state of today."""
+    of, values = case.lineage, edit.document(project / SETTINGS)
+    if (parent := of.parent_training) is None:
         return
-    values = edit.document(project / SETTINGS)
+    base = of.settings["train"]["state_uri"]
+    pinned = open_storage(state_uri(base, of.run_key, case.root))
+    if SEAL in (names := pinned.names(FOLDER)):
+        files = {name: pinned.read(f"{FOLDER}/{name}") for name in names}
+        open_storage(state_uri(STATE, of.run_key, project)).write_folder(FOLDER, files)
+        yield f"parent: as it was pinned in the state of training {of.run_key[:KEY]}"
+        return
     if (version := parent.get("version")) is not None:
         tags = case.source.tags_of(version) or {}
         folder = project / "parent"
         folder.mkdir()
         networks = [tag.removesuffix(versions.WEIGHTS) for tag in tags if tag.endswith(versions.WEIGHTS)]
-        versions.fetch(version, networks, folder, tracking, case.root)
+        versions.fetch(version, networks, folder, tracking, case.root, named="its parent")
         values["train"]["start_from"] = str(folder)
         yield f"parent: {version}"
     else:
-        name = parent["run_key"][:16]
-        there = Path(state_uri(case.lineage.settings["train"]["state_uri"], name, case.root))
+        name = parent["run_key"][:KEY]
+        there = Path(state_uri(base, name, case.root))
         if not there.is_dir():
             raise ValueError(
-                f"it took over from training {name}, whose state is not at {there}; bring it there, or replay that training first"
+                f"it took over from training {name}, and neither the state that pinned it ({pinned.uri}) nor that training's ({there}) is there; "
+                "bring one of them back, or replay that training first"
             )
         shutil.copytree(there, project / STATE / name)
-        key = "continue_from" if values["train"].get("continue_from") else "start_from"
-        values["train"][key] = parent["run_key"]
-        yield f"parent: training {name}"
+        values["train"]["continue_from" if parent["kind"] == "continue" else "start_from"] = parent["run_key"]
+        yield f"parent: training {name}, as it is today"
     edit.write(values, project / SETTINGS)
+
+
+def _require_parent(case: Case, project: Path) -> None:
+    described = json.loads((project / "models" / DESCRIPTION).read_text(encoding="utf-8"))
+    found, expected = ((each or {}).get("digest", "none") for each in (described.get("parent"), case.lineage.parent_training))
+    if found != expected:
+        raise ValueError(
+            f"{case.source.name}: what it took over has the digest {found[:DIGITS]} today, expected {expected[:DIGITS]}: it has trained on since, "
+            "or was changed, so this says nothing about the weights"
+        )
 
 
 def _bring_data(case: Case, project: Path) -> Iterator[str]:
