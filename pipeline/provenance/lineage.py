@@ -74,25 +74,30 @@ def run(options: argparse.Namespace, tracking: TrackingConfig, root: Path) -> It
         tracking.Unanswered: the store does not answer.
     """
     store = open_store(tracking, root)
-    with answering(store.uri), tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        if options.verb == "of":
-            yield from uses(store, options.data)
-            return
-        if options.verb == "show":
-            name, of = source.lineage_of(store, options.version)
-            yield from [of.model_dump_json(indent=1)] if options.json else shown(name, of)
-            return
-        files, stored = Path(scratch) / "files", Path(scratch) / "objects"
+    if options.verb in ("of", "show"):
+        with answering(store.uri):
+            yield from uses(store, options.data) if options.verb == "of" else _page(store, options)
+        return
+    with tempfile.TemporaryDirectory(prefix="lineage-") as folder:
+        scratch = Path(folder)
+        files, stored = scratch / "files", scratch / "objects"
         files.mkdir()
         stored.mkdir()
-        case = verify.Case(source=source.fetch(store, options.version, files), objects=Objects(root, stored), root=root)
+        with answering(store.uri):  # what follows asks git, DVC and files, whose trouble is not MLflow's
+            found = source.fetch(store, options.version, files)
+        case = verify.Case(source=found, objects=Objects(root, stored), root=root)
         if options.verb == "verify":
             yield from verify.verify(case)
-            yield f"{case.source.name}: every link holds"
+            yield f"{found.name}: every link holds"
         elif options.verb == "reearn":
-            yield from reearn.told(case, Path(scratch))
+            yield from reearn.told(case, scratch)
         else:
-            yield from replay.told(case, tracking, Path(scratch), workers=options.workers)
+            yield from replay.told(case, tracking, scratch, workers=options.workers)
+
+
+def _page(store: Store, options: argparse.Namespace) -> list[str]:
+    name, of = source.lineage_of(store, options.version)
+    return [of.model_dump_json(indent=1)] if options.json else shown(name, of)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.provenance.record import Lineage
 from pipeline.tracking import versions
-from pipeline.tracking.store import Store, is_unseen
+from pipeline.tracking.store import Store, answering, is_unseen
 
 NO_LINEAGE = "run `dvc repro -f register` where its models/ is: what is registered there again gets its lineage"
 
@@ -50,7 +53,12 @@ def lineage_of(store: Store, source: str) -> tuple[str, Lineage]:
     told = versions.kept(store, version.name, int(version.version), versions.LINEAGE, NO_LINEAGE)
     if told is None:
         raise ValueError(f"{where} has no {versions.LINEAGE}: it was registered before lineage was written down; {NO_LINEAGE}")
-    return where, Lineage.model_validate_json(json.dumps(told))
+    try:
+        return where, Lineage.model_validate_json(json.dumps(told))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: its {versions.LINEAGE} is of another version of this program: {key}: {first['msg']}") from None
 
 
 def fetch(store: Store, source: str, folder: Path) -> Source:
@@ -74,7 +82,7 @@ def fetch(store: Store, source: str, folder: Path) -> Source:
         evaluation=versions.kept_evaluation(store, version.name, int(version.version)) or {},
         served=versions.served(store, version.name, int(version.version)),
         run_tags=_run_tags(store, lineage.run_id),
-        tags_of=lambda name: _tags_of(store, name),
+        tags_of=partial(_tags_of, store),
     )
 
 
@@ -104,6 +112,6 @@ def _run_tags(store: Store, run_id: str | None) -> Mapping[str, str] | None:
 
 def _tags_of(store: Store, name: str) -> Mapping[str, str] | None:
     model, _, number = name.removeprefix("models:/").rpartition("/")
-    with _unless_gone(store):
+    with answering(store.uri), _unless_gone(store):
         return dict(store.client.get_model_version(model, number).tags)
     return None

@@ -1,5 +1,6 @@
 """What a version says of where it comes from, in a real MLflow store, a real git repository and DVC's cache; each link of it broken once."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -313,6 +314,18 @@ def test_a_lineage_that_was_changed_or_never_written_is_said(project):
     with pytest.raises(ValueError, match=r"its lineage\.json is not the one that was registered \(sha256 \w{12}, expected \w{12}\)"):
         source.lineage_of(store, f"models:/{NAME}@champion")
     path.write_text(was)
+    versions.keep(store, NAME, 1, versions.LINEAGE, {"format": 2})
+    with pytest.raises(ValueError, match=rf"models:/{NAME}/1: its lineage\.json is of another version of this program: format: Input"):
+        source.lineage_of(store, f"models:/{NAME}/1")
+
+
+def test_a_broken_link_is_the_first_word_of_the_command(project):
+    """Kills: a link that is broken, told as MLflow's silence."""
+    store, asked = project.store, argparse.Namespace(verb="verify", version=f"models:/{NAME}@champion")
+    store.client.set_model_version_tag(NAME, "2", model_registry.DATA, "0" * 64)
+    with pytest.raises(verify.BrokenError, match=r"^data digest: tag data\.digest is 000000000000, expected"):
+        list(command.run(asked, settings().tracking, project.root))
+    store.client.set_model_version_tag(NAME, "2", model_registry.DATA, project.facts["data_digest"])
 
 
 def test_data_find_their_versions_and_those_that_took_over(project):
