@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline import cli, params
 from pipeline.params import ROOT
 from pipeline.provenance import reearn, replay, source, used, verify
+from pipeline.provenance.case import Case
 from pipeline.provenance.objects import Objects
 from pipeline.provenance.record import Lineage
 from pipeline.tracking.settings import TrackingConfig
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace, tracking: TrackingConfig, root: Path) -> It
         stored.mkdir()
         with answering(store.uri):  # what follows asks git, DVC and files, whose trouble is not MLflow's
             found = source.fetch(store, options.version, files)
-        case = verify.Case(source=found, objects=Objects(root, stored), root=root)
+        case = Case(source=found, objects=Objects(root, stored), root=root)
         if options.verb == "verify":
             yield from verify.verify(case)
             yield f"{found.name}: every link holds"

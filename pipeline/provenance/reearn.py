@@ -26,9 +26,9 @@ from ganlib.rng import keyed_rng
 from ganlib.sample_settings import SampleConfig
 from ganlib.samples import Samples
 from pipeline import params
+from pipeline.provenance.case import Case
 from pipeline.provenance.objects import Objects
 from pipeline.provenance.record import Lineage
-from pipeline.provenance.verify import Case
 from pipeline.stages.sample import sample
 
 TOLERANCE = 1e-3  # of a figure, or of 1 where it is smaller

@@ -16,17 +16,16 @@ from ganlib.training.parent import FOLDER
 from ganlib.training.state import SEAL
 from pipeline import cached_outs, edit
 from pipeline.provenance import repository
+from pipeline.provenance.case import DIGITS, Case
 from pipeline.provenance.environment import environment
 from pipeline.provenance.objects import MissingError
 from pipeline.provenance.record import DESCRIPTION, SETTINGS
-from pipeline.provenance.verify import Case
 from pipeline.state_address import state_uri
 from pipeline.tracking import versions
 from pipeline.tracking.settings import TrackingConfig
 
 SECTIONS = ("data", "reference", "model", "task", "optim", "train", "cluster")  # what a training reads
 NOT_KEPT = ("MLFLOW_", "GANPIPE_", "RAY_ADDRESS")  # of the environment
-DIGITS = 12  # of a hash, in words
 KEY = 16  # digits of a run key that name its state
 STATE = "state"
 TOLD = 3_000  # characters of a stage that failed

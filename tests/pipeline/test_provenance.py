@@ -24,6 +24,7 @@ from pipeline import generator, identity, lineage, params, registry
 from pipeline.identity import TrainingParams
 from pipeline.provenance import lineage as command
 from pipeline.provenance import origin, record, reearn, replay, source, used, verify
+from pipeline.provenance.case import BrokenError, Case
 from pipeline.provenance.objects import Objects
 from pipeline.tracking import model_registry, registration, versions
 from tests.registrations import NAME, ROOT, described_alone, measured, register, settings, store_of
@@ -72,7 +73,7 @@ class Project:
             (folder / name).mkdir()
         objects = Objects(self.root, folder / "objects")
         objects.__dict__.update({"cache": self.root / ".dvc" / "cache", "remote": None})  # not asked of DVC, which takes seconds
-        return verify.Case(source=source.fetch(self.store, f"models:/{NAME}@champion", folder / "files"), objects=objects, root=self.root)
+        return Case(source=source.fetch(self.store, f"models:/{NAME}@champion", folder / "files"), objects=objects, root=self.root)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_it_is_told_once_for_an_evaluation(project, tmp_path):
 
 
 def broken(case, link, *words):
-    with pytest.raises(verify.BrokenError) as found:
+    with pytest.raises(BrokenError) as found:
         list(verify.verify(case))
     assert str(found.value).startswith(f"{link}: "), found.value
     for word in words:
@@ -323,7 +324,7 @@ def test_a_broken_link_is_the_first_word_of_the_command(project):
     """Kills: a link that is broken, told as MLflow's silence."""
     store, asked = project.store, argparse.Namespace(verb="verify", version=f"models:/{NAME}@champion")
     store.client.set_model_version_tag(NAME, "2", model_registry.DATA, "0" * 64)
-    with pytest.raises(verify.BrokenError, match=r"^data digest: tag data\.digest is 000000000000, expected"):
+    with pytest.raises(BrokenError, match=r"^data digest: tag data\.digest is 000000000000, expected"):
         list(command.run(asked, settings().tracking, project.root))
     store.client.set_model_version_tag(NAME, "2", model_registry.DATA, project.facts["data_digest"])
 
