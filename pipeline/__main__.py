@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-VERBS = ("recipe", "submit", "states", "compare", "generate", "export", "serve", "seeds", "registry", "exact", "deliver", "results", "deps")
-MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in VERBS))
+VERBS = ("recipe", "submit", "states", "compare", "generate", "export", "serve", "seeds", "registry", "provenance.lineage")
+MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in (*VERBS, "exact", "doctor", "deliver", "results", "deps")))
 
 
 def verbs() -> dict[str, str]:

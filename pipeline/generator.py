@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.fields import IMAGE
+from ganlib.files import sha256_file
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.layers.norm import MeanLatent
 from ganlib.models.settings import ModelConfig
@@ -229,9 +230,16 @@ def load(folder: Path) -> TrainedGenerator:
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
-        tensors = load_file(folder / weights_file(facts))
+        weights = folder / weights_file(facts)
+        found = sha256_file(weights)
+        tensors = load_file(weights) if found == facts.get("sha256", found) else None
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
+    if tensors is None:
+        raise ValueError(
+            f"{weights} has sha256 {found[:12]}, expected {facts['sha256'][:12]} ({DESCRIPTION}): they do not belong together; "
+            "run `dvc repro train`, or bring both from where they were registered"
+        )
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)

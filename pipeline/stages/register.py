@@ -16,6 +16,7 @@ from ganlib.sample_settings import SampleConfig
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, forms, generator, model_card, names, params, preflight, spread
 from pipeline.params import ROOT
+from pipeline.provenance import record as provenance
 from pipeline.report import decision
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.sample import sample
@@ -80,16 +81,8 @@ def register(
             alarms=alarms,
             spreads=spread.stored(root),
             measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
-            tags={
-                "git.commit": trained.facts["git_commit"],
-                **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
-                "data.digest": trained.facts["data_digest"],
-                "params.digest": trained.facts["params_digest"],
-                **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
-                "gan.run_key": trained.facts["run_key"],
-                **versions.parent_tags(trained.facts.get("parent")),
-                **versions.weights_tags(root / "models"),
-            },
+            tags=versions.tags(trained.facts, truncation, root / "models"),
+            lineage=provenance.of(trained.facts, report, root),
             files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
             beside=beside,
             root=root,

@@ -17,6 +17,7 @@ from ganlib.files import sha256_file
 from ganlib.redact import redacted
 from pipeline.params import ROOT
 from pipeline.promotion import Entrant, Spread
+from pipeline.provenance.record import Lineage, Version
 from pipeline.tracking import deciding, logged_models, model_registry, versions
 from pipeline.tracking.card import Card
 from pipeline.tracking.deciding import CONTENT, RECIPE, Case, MeasureAgain, Verdict
@@ -87,6 +88,7 @@ def register_generator(
     tags: Mapping[str, str],
     files: list[Path],
     beside: Sequence[Path] = (),
+    lineage: Lineage | None = None,
     root: Path = ROOT,
 ) -> Registration:
     """Register a generator when its content is new, and decide who is champion.
@@ -103,6 +105,7 @@ def register_generator(
         recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
         measure_again: measures a champion that was measured otherwise as this generator was.
         beside: files that lie beside a new version's model: its card, further forms.
+        lineage: where it comes from; lies beside the model with that evaluation.
 
     Raises:
         ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
@@ -147,12 +150,40 @@ def register_generator(
         for key, told in measured.items():
             client.set_model_version_tag(name, str(version), key, told)
         versions.keep(store, name, version, versions.MEASURED, evaluation)
+        before = model_registry.require(store, name).champion
         verdict = deciding.settle(replace(case, entrant=replace(entrant, name=f"version {version}")), version)
+        if lineage is not None:
+            _keep_lineage(store, name, version, lineage, run_id, before)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
         standing = model_registry.require(store, name)
     aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
     return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id)
+
+
+def _keep_lineage(store: Store, name: str, version: int, lineage: Lineage, run_id: str, champion: int | None) -> None:
+    """Put lineage.json beside the model: once for each evaluation of it, so that a registration that is repeated elsewhere changes nothing.
+
+    Args:
+        champion: before it was decided.
+    """
+    tags = model_registry.require(store, name).versions
+    evaluation = tags[version][versions.sha256_tag(versions.MEASURED)]
+    with contextlib.suppress(ValueError):  # changed since: it is written anew
+        kept = versions.kept(store, name, version, versions.LINEAGE, "")
+        if kept is not None and kept["evaluation"] == evaluation:
+            return
+    other = champion if champion != version else None
+    told = {
+        "run_id": run_id,
+        "evaluation": evaluation,
+        "served": versions.served(store, name, version),
+        "parent_champion": None if other is None else Version(version=f"models:/{name}/{other}", content=tags[other].get(CONTENT)),
+    }
+    whole = lineage.model_copy(update=told)
+    for key, value in whole.tags.items():
+        store.client.set_model_version_tag(name, str(version), key, value)
+    versions.keep(store, name, version, versions.LINEAGE, whole.model_dump(mode="json"))
 
 
 def _version_with(store: Store, name: str, content: str) -> int | None:

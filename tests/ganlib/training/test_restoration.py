@@ -9,7 +9,7 @@ import torch
 
 from ganlib import tasks
 from ganlib.data.arrow import ArrowImages
-from ganlib.data.table import TableWriter, image_field
+from ganlib.data.ipc import TableWriter, image_field
 from ganlib.losses import Hinge
 from ganlib.metrics.imagenet import ImageNet
 from ganlib.metrics.interface import ArrayImages
