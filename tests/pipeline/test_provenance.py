@@ -156,8 +156,8 @@ def project(tmp_path_factory):
         yield found
 
 
-def with_files(store, run_id, name, model, generator, example, words, files):
-    version = described_alone(store, run_id, name, model, generator, example, words, files)
+def with_files(store, run_id, name, model, flavor, words, files):
+    version = described_alone(store, run_id, name, model, flavor, words, files)
     for path in files:
         store.client.log_artifact(run_id, str(path), versions.FOLDER)
     return version
