@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.train.torch import TorchConfig
 
 from pipeline.driver.builds import INTERFACES, Build, Seat, interface_of, look_around, refuse_other_builds
@@ -35,9 +36,7 @@ class WorkerGroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]
             os.environ["GLOO_SOCKET_IFNAME"] = name
             os.environ["NCCL_SOCKET_IFNAME"] = f"={name}"  # of that very name; NCCL takes a beginning of one otherwise
 
-        for rank, name in enumerate(chosen):
-            if name:
-                worker_group.execute_single(rank, choose, name)
+        ray.get([worker_group.execute_single_async(rank, choose, name) for rank, name in enumerate(chosen) if name])
         try:
             super().on_start(worker_group, backend_config)
         except Exception as error:
