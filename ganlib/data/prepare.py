@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ganlib.cpus import usable_cpus
 from ganlib.data import decoders
 from ganlib.data.arrow import SPLITS, write_manifest
 from ganlib.data.contract import Contract, Converted
@@ -64,7 +65,7 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         require_space(folder, needed_bytes=min(len(SPLITS) * config.shard_mb << 20, needed_bytes))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
-        processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
+        processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else usable_cpus()
     tasks = split_work(stored_bytes, image_bytes)
     splits_by = splitting(
         config.splits,
@@ -117,11 +118,6 @@ def _field(name: str, config: DataConfig, decoder: Decoder) -> Field:
         None if config.modality == IMAGE else config.value_range
     )  # of images it stands in the preparation, and their bytes stay as they are
     return Field(name=name, kind=config.modality, shape=decoder.shape, dtype=decoder.dtype, value_range=told)
-
-
-def available_cores() -> int:
-    """Cores this process may run on: a Slurm step or a container may have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, int]]:
