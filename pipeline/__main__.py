@@ -15,8 +15,21 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-VERBS = ("recipe", "submit", "states", "compare", "generate", "export", "serve", "seeds", "registry", "provenance.lineage")
-MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in (*VERBS, "exact", "doctor", "deliver", "results", "deps")))
+VERBS = (
+    "recipe",
+    "submit",
+    "render",
+    "states",
+    "compare",
+    "generate",
+    "export",
+    "serve",
+    "seeds",
+    "registry",
+    "provenance.lineage",
+    "exact",
+)
+MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in (*VERBS, "doctor", "deliver", "results", "prometheus", "deps")))
 
 
 def verbs() -> dict[str, str]:

@@ -15,7 +15,10 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("catalog", "recipe", "submit", "states", "compare", "generate", "export", "serve", "exact", "deliver", "results", "deps")
+VERBS = (
+    *("catalog", "recipe", "submit", "render", "states", "compare", "generate", "export", "serve", "seeds", "registry", "lineage"),
+    *("exact", "doctor", "deliver", "results", "prometheus", "deps"),
+)
 
 
 def tracked(*patterns: str) -> list[str]:

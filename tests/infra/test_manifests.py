@@ -1,7 +1,5 @@
-"""The files of infra/: valid against KubeRay's own schema, strictly, and with the versions this project pins."""
+"""The files of infra/ that are no description: scripts, the image, what the README says. What is rendered: test_render.py."""
 
-import copy
-import json
 import os
 import re
 import shutil
@@ -9,34 +7,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
-import yaml
+
+from pipeline.render.pods import PROJECT, UID
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
-CRDS = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared" / "data" / "kuberay-crds"))
-SHELL = [INFRA / "job.sh", INFRA / "slurm" / "train.sbatch"]
-
-
-def _strict(schema: Any) -> Any:
-    """The schema with unknown fields forbidden: KubeRay drops them without a word."""
-    if isinstance(schema, list):
-        return [_strict(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    strict = {key: _strict(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        strict.setdefault("additionalProperties", False)
-    if schema.get("x-kubernetes-int-or-string"):
-        strict.pop("type", None)
-        strict["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-    return strict
+SHELL = [INFRA / "job.sh", INFRA / "node.sh", INFRA / "drain.sh", INFRA / "slurm" / "train.sbatch"]
 
 
 def _pinned(package: str) -> str:
@@ -46,101 +26,13 @@ def _pinned(package: str) -> str:
     return found[1] if found else metadata.version(package)
 
 
-@pytest.fixture(scope="module")
-def schema() -> dict[str, Any]:
-    path = CRDS / "ray.io_rayjobs.yaml"
-    if not path.is_file():
-        pytest.skip(
-            f"there is no {path}: helm pull kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ --untar, then "
-            "KUBERAY_CRDS=kuberay-operator/crds pytest tests/infra/test_manifests.py"
-        )
-    definition = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    (version,) = [version for version in definition["spec"]["versions"] if version["storage"]]
-    assert version["name"] == "v1"
-    strict = _strict(version["schema"]["openAPIV3Schema"])
-    strict["properties"]["metadata"] = {"type": "object"}  # the API server's own business: a bare object here
-    return strict
-
-
-@pytest.fixture
-def job() -> dict[str, Any]:
-    document = yaml.safe_load((INFRA / "kuberay" / "rayjob.yaml").read_text())
-    return json.loads(json.dumps(document))  # anchors become copies of their own
-
-
-def _pods(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    cluster = job["spec"]["rayClusterSpec"]
-    yield cluster["headGroupSpec"]["template"]["spec"]
-    for group in cluster["workerGroupSpecs"]:
-        yield group["template"]["spec"]
-
-
-def test_rayjob_is_valid(schema: dict[str, Any], job: dict[str, Any]) -> None:
-    jsonschema.Draft7Validator(schema).validate(job)
-
-
-def _rename_ttl(job: dict[str, Any]) -> None:
-    job["spec"]["ttlSecondsAfterFinish"] = job["spec"].pop("ttlSecondsAfterFinished")
-
-
-def _number_as_parameter(job: dict[str, Any]) -> None:
-    job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
-
-
-def _misplace_volume(job: dict[str, Any]) -> None:
-    container = next(_pods(job))["containers"][0]
-    container["volumes"] = container.pop("volumeMounts")
-
-
-def _drop_replicas(job: dict[str, Any]) -> None:
-    del job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"]
-
-
-@pytest.mark.parametrize("mutate", [_rename_ttl, _number_as_parameter, _misplace_volume, _drop_replicas])
-def test_broken_rayjob_is_refused(schema: dict[str, Any], job: dict[str, Any], mutate: Any) -> None:
-    broken = copy.deepcopy(job)
-    mutate(broken)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft7Validator(schema).validate(broken)
-
-
-def test_rayjob_runs_the_pinned_ray_and_cleans_up(job: dict[str, Any]) -> None:
-    assert job["spec"]["rayClusterSpec"]["rayVersion"] == _pinned("ray")
-    assert {container["image"].partition(":")[2] for pod in _pods(job) for container in pod["containers"]} == {f"ray-{_pinned('ray')}"}
-    assert job["spec"]["shutdownAfterJobFinishes"] is True
-    assert job["spec"]["entrypoint"] == "sh /opt/ganpipe/infra/job.sh"
-
-
-def test_every_pod_sees_the_workspace(job: dict[str, Any]) -> None:
-    for pod in _pods(job):
-        (container,) = pod["containers"]
-        workspace = {variable["name"]: variable["value"] for variable in container["env"]}["GANPIPE_WORKSPACE"]
-        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == workspace]
-        claims = {
-            volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
-        }
-        claim = yaml.safe_load((INFRA / "kuberay" / "workspace.yaml").read_text())
-        assert claims[mount["name"]] == claim["metadata"]["name"]
-        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert container["resources"]["requests"] == container["resources"]["limits"]
-
-
-def test_workers_of_params_fit_on_the_manifest(job: dict[str, Any]) -> None:
-    cluster = yaml.safe_load((ROOT / "params.yaml").read_text())["cluster"]
-    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    cpus = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
-    assert group["replicas"] * (cpus // cluster["cpus_per_worker"]) >= cluster["workers"]
-
-
-def test_dockerfile_and_manifest_agree(job: dict[str, Any]) -> None:
+def test_dockerfile_has_what_is_pinned_and_what_the_manifests_say() -> None:
     text = (INFRA / "Dockerfile").read_text()
     uid = re.search(r"useradd .*--uid (\d+)", text)
     assert uid is not None
-    assert {pod["securityContext"]["runAsUser"] for pod in _pods(job)} == {int(uid[1])}
-    assert f"ganpipe:ray-{_pinned('ray')}" in text
-    assert f"torch=={metadata.version('torch').partition('+')[0]}" in text
-    assert text.rindex("\nUSER ganpipe\n") > text.rindex("\nRUN ")  # nothing runs as root after it
+    assert int(uid[1]) == UID
+    assert f"torch=={_pinned('torch')}" in text
+    assert f"WORKDIR {PROJECT}\n" in text
     for variable in ("RAY_USAGE_STATS_ENABLED=0", "MLFLOW_DISABLE_TELEMETRY=true", "DVC_NO_ANALYTICS=1"):
         assert variable in text
         assert variable in (INFRA / "slurm" / "train.sbatch").read_text()
@@ -186,6 +78,8 @@ def test_sbatch_starts_ray_and_returns_the_exit_code_of_its_command(tmp_path: Pa
     check = (
         "import os, ray; ray.init(address=os.environ['RAY_ADDRESS'], log_to_driver=False); print('CPUs', ray.cluster_resources()['CPU'])"
     )
+    for script in ("node.sh", "drain.sh"):
+        shutil.copy(INFRA / script, project / "infra" / script)
     (project / "infra" / "job.sh").write_text(f'echo "stages $*"; python -c "{check}"; exit 7\n')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -221,3 +115,29 @@ def test_sbatch_starts_ray_and_returns_the_exit_code_of_its_command(tmp_path: Pa
         assert "Ray did not start" in failed.stderr
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def test_drain_has_the_training_alone_save_and_waits_for_it(tmp_path: Path) -> None:
+    """Kills: a signal to everything that mentions the stage, a return before the checkpoint, a wait without a limit."""
+    isolated = _isolated()
+    stage = tmp_path / "pipeline" / "stages"
+    stage.mkdir(parents=True)
+    (stage / "train.py").write_text(
+        "import signal, sys, time\n"
+        "def save(*_): time.sleep(0.5); open('saved', 'w').close(); sys.exit(143)\n"
+        "if 'stubborn' not in sys.argv: signal.signal(signal.SIGTERM, save)\n"
+        "else: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open('ready', 'w').close(); time.sleep(60)\n"
+    )
+    drain = f"sh {INFRA / 'drain.sh'}"
+    wait = "while [ ! -e ready ]; do sleep 0.05; done; rm ready"
+    script = (
+        f"{drain} 5 && echo nothing\n"
+        "sh -c 'sleep 60; : python -m pipeline.stages.train' & other=$!\n"
+        f"python -m pipeline.stages.train & stage=$!; {wait}; {drain} 20; ls saved; wait $stage; echo code $?\n"
+        f"python -m pipeline.stages.train stubborn & {wait}; {drain} 1; echo gave up\n"
+        "kill -0 $other && echo other lives\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*isolated, "sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["nothing", "saved", "code 143", "gave up", "other lives"], done.stderr
