@@ -57,7 +57,7 @@ def use_code_of_clone() -> None:
 def main() -> None:
     use_code_of_clone()
     known = verbs()
-    lines = "\n".join(f"  {verb:<8}  {summary(module)}" for verb, module in known.items())
+    lines = "\n".join(f"  {verb:<10}  {summary(module)}" for verb, module in known.items())
     parser = argparse.ArgumentParser(
         prog="ganpipe",
         usage="ganpipe [-h] VERB ...",
