@@ -26,17 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there
 
 BANK = ROOT / "benchmarks" / "promotion_bank.json"
 RECIPES = {"equal": (24, 16_000), "better": (12, 32_000)}  # seeds, images
-METRICS = [
-    "fid",
-    "kid",
-    "prdc",
-    "memorization",
-    "duplicates",
-    "class_coverage",
-    "swd",
-    "spectrum",
-    "membership",
-]  # all that the ladder judges
+NOT_IN_BANK = {"two_sample", "discriminator", "path_length", "pairs"}  # costly, of networks that the bank does not keep, or of pairs
 SPREAD_SEEDS = 5  # as `ganpipe seeds` makes them
 DIGITS = 6  # significant, of a stored number
 
@@ -44,6 +34,7 @@ Row = dict[str, Any]
 
 
 def settings(images: int, seed: int) -> Any:
+    from ganlib.metrics.settings import EvaluateConfig
     from pipeline import edit, preflight
 
     values = edit.plain(ROOT / "params.yaml")
@@ -53,7 +44,12 @@ def settings(images: int, seed: int) -> Any:
         "model": {"latent_dim": 16, "generator": {"width": 16}, "discriminator": {"width": 16}},
         "train": {"seed": seed, "total_images": images, "select": None, "grid_interval_images": never, "checkpoint_interval_images": never},
         "sample": {"num_images": 1_000},
-        "evaluate": {"metrics": METRICS, "prdc_images": 241, "bootstrap": 20, "null_draws": 0},
+        "evaluate": {
+            "metrics": [name for name in EvaluateConfig().metrics if name not in NOT_IN_BANK],
+            "prdc_images": 241,
+            "bootstrap": 20,
+            "null_draws": 0,
+        },
     }.items():
         edit.overlay(values, {section: changes})
     return preflight.parse(values)

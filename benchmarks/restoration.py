@@ -102,7 +102,8 @@ def main(say: Callable[[str], None] = print) -> None:
     for recipe in args.recipes:
         rows += [row for row in trained if row["name"].partition(" ")[0] == recipe]
         rows.append({"name": RECIPES[recipe], "results": plain(recipe)})
-    command = f"python benchmarks/restoration.py --seconds {args.seconds:g}" + ("" if args.part == PART else f" --part {args.part}")
+    chosen = "" if args.recipes == list(RECIPES) else f" --recipes {' '.join(args.recipes)}"
+    command = f"python benchmarks/restoration.py --seconds {args.seconds:g}{chosen}" + ("" if args.part == PART else f" --part {args.part}")
     body = told(trained, command) + "\n\n" + table(rows)
     gallery = "\n".join(
         f"{name}: rows of what it is fed, what it makes, and the image itself.\n\n![{name}](zoo/{args.part}/{name}.png)\n"

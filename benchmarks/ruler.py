@@ -5,9 +5,9 @@
 
 The data are fetched and prepared in a temporary folder as the pipeline does it. `images` held-out pictures are set against as many others of the
 test split, as they are and with a fault: shrunk 2 or 4 times and enlarged again (blur 2, blur 4), a Gaussian blur (its deviation in pixels), phases
-scrambled (the same random field added to the phases of every channel), patches of a quarter of the side shuffled, uniform noise; and against
-those in a file, [n, C, H, W] uint8. Distances and shares are those of the evaluate stage's metrics (ganlib.metrics), intervals left out. For each
-depth it says which of the metrics read it, and whether what the ruler promises is so.
+scrambled as the calibration does it (one random field added to the phases of every channel, the mean kept), patches of a quarter of the side
+shuffled, uniform noise; and against those in a file, [n, C, H, W] uint8. Distances and shares are those of the evaluate stage's metrics
+(ganlib.metrics), intervals left out. For each depth it says which of the metrics read it, and whether what the ruler promises is so.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.settings import DataConfig
 from ganlib.metrics import METRICS, choice, interface, needs
+from ganlib.metrics.faults import altered
 from ganlib.metrics.interface import ArrayImages, Comparison
 from ganlib.metrics.settings import EvaluateConfig
 from pipeline.stages.fetch import fetch
@@ -49,9 +50,8 @@ def shrunk(images: np.ndarray, factor: int, rng: np.random.Generator) -> np.ndar
 
 
 def scrambled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    spectrum = np.fft.fft2(images.astype(np.float64))
-    field = np.angle(np.fft.fft2(rng.normal(size=(len(images), 1, *images.shape[2:]))))
-    return _bytes(np.fft.ifft2(np.abs(spectrum) * np.exp(1j * (np.angle(spectrum) + field))).real)
+    noise = torch.from_numpy(rng.normal(size=(len(images), 2, *images.shape[2:]))).float()
+    return _bytes(altered.scrambled(torch.from_numpy(images).float(), noise, 1.0).numpy())
 
 
 def shuffled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -41,10 +41,25 @@ def grid_png(images: np.ndarray, *, columns: int, description: Mapping[str, str]
 
 def in_turn(*kinds: np.ndarray, columns: int) -> np.ndarray:
     """Kinds of one image each [N, C, H, W], a row of `columns` of the first kind, the same row of the second, and so on; a short last row is
-    filled up in white."""
+    filled up in white. Where kinds differ, all are shown with the channels and the size of the largest."""
+    c, h, w = (max(kind.shape[axis] for kind in kinds) for axis in (1, 2, 3))
+    kinds = tuple(_of_shape(kind, c, h, w) for kind in kinds)
     missing = -len(kinds[0]) % columns
     filled = [np.concatenate([kind, np.full((missing, *kind.shape[1:]), 255, kind.dtype)]) for kind in kinds]
     return np.stack([kind.reshape(-1, columns, *kind.shape[1:]) for kind in filled], axis=1).reshape(-1, *kinds[0].shape[1:])
+
+
+def _of_shape(images: np.ndarray, channels: int, height: int, width: int) -> np.ndarray:
+    """[N, C, H, W] enlarged to the nearest pixel; grey as colours, and opaque where there is an alpha."""
+    if images.shape[1:] == (channels, height, width):
+        return images
+    rows, columns = (np.arange(size) * old // size for size, old in ((height, images.shape[2]), (width, images.shape[3])))
+    sized: np.ndarray = images[:, :, rows][:, :, :, columns]
+    if sized.shape[1] == 1:
+        sized = sized.repeat(min(3, channels), axis=1)
+    if sized.shape[1] < channels:
+        sized = np.concatenate([sized, np.full_like(sized[:, :1], 255)], axis=1)
+    return sized
 
 
 def class_sheet(images: np.ndarray, *, headings: Sequence[str], numbers: Sequence[int], columns: int, note: str = "") -> np.ndarray:

@@ -1,6 +1,7 @@
 """Generated images on disk as people open them: written batch by batch, read image by image, never all in memory.
 
-Three formats hold the same PNG bytes, and `samples.json` beside them says which it is and what the images are of:
+Three formats hold the same PNG bytes, and `samples.json` beside them says which it is and what the images are of. What is no picture (another
+modality) is written as parquet alone, a list of numbers a row:
 
     parquet     samples.parquet, the layout of Hugging Face: a struct column of encoded images, `datasets.load_dataset("parquet")` shows pictures
     png         images/CLASS/000000.png (images/000000.png without classes) and images/metadata.csv, an `imagefolder` with metadata
@@ -26,6 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, PngImagePlugin
 
+from ganlib import modalities
+from ganlib.fields import IMAGE
 from ganlib.files import write_json
 from ganlib.pictures import NOTICE
 
@@ -33,6 +36,7 @@ Format = Literal["parquet", "png", "webdataset"]
 FACTS_FILE, PARQUET_FILE = "samples.json", "samples.parquet"
 IMAGES, SHARDS, METADATA_FILE = "images", "shards", "metadata.csv"
 VERSION = 1  # of samples.json
+OF_NUMBERS: Format = "parquet"  # the one format of what is no picture
 GROUP_IMAGES, GROUP_BYTES = 2_000, 32 << 20  # of a row group of Parquet, the bytes of its pixels: what a reader holds at once
 SHARD_IMAGES = 10_000
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
@@ -49,6 +53,8 @@ class Facts:
         class_names: of every class of the generator, () where it is told none.
         drawn_classes: numbers of the classes that were asked for (`sample.classes`); None: all of them, as often as the data have them.
         fed_with: the split whose image i was made into image i; None: they were drawn from latents.
+        first: number of the first image, of a part of many.
+        modality: of what is made (`ganlib.modalities`).
     """
 
     shape: tuple[int, int, int]
@@ -58,6 +64,13 @@ class Facts:
     drawn_classes: tuple[int, ...] | None = None
     truncation: float = 1.0
     fed_with: str | None = None
+    first: int = 0
+    modality: str = IMAGE
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored rows."""
+        return np.dtype(modalities.of(self.modality).dtype)
 
     def latents(self, generator: Mapping[str, Any]) -> dict[str, Any]:
         """Which latents the images were made of: two generators that were fed the same ones are compared image by image.
@@ -129,6 +142,9 @@ def decode_png(data: bytes) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+Put = Callable[[int, np.ndarray, int | None], None]  # index, one image [C, H, W], its class
+
+
 class Store(Protocol):
     """The images of one format."""
 
@@ -136,31 +152,36 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def png(self, index: int) -> bytes:
-        """One image, encoded."""
+    def row(self, index: int) -> np.ndarray:
+        """One image, decoded."""
 
 
 class Writer:
     """Takes batches in order; holds one row group at most."""
 
-    def __init__(self, facts: Facts, put: Callable[[int, bytes, int | None], None]) -> None:
+    def __init__(self, facts: Facts, put: Put) -> None:
         self.facts = facts
         self.num_images = 0
         self._put = put
 
     def add(self, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """`images` [n, C, H, W] uint8, `labels` [n] int64 of a conditional generator, else None."""
-        assert images.dtype == np.uint8, images.dtype
+        """`images` [n, C, H, W] as they are stored, `labels` [n] int64 of a conditional generator, else None."""
+        assert images.dtype == self.facts.dtype, images.dtype
         assert images.shape[1:] == self.facts.shape, images.shape
         assert (labels is not None) == bool(self.facts.class_names)
         for image, label in zip(images, [None] * len(images) if labels is None else labels.tolist(), strict=True):
-            self._put(self.num_images, encode_png(image), label)
+            self._put(self.facts.first + self.num_images, image, label)
             self.num_images += 1
 
 
 @contextmanager
 def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
-    """A writer into the existing, empty `folder`; what it was given is whole when the block has ended without an error."""
+    """A writer into the existing, empty `folder`; what it was given is whole when the block has ended without an error.
+
+    Raises:
+        ValueError: a format of pictures for what is none.
+    """
+    check_format(format, facts.modality)
     with FORMATS[format].writing(folder, facts) as put:
         writer = Writer(facts, put)
         yield writer
@@ -168,7 +189,19 @@ def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
     of_all = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items()}
     if facts.fed_with is None:
         del of_all["fed_with"]
+    if not facts.first:
+        del of_all["first"]
+    if facts.modality == IMAGE:
+        del of_all["modality"]
     write_json(folder / FACTS_FILE, said | of_all)
+
+
+def check_format(format: Format, modality: str) -> None:
+    """Raise ValueError where `sample.format` holds pictures, and the modality is none."""
+    if modality != IMAGE and format != OF_NUMBERS:
+        raise ValueError(
+            f"sample.format={format!r} holds pictures, and data.modality={modality!r} makes rows of numbers; set sample.format: {OF_NUMBERS}"
+        )
 
 
 class Samples:
@@ -212,18 +245,18 @@ class Samples:
         return len(self._store)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """[n] int64 -> [n, C, H, W] uint8, in that order.
+        """[n] int64 -> [n, C, H, W] as they are stored, uint8 of images, in that order.
 
         Raises:
             ValueError: an image of another shape than the others.
         """
-        images = np.empty((len(indices), *self.shape), np.uint8)
+        images = np.empty((len(indices), *self.shape), self.facts.dtype)
         last = -1
         for position, index in enumerate(indices.tolist()):
             if index == last:  # a batch is filled up with its last image
                 images[position] = images[position - 1]
                 continue
-            image, last = decode_png(self._store.png(index)), index
+            image, last = self._store.row(index), index
             if image.shape != self.shape:
                 raise ValueError(f"sample {index} is {image.shape}, the others are {self.shape}; {RERUN}")
             images[position] = image
@@ -234,14 +267,18 @@ class Samples:
 
 
 @contextmanager
-def _writing_parquet(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+def _writing_parquet(folder: Path, facts: Facts) -> Iterator[Put]:
     schema = _parquet_schema(facts)
     rows_per_group = min(GROUP_IMAGES, max(1, GROUP_BYTES // int(np.prod(facts.shape))))
     rows: list[dict[str, Any]] = []
     with pq.ParquetWriter(folder / PARQUET_FILE, schema, compression="zstd", use_dictionary=["seed", "label"]) as file:
 
-        def put(index: int, png: bytes, label: int | None) -> None:
-            rows.append({"image": {"bytes": png, "path": f"{_name(index)}.png"}, "seed": facts.seed, "index": index, "label": label})
+        def put(index: int, image: np.ndarray, label: int | None) -> None:
+            if facts.modality == IMAGE:
+                cell: Any = {"bytes": encode_png(image), "path": f"{_name(index)}.png"}
+            else:
+                cell = image.ravel()
+            rows.append({facts.modality: cell, "seed": facts.seed, "index": index, "label": label})
             if len(rows) == rows_per_group:
                 file.write_table(pa.Table.from_pylist(rows, schema=schema))
                 rows.clear()
@@ -252,10 +289,15 @@ def _writing_parquet(folder: Path, facts: Facts) -> Iterator[Callable[[int, byte
 
 
 def _parquet_schema(facts: Facts) -> pa.Schema:
-    """Columns image, seed, index, label (null: unconditional); `huggingface` says what they are, as the library `datasets` writes it."""
+    """Columns image, seed, index, label (null: unconditional); `huggingface` says what they are, as the library `datasets` writes it.
+
+    Of another modality the first column is called as it is, and holds a row's numbers in C order.
+    """
     integer = {"dtype": "int64", "_type": "Value"}
+    count, is_picture = int(np.prod(facts.shape)), facts.modality == IMAGE
+    numbers = {"feature": {"dtype": facts.dtype.name, "_type": "Value"}, "length": count, "_type": "Sequence"}
     features = {
-        "image": {"_type": "Image"},
+        facts.modality: {"_type": "Image"} if is_picture else numbers,
         "seed": integer,
         "index": integer,
         "label": {"names": list(facts.class_names), "_type": "ClassLabel"} if facts.class_names else integer,
@@ -267,28 +309,34 @@ def _parquet_schema(facts: Facts) -> pa.Schema:
         "generator_sha256": facts.generator_sha256,
         **({"truncation": repr(facts.truncation)} if facts.truncation != 1.0 else {}),
     }
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.schema([("image", image), ("seed", pa.int64()), ("index", pa.int64()), ("label", pa.int64())], metadata=metadata)
+    encoded = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    first = encoded if is_picture else pa.list_(pa.from_numpy_dtype(facts.dtype), count)
+    return pa.schema([(facts.modality, first), ("seed", pa.int64()), ("index", pa.int64()), ("label", pa.int64())], metadata=metadata)
 
 
 class _Parquet:
     def __init__(self, folder: Path, facts: Facts) -> None:
         self._file = pq.ParquetFile(folder / PARQUET_FILE)
+        self._facts = facts
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
         self._group = lru_cache(maxsize=1)(self._read)
         self.labels = self._file.read(columns=["label"])["label"].to_numpy() if facts.class_names else None
 
-    def _read(self, group: int) -> pa.Array:
-        return self._file.read_row_group(group, columns=["image.bytes"])["image"].combine_chunks().field("bytes")
+    def _read(self, group: int) -> Any:
+        """The encoded images of a row group, or its numbers [n, C, H, W]."""
+        if self._facts.modality == IMAGE:
+            return self._file.read_row_group(group, columns=["image.bytes"])["image"].combine_chunks().field("bytes")
+        column = self._file.read_row_group(group, columns=[self._facts.modality])[self._facts.modality].combine_chunks()
+        return column.flatten().to_numpy().reshape(-1, *self._facts.shape)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def png(self, index: int) -> bytes:
+    def row(self, index: int) -> np.ndarray:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        data: bytes = self._group(group)[index - int(self._starts[group])].as_py()
-        return data
+        found = self._group(group)[index - int(self._starts[group])]
+        return decode_png(found.as_py()) if self._facts.modality == IMAGE else found
 
 
 # ---- png ----
@@ -297,7 +345,7 @@ COLUMNS = ("file_name", "seed", "index", "label", "class")
 
 
 @contextmanager
-def _writing_png(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+def _writing_png(folder: Path, facts: Facts) -> Iterator[Put]:
     images = folder / IMAGES
     images.mkdir()
     names = folder_names(facts.class_names)
@@ -307,9 +355,9 @@ def _writing_png(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, i
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS if names else COLUMNS[:3])
 
-        def put(index: int, png: bytes, label: int | None) -> None:
+        def put(index: int, image: np.ndarray, label: int | None) -> None:
             place = f"{_name(index)}.png" if label is None else f"{names[label]}/{_name(index)}.png"
-            (images / place).write_bytes(png)
+            (images / place).write_bytes(encode_png(image))
             table.writerow([place, facts.seed, index, *([] if label is None else [label, facts.class_names[label]])])
 
         yield put
@@ -337,15 +385,15 @@ class _Png:
     def __len__(self) -> int:
         return len(self._places)
 
-    def png(self, index: int) -> bytes:
-        return (self._images / self._places[index]).read_bytes()
+    def row(self, index: int) -> np.ndarray:
+        return decode_png((self._images / self._places[index]).read_bytes())
 
 
 # ---- webdataset ----
 
 
 @contextmanager
-def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Callable[[int, bytes, int | None], None]]:
+def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Put]:
     shards = folder / SHARDS
     shards.mkdir()
     with ExitStack() as stack:
@@ -357,19 +405,19 @@ def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Callable[[int, b
             info.size = len(data)
             shard.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
-        def put(index: int, png: bytes, label: int | None) -> None:
+        def put(index: int, image: np.ndarray, label: int | None) -> None:
             nonlocal shard
-            if index % SHARD_IMAGES == 0:
+            if (index - facts.first) % SHARD_IMAGES == 0:
                 if shard is not None:
                     shard.write(TAR_END)
                     shard.close()
-                shard = stack.enter_context((shards / f"{index // SHARD_IMAGES:05d}.tar").open("wb"))
+                shard = stack.enter_context((shards / f"{(index - facts.first) // SHARD_IMAGES:05d}.tar").open("wb"))
             said: dict[str, Any] = {"seed": facts.seed, "index": index, "notice": NOTICE}
             if label is not None:
                 said |= {"label": label, "class": facts.class_names[label]}
                 member(f"{_name(index)}.cls", str(label).encode())
             member(f"{_name(index)}.json", json.dumps(said, ensure_ascii=False).encode())
-            member(f"{_name(index)}.png", png)
+            member(f"{_name(index)}.png", encode_png(image))
 
         yield put
         if shard is not None:
@@ -394,11 +442,11 @@ class _WebDataset:
     def __len__(self) -> int:
         return len(self._places)
 
-    def png(self, index: int) -> bytes:
+    def row(self, index: int) -> np.ndarray:
         path, offset, size = self._places[index]
         with path.open("rb") as file:
             file.seek(offset)
-            return file.read(size)
+            return decode_png(file.read(size))
 
 
 def _name(index: int) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ganlib import tasks
 from ganlib.config import Section
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.metrics import interface, needs
 from ganlib.metrics.intervals import bootstrap_weights, normal
 from ganlib.metrics.kid import kid, weighted_mmd
@@ -96,8 +96,8 @@ class Judge:
     image: ImageSpec
     train: TrainConfig
     task: TaskConfig
-    trained_on: interface.Images
-    held_out: interface.Images
+    trained_on: ArrowImages
+    held_out: ArrowImages
 
     @classmethod
     def of(
@@ -111,8 +111,8 @@ class Judge:
             image=image,
             train=train,
             task=task,
-            trained_on=ArrowImages(prepared / "train.arrow"),
-            held_out=ArrowImages(prepared / "val.arrow"),
+            trained_on=ArrowImages(split_path(prepared, "train")),
+            held_out=ArrowImages(split_path(prepared, "val")),
         )
 
     def score(self, weights: Mapping[str, Tensor], *, images_seen: int, candidate: str) -> Score:

@@ -1,4 +1,4 @@
-"""The state of a training as named files in a folder or below the address of an object store: the same few verbs for all.
+"""A state of a training, or shards of data, as named files in a folder or below the address of an object store: the same few verbs for all.
 
 A name is relative and has forward slashes (`grids/images-000000006400.png`). A write is whole or not at all: a folder has rename, an object store
 has PUT. `swap` is the one verb that says no: it writes only where nothing has changed, as one action, which is what a lock needs.
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 T = TypeVar("T")
+KEY = "train.state_uri"  # of params.yaml, where most addresses are written
 ADDRESSES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}  # by scheme
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme")}  # by scheme: what may stand after `?` of an address
 CREDENTIALS = {  # by scheme: environment variables an error names
@@ -73,6 +74,18 @@ class Storage(Protocol):
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, or StorageError where the store does not answer."""
+        ...
+
+    def read_ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        """Bytes starts[i] .. ends[i] of a file, for each i; raises as `read` does."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; raises as `read` does."""
+        ...
+
+    def where(self, name: str) -> Path | None:
+        """A file's path on this machine, which need not exist; None where files are not on its file system."""
         ...
 
     def read_tagged(self, name: str) -> tuple[bytes, Tag]:
@@ -133,34 +146,34 @@ class Address:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
 
     @classmethod
-    def parse(cls, uri: str) -> "Address":
-        """Looks at the form only.
+    def parse(cls, uri: str, *, key: str = KEY) -> "Address":
+        """Looks at the form only; `key` is where it was written.
 
         Raises:
             ValueError: another scheme, no bucket, an unknown option.
         """
         parts = urlsplit(uri)
         if "@" in parts.netloc + parts.query:  # not repeated: a password may be in it
-            raise ValueError("train.state_uri has an @ in it, as if for a user or a password; credentials belong in the environment")
+            raise ValueError(f"{key} has an @ in it, as if for a user or a password; credentials belong in the environment")
         if parts.scheme not in ADDRESSES or not parts.netloc:
             legal = ", ".join(ADDRESSES.values())
-            raise ValueError(f"train.state_uri={redacted(uri)!r} is no place for the state of a training; legal: a folder, {legal}")
+            raise ValueError(f"{key}={redacted(uri)!r} is no place that files can be written to; legal: a folder, {legal}")
         given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         known = OPTIONS.get(parts.scheme, ())
         if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"train.state_uri={redacted(uri)!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
+            raise ValueError(f"{key}={redacted(uri)!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
         return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), options=given)
 
 
-def open_storage(uri: str | Path) -> Storage:
-    """The storage at a folder (absolute) or at an address as in ADDRESSES. Nothing is asked yet.
+def open_storage(uri: str | Path, *, key: str = KEY) -> Storage:
+    """The storage at a folder (absolute) or at an address as in ADDRESSES; `key` is where it was written. Nothing is asked yet.
 
     Raises:
         ValueError: an address that is none, or credentials that can be none.
     """
     if "://" not in str(uri):
         return FolderStorage(Path(uri))
-    return ObjectStorage(str(uri))
+    return ObjectStorage(str(uri), key=key)
 
 
 class FolderStorage:
@@ -174,6 +187,20 @@ class FolderStorage:
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
+
+    def read_ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        found = []
+        with (self.folder / name).open("rb") as file:
+            for start, end in zip(starts, ends, strict=True):
+                file.seek(start)
+                found.append(file.read(end - start))
+        return found
+
+    def size(self, name: str) -> int:
+        return (self.folder / name).stat().st_size
+
+    def where(self, name: str) -> Path | None:
+        return self.folder / name
 
     def read_tagged(self, name: str) -> tuple[bytes, Tag]:
         data = self.read(name)
@@ -246,15 +273,28 @@ class ObjectStorage:
 
     poll_seconds = 2.0
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, key: str = KEY) -> None:
         self.uri = uri
-        self.address = Address.parse(uri)
+        self.address = Address.parse(uri, key=key)
         self._store = _open(self.address)
         self._grown: dict[str, bytes] = {}  # what `append` has written: objects cannot grow
         self._compares: bool | None = None  # whether the store looks at conditions; None: not tried yet
 
     def read(self, name: str) -> bytes:
         return self.read_tagged(name)[0]
+
+    def read_ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        def get() -> list[bytes]:
+            return [bytes(part) for part in self._store.get_ranges(name, starts=starts, ends=ends)]
+
+        return self._ask(get, f"reading {len(starts)} parts of {self._at(name)}")
+
+    def size(self, name: str) -> int:
+        size: int = self._ask(lambda: self._store.head(name), f"looking at {self._at(name)}")["size"]
+        return size
+
+    def where(self, name: str) -> Path | None:
+        return None
 
     def read_tagged(self, name: str) -> tuple[bytes, Tag]:
         def get() -> tuple[bytes, Tag]:
@@ -429,7 +469,7 @@ def _s3_settings(address: Address) -> dict[str, Any]:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ValueError(
-                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of train.state_uri) "
+                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of the address) "
                 "is none; expected http://HOST:PORT or https://HOST:PORT, without a user or a password"
             )
         region = region or "us-east-1"  # a store of one's own has no regions, but a signature names one

@@ -2,12 +2,17 @@
 # The whole of a cluster job, the same for Ray Jobs, KubeRay and Slurm: a private copy of the commit, `dvc repro` in it, the results kept.
 # Arguments: stages to reproduce, none for all. Settings, all optional (infra/README.md describes them):
 #   GANPIPE_WORKSPACE  folder every node sees; runs, DVC cache and training state live there. Unset: a temporary folder of this node
-#   GANPIPE_JOB        name of the run's folder; unset: the time and a process id
+#   GANPIPE_JOB        name of the run's folder and of its results; unset: the time and a process id
+#   GANPIPE_CREDENTIALS  file on this node with NAME=VALUE lines, which join the environment: secrets that nobody sent
 #   GANPIPE_STATE      train.state_uri where it is relative: it is kept in the workspace, so a new run resumes. Empty: leave it alone
 #   GANPIPE_RESULTS    folder that gets a copy of dvc.lock, params.yaml, reports, samples and models, after a failure too
 set -eu
 cd "$(dirname "$0")/.."
 job="${GANPIPE_JOB:-$(date -u +%Y%m%dT%H%M%SZ)-$$}"
+case "$job" in
+    *[!A-Za-z0-9._-]* | [!A-Za-z0-9]* | "") echo "GANPIPE_JOB=$job is no name: expected letters, digits, '.', '_' and '-'" >&2; exit 1 ;;
+esac
+export GANPIPE_JOB="$job"
 workspace="${GANPIPE_WORKSPACE:-${TMPDIR:-/tmp}/ganpipe}"
 run="$workspace/runs/$job"
 case "$workspace" in
@@ -15,9 +20,28 @@ case "$workspace" in
     *) echo "GANPIPE_WORKSPACE=$workspace is not an absolute path" >&2; exit 1 ;;
 esac
 
+export GANPIPE_WORKSPACE="$workspace"
+if [ -n "${GANPIPE_CREDENTIALS:-}" ]; then
+    if [ ! -r "$GANPIPE_CREDENTIALS" ]; then
+        echo "GANPIPE_CREDENTIALS=$GANPIPE_CREDENTIALS cannot be read on node $(hostname): put the file there, for this user alone" >&2
+        exit 1
+    fi
+    while IFS= read -r line || [ -n "$line" ]; do
+        case "${line%%=*}" in
+            "$line" | "" | [0-9]* | *[!A-Za-z0-9_]*) ;; # no NAME=VALUE
+            *) export "$line" ;;                        # as it stands: nothing in it is run
+        esac
+    done <"$GANPIPE_CREDENTIALS"
+fi
+
 # Ray unpacks one package once a node and hands the folder to every job that sends the same commit: work in a copy, never in it.
 mkdir -p "$workspace/runs" "$workspace/cache" "$workspace/state"
-mkdir "$run"
+attempt=1
+while ! mkdir "$run" 2>/dev/null; do # the same job again, from a server that forgot the first
+    [ -d "$run" ] || mkdir "$run"
+    attempt=$((attempt + 1))
+    run="$workspace/runs/$job.$attempt"
+done
 if [ -e .git ]; then
     git archive --format=tar HEAD | tar -xf - -C "$run"
     export GANPIPE_GIT_COMMIT="${GANPIPE_GIT_COMMIT:-$(git rev-parse HEAD)}"
@@ -34,11 +58,15 @@ if [ -n "$state" ]; then
 fi
 printf '[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = %s\n' "$workspace/cache" >.dvc/config.local
 
+pull=""
+if [ -n "$(dvc config core.remote)" ]; then pull=--pull; fi   # outs of earlier jobs, and data that the commit names but does not hold
 status=0
-dvc repro "$@" || status=$?
+dvc repro $pull "$@" || status=$?
+# DVC ends with 255 whatever a stage ended with. Above 128 only signals are left: somebody killed it.
+if [ "$status" -ne 0 ] && { [ "$status" -le 128 ] || [ "$status" -gt 192 ]; }; then status=1; fi
 
-if [ "$status" -eq 0 ] && [ -n "$(dvc config core.remote)" ]; then
-    dvc push --run-cache ${1:+--with-deps} "$@" || { status=$?; echo "the pipeline succeeded but dvc push failed; its outputs are in $(hostname):$run" >&2; }
+if [ "$status" -eq 0 ]; then
+    python -m pipeline.submit.results || { status=5; echo "the pipeline succeeded, but its results were not kept; they are in $(hostname):$run" >&2; }
 fi
 if [ -n "${GANPIPE_RESULTS:-}" ]; then
     mkdir -p "$GANPIPE_RESULTS/$job"

@@ -15,26 +15,21 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-MODULES = (
-    "ganlib.catalog",
-    *(
-        f"pipeline.{verb}"
-        for verb in (
-            "recipe",
-            "submit",
-            "render",
-            "states",
-            "compare",
-            "seeds",
-            "registry",
-            "exact",
-            "deliver",
-            "results",
-            "prometheus",
-            "deps",
-        )
-    ),
+VERBS = (
+    "recipe",
+    "submit",
+    "render",
+    "states",
+    "compare",
+    "generate",
+    "export",
+    "serve",
+    "seeds",
+    "registry",
+    "provenance.lineage",
+    "exact",
 )
+MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in (*VERBS, "doctor", "deliver", "results", "prometheus", "deps")))
 
 
 def verbs() -> dict[str, str]:
@@ -62,7 +57,7 @@ def use_code_of_clone() -> None:
 def main() -> None:
     use_code_of_clone()
     known = verbs()
-    lines = "\n".join(f"  {verb:<8}  {summary(module)}" for verb, module in known.items())
+    lines = "\n".join(f"  {verb:<10}  {summary(module)}" for verb, module in known.items())
     parser = argparse.ArgumentParser(
         prog="ganpipe",
         usage="ganpipe [-h] VERB ...",

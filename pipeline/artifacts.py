@@ -8,11 +8,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ganlib import tasks
+from ganlib import modalities, tasks
 from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.fields import IMAGE
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import ImageSpec, build_network
-from ganlib.products import Product
+from ganlib.products import Column, Product
 from ganlib.sampling import Prior
 from ganlib.schedule import Schedule
 from ganlib.storage import Storage
@@ -118,16 +119,18 @@ def _half_life(train: TrainConfig) -> str:
 
 def interface(product: Product, image: ImageSpec, train: TrainConfig) -> dict[str, Any]:
     """What goes into the generator and what comes out, for whoever has generator.json and the weights alone."""
-    channels = {1: "grey", 3: "red, green, blue", 4: "red, green, blue, alpha (not premultiplied; colour under alpha 0 is 0)"}
+    output: dict[str, Any] = {"shape": ["N", image.channels, *image.size], "dtype": "float32"}
+    if image.modality == IMAGE:
+        channels = {1: "grey", 3: "red, green, blue", 4: "red, green, blue, alpha (not premultiplied; colour under alpha 0 is 0)"}
+        to_uint8 = "round((x + 1) * 127.5), cut to 0..255 (ganlib.sampling.to_uint8)"
+        output |= {"channels": channels[image.channels], "range": [-1.0, 1.0], "to_uint8": to_uint8}
+    else:
+        low, high = modalities.of(image.modality).stored_range
+        stored = f"cut to {low:g}..{high:g}, as the prepared data are; data.value_range says what that was before"
+        output |= {"modality": image.modality, "range": [-1.0, 1.0], "stored": stored}
     return {
-        "input": _of_latents(product.feed) if isinstance(product.feed, Prior) else _of_images(product.feed.fed(image)),
-        "output": {
-            "shape": ["N", image.channels, *image.size],
-            "dtype": "float32",
-            "channels": channels[image.channels],
-            "range": [-1.0, 1.0],
-            "to_uint8": "round((x + 1) * 127.5), cut to 0..255 (ganlib.sampling.to_uint8)",
-        },
+        "input": _of_latents(product.feed) if isinstance(product.feed, Prior) else _of_images(product.feed, image),
+        "output": output,
         "precision": {"weights": "float32", "training": train.precision, "samples": "float32"},
     }
 
@@ -153,10 +156,11 @@ def _of_latents(prior: Prior) -> dict[str, Any]:
     }
 
 
-def _of_images(fed: ImageSpec) -> dict[str, Any]:
+def _of_images(column: Column, image: ImageSpec) -> dict[str, Any]:
+    fed, of = column.fed(image), "image i" if column.field is None else f"row i of column {column.field!r}"
     return {
         "images": {"shape": ["N", fed.channels, *fed.size], "dtype": "float32", "range": [-1.0, 1.0]},
-        "samples": "image i is made of image i of a held-out split, changed by `transform` of the first of `products`: ganlib.products.Rows",
+        "samples": f"image i is made of {of} of a held-out split, changed by `transform` of the first of `products`: ganlib.products.Rows",
     }
 
 

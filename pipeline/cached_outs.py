@@ -41,7 +41,7 @@ def restore(run_key: str, choice: str | None, root: Path) -> bool:
     Raises:
         OSError: they cannot be written.
     """
-    cache = _folder(root)
+    cache = cache_folder(root) if os.environ.get(OFF) != "0" else None
     for outs in _entries(root, cache) if cache is not None else ():
         assert cache is not None
         try:
@@ -60,9 +60,9 @@ def restore(run_key: str, choice: str | None, root: Path) -> bool:
     return False
 
 
-def _folder(root: Path) -> Path | None:
-    """DVC's cache, asked of DVC; None where it is switched off or DVC does not say."""
-    if os.environ.get(OFF) == "0" or not (root / ".dvc").is_dir():
+def cache_folder(root: Path) -> Path | None:
+    """DVC's cache, asked of DVC; None where DVC does not say."""
+    if not (root / ".dvc").is_dir():
         return None
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
     try:

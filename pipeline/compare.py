@@ -11,7 +11,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from ganlib import sampling, tasks
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
+from ganlib.fields import IMAGE
 from ganlib.files import atomic_folder, sha256_file, write_json
 from ganlib.models import build_network
 from ganlib.models.settings import ModelConfig
@@ -57,6 +58,9 @@ def compare(runs: Sequence[str], *, images: int, seed: int, root: Path = ROOT, o
         raise ValueError(f"got {len(runs)} run{'s' if len(runs) > 1 else ''}, expected two or more to set side by side")
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
         found = [find(run, Path(scratch) / str(index), root) for index, run in enumerate(runs)]
+    for model in found:
+        if (made := model.trained.image.modality) != IMAGE:
+            raise ValueError(f"{NAMED}={model.name} makes {made}, and models are compared by their pictures; read its reports/report.html")
     products = [model.trained.product for model in found]
     models = [
         Model(
@@ -142,7 +146,7 @@ def _of_state(run: str, scratch: Path, root: Path) -> Found:
             f"{NAMED}={run}: that training is of data with digest {found.data_digest[:12]}, and data/prepared {has}; a state does not say what its "
             "images are like: prepare its data, or name its version or its models/ folder"
         )
-    images = ArrowImages(prepared / "train.arrow")
+    images = ArrowImages(split_path(prepared, "train"))
     image, model, task = (
         image_of(images),
         ModelConfig.model_validate(found.settings["model"]),

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ganlib import modalities
+from ganlib.fields import IMAGE
 from ganlib.metrics.interface import Images, LogitComparison
 from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
 from ganlib.rng import keyed_rng, layer_noise
-from ganlib.sampling import to_float
 
 ROLE = "discriminator"
 BATCH_IMAGES = 32  # fixed: layers that look over a batch make it part of the numbers
@@ -37,6 +38,7 @@ class TrainedDiscriminator:
 
     network: nn.Module
     is_conditional: bool
+    modality: str = IMAGE
 
     def comparison(self, sets: Mapping[str, Shown], *, seed: int) -> LogitComparison:
         """Logits of `train`, `real` and `fake`, equally many where there are enough, at most `MAX_IMAGES` and what memory holds."""
@@ -61,7 +63,7 @@ class TrainedDiscriminator:
         found = []
         for batch, start in enumerate(range(0, len(indices), BATCH_IMAGES)):
             rows = np.arange(start, start + BATCH_IMAGES) % len(indices)
-            x = to_float(pixels[rows])
+            x = modalities.of(self.modality).to_tensor(pixels[rows])
             with layer_noise(keyed_rng(seed, purpose, batch)):
                 found.append(self.network(x, None if told is None else told[torch.from_numpy(rows)]).double())
         return torch.cat(found)[: len(indices)]
@@ -76,7 +78,7 @@ def load(folder: Path) -> TrainedDiscriminator | None:
     model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
     network = build_network(model, image, name, role=ROLE, seed=0)
     network.load_state_dict(load_file(path))
-    return TrainedDiscriminator(network.train(), model.conditional)
+    return TrainedDiscriminator(network.train(), model.conditional, image.modality)
 
 
 def judged(folder: Path, train: Shown, real: Shown, fake: Images, *, seed: int) -> LogitComparison | None:

@@ -1,5 +1,6 @@
 """The exported generator, read back; and as the one-array model that the registry keeps."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.fields import IMAGE
+from ganlib.files import sha256_file
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
+from ganlib.models.layers.norm import MeanLatent
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Feed, Product, Rows, Table
+from ganlib.products import Column, Feed, Product, Rows
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
@@ -75,11 +78,11 @@ class TrainedGenerator:
         check_truncation(self.model, self.image, truncation)
         return {"truncation": truncation}
 
-    def example(self, images: Callable[[], Table]) -> Tensor:
+    def example(self, images: Callable[[], ArrowImages]) -> Tensor:
         """Four rows of what it is served with.
 
         Args:
-            images: asked for where it is fed with images: some of the size that it makes.
+            images: asked for where it is fed with rows of data: some of these.
         """
         feed = self.product.feed
         source = feed if isinstance(feed, Prior) else Rows(column=feed, images=images())
@@ -87,9 +90,44 @@ class TrainedGenerator:
 
     def served(self, truncation: float) -> "Served":
         """As it is registered."""
+        has_styles = MODELS.get(self.model.name).has_styles
         return Served(
-            self.network, feed=self.product.feed, image=self.image, options=self.options(truncation), class_names=self.class_names
+            truncatable(self.network, truncation) if has_styles else self.network,
+            feed=self.product.feed,
+            image=self.image,
+            options=self.options(truncation),
+            class_names=self.class_names,
         )
+
+
+class Truncated(nn.Module):
+    """A generator's `MeanLatent` whose truncation is a tensor, so that an exported graph can be given another: w -> lerp(mean, w, truncation)."""
+
+    mean: Tensor
+    truncation: Tensor  # [] float32
+
+    def __init__(self, layer: MeanLatent, truncation: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", layer.mean)
+        self.register_buffer("truncation", torch.tensor(truncation))
+
+    def forward(self, w: Tensor, truncation: float = 1.0) -> Tensor:  # [N, D], what its network hands on -> [N, D]
+        return torch.lerp(self.mean, w, self.truncation)
+
+
+def truncatable(network: nn.Module, truncation: float) -> nn.Module:
+    """A style-based generator with `truncation` built in as a tensor; its parameters are those of `network`."""
+    placed = copy.copy(network)
+    placed._modules = dict(network._modules)
+    for name, layer in network.named_children():
+        if isinstance(layer, MeanLatent):
+            placed._modules[name] = Truncated(layer, truncation)
+    return placed
+
+
+def truncation_of(served: nn.Module) -> str | None:
+    """The buffer of a `Served` that is its truncation; None where it has no styles."""
+    return next((name for name, _ in served.named_buffers() if name.rpartition(".")[2] == "truncation"), None)
 
 
 class Served(nn.Module):
@@ -97,6 +135,7 @@ class Served(nn.Module):
 
     Attributes:
         words: what the array and the images are, for whoever loads the model.
+        options: arguments of the network's `forward` that are built in.
     """
 
     is_known: Tensor  # [classes] bool: it has training images
@@ -119,11 +158,16 @@ class Served(nn.Module):
         if not self.classes:
             images = self.network(x, **self.options)
             return images
-        asked = x[:, -1]
-        labels = asked.clamp(0, self.classes - 1).nan_to_num().long()
-        torch._assert_async(((labels == asked) & self.is_known[labels]).all(), self._refusal)
+        labels, is_class = self.labels(x)
+        torch._assert_async(is_class.all(), self._refusal)
         images = self.network(x[:, :-1], labels, **self.options)
         return images
+
+    def labels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] int64 of the last column, and [N] bool: it is a class that has training images."""
+        asked = x[:, -1]
+        labels = asked.clamp(0, self.classes - 1).nan_to_num().long()
+        return labels, (labels == asked) & self.is_known[labels]
 
     @staticmethod
     def array(inputs: Inputs) -> Tensor:
@@ -133,11 +177,15 @@ class Served(nn.Module):
 
 def told(feed: Feed, image: ImageSpec, options: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """What the one array of a registered model holds, and what it gives."""
-    output = "Output: float32 images [N, C, H, W] in [-1, 1], synthetic."
+    made = (
+        "images [N, C, H, W]" if image.modality == IMAGE else f"{image.modality} [N, {', '.join(map(str, (image.channels, *image.size)))}]"
+    )
+    output = f"Output: float32 {made} in [-1, 1], synthetic."
     if isinstance(feed, Column):
         fed = feed.fed(image)
-        made = "the images themselves" if feed.transform is None else feed.transform.words
-        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {made}. {output}"
+        own = "the images themselves" if feed.field is None else f"column {feed.field!r} of the data"
+        shown = own if feed.transform is None else feed.transform.words
+        return f"Input: float32 images [N, {fed.channels}, {fed.size[0]}, {fed.size[1]}] in [-1, 1]: {shown}. {output}"
     drawn = {"normal": "N(0, 1)", "uniform": "U(-1, 1)"}[feed.distribution]
     columns = f"{feed.latent_dim} columns drawn from {drawn}"
     classes = len(feed.class_counts)
@@ -178,18 +226,21 @@ def load(folder: Path) -> TrainedGenerator:
     """Read `folder`/generator.json and .safetensors.
 
     Raises:
-        ValueError: the files are missing or do not belong together, and says which stage makes them; or it makes no images.
+        ValueError: the files are missing or do not belong together, and says which stage makes them.
     """
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
-        tensors = load_file(folder / weights_file(facts))
+        weights = folder / weights_file(facts)
+        found = sha256_file(weights)
+        tensors = load_file(weights) if found == facts.get("sha256", found) else None
     except (OSError, ValueError) as error:
         raise ValueError(f"no trained generator in {folder}: {error}; run `dvc repro train`") from None
-    model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
-    if image.modality != IMAGE:
+    if tensors is None:
         raise ValueError(
-            f"{folder} makes {image.modality}; sampling, and what follows it, is for images alone. Its pictures: reports/training/grids"
+            f"{weights} has sha256 {found[:12]}, expected {facts['sha256'][:12]} ({DESCRIPTION}): they do not belong together; "
+            "run `dvc repro train`, or bring both from where they were registered"
         )
+    model, image = ModelConfig.model_validate(facts["model"]), ImageSpec.model_validate(facts["image"])
     first, *others = (Product.read(product, model, image) for product in facts.get("products", [SAMPLE]))
     role = facts.get("networks", {}).get(first.network)
     network = build_network(model, image, first.network, role=role, seed=0, fed=first.fed(image))
@@ -212,7 +263,7 @@ def held_out(root: Path) -> tuple[str, ArrowImages]:
         ValueError: both are empty.
     """
     for split in ("test", "val"):
-        images = ArrowImages(root / "data" / "prepared" / f"{split}.arrow")
+        images = ArrowImages(split_path(root / "data" / "prepared", split))
         if len(images):
             return split, images
     raise ValueError(NO_HELD_OUT)

@@ -1,4 +1,7 @@
-"""The pictures of a generator that draws from latents: a grid, walks between latents, walks along directions; each says what it shows."""
+"""The pictures of a generator that draws from latents: a grid, walks between latents, walks along directions; each says what it shows.
+
+Of what is no picture there is the preview of its modality alone: a walk needs rows that are looked at one by one.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganlib import sampling
+from ganlib import modalities, sampling
+from ganlib.fields import IMAGE
 from ganlib.pictures import class_sheet, grid_png
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Inputs, Prior
@@ -27,8 +31,10 @@ def of(
 
     Args:
         prior: of the classes that were asked for.
-        first: the first samples, as many as there are of a grid without classes.
+        first: the first samples, as many as there are of `num_shown`.
     """
+    if (modality := trained.image.modality) != IMAGE:
+        return {"grid": modalities.of(modality).preview(first, columns=config.grid_columns, description=description)}
     shown = shown_classes(prior, rows=config.grid_rows, columns=config.grid_columns)
     names = generator.numbered(trained.class_names, shown)
     part = f"{len(shown)} of {len(trained.class_names)} classes" if len(shown) < len(trained.class_names) else ""
@@ -59,6 +65,11 @@ def of(
         for name, images in latent_walks.directions_of(trained, config, options).items()
     }
     return {"grid": grid, "interpolation": between, **directions}
+
+
+def num_shown(trained: TrainedGenerator, config: SampleConfig) -> int:
+    """Samples of a grid without classes, or of a preview: at least what it takes to see a distribution."""
+    return max(config.grid_rows * config.grid_columns, modalities.of(trained.image.modality).least_shown)
 
 
 def shown_classes(prior: Prior, *, rows: int, columns: int) -> list[int]:

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlib import saliency
+from ganlib import modalities, saliency
+from ganlib.fields import IMAGE
 from ganlib.files import atomic_folder
 from ganlib.metrics.interface import Comparison, Images
 from ganlib.metrics.memorization import nearest_pairs
+from ganlib.modalities import Modality
 from ganlib.rng import keyed_rng
 from ganlib.sampling import to_float
 from pipeline import discriminator
@@ -23,16 +25,25 @@ MOST_LEVELS = 5
 
 
 def take(
-    data: Comparison, sets: Mapping[str, Shown], *, class_names: Sequence[str] | None, root: Path, classes: Comparison | None = None
+    data: Comparison,
+    sets: Mapping[str, Shown],
+    *,
+    class_names: Sequence[str] | None,
+    root: Path,
+    classes: Comparison | None = None,
+    modality: str = IMAGE,
 ) -> seen.Seen:
     """Draw reports/plots of the project at `root`, and take the pictures of the page.
 
     Args:
         data: features of the images in `sets`: `fake`, `real` and `train`, image by image.
         classes: a comparison that tells the classes, where `data` does not.
+        modality: of what is no picture, previews of both sides alone are taken, and no rows one by one.
     """
     fake, real, train = (sets[name] for name in ("fake", "real", "train"))
     classes = data if classes is None else classes
+    if modality != IMAGE:
+        return _previewed(data, fake, real, modalities.of(modality), root)
     fakes, nearest, distances = (tensor.numpy() for tensor in nearest_pairs(data, plots.NUM_PAIRS))
     near, near_train = _gather(fake, fakes), _gather(train, nearest)
     first = np.arange(min(plots.NUM_SIDE, len(fake.indices)))
@@ -55,6 +66,18 @@ def take(
         if judge is not None
         else (),
         **seen.class_rows(classes, fake.images, class_names),
+    )
+
+
+def _previewed(data: Comparison, fake: Shown, real: Shown, modality: Modality, root: Path) -> seen.Seen:
+    count = min(max(plots.NUM_SIDE, modality.least_shown), len(fake.indices), len(real.indices))
+    drawn = torch.randperm(len(real.indices), generator=keyed_rng(0, "real images shown"))[:count].numpy()
+    with atomic_folder(root / "reports" / "plots") as folder:
+        plots.feature_map(folder / "features.png", data.real, data.fake)
+    of_real, of_fake = _gather(real, drawn), _gather(fake, np.arange(count))
+    return seen.Seen(
+        real=seen.without_text(modality.preview(of_real, columns=8, description={})),  # which would say that these are synthetic
+        fake=modality.preview(of_fake, columns=8, description={}),
     )
 
 

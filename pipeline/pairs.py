@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlib.metrics.interface import ArrayImages, Extractor, PixelComparison, extract
+from ganlib.data.arrow import ArrowImages
+from ganlib.metrics.interface import ArrayImages, Extractor, extract
 from ganlib.metrics.paired import PairComparison
 from ganlib.products import Rows, beside
 from pipeline import generator
@@ -16,10 +17,13 @@ BATCH_IMAGES = 100  # part of the numerics
 MAX_BYTES = 500_000_000  # of images in memory at once
 
 
-def compared(folder: Path, extractor: Extractor, held_out: PixelComparison, *, seed: int, features: Tensor) -> PairComparison | None:
+def compared(
+    folder: Path, extractor: Extractor, held_out: ArrowImages, indices: np.ndarray, *, seed: int, features: Tensor
+) -> PairComparison | None:
     """What the first product with a truth makes of the held-out images that are compared with, as many as memory holds; None where there is none.
 
     Args:
+        indices: [n] int64, those that are compared with.
         seed: of the samples.
         features: [n, d] of these images, of the extractor's depth "last".
     """
@@ -27,9 +31,8 @@ def compared(folder: Path, extractor: Extractor, held_out: PixelComparison, *, s
     if found is None:
         return None
     column, part = found
-    indices = np.arange(len(held_out.real)) if held_out.real_indices is None else held_out.real_indices
-    indices = indices[: max(BATCH_IMAGES, MAX_BYTES // math.prod(held_out.real.shape))]
-    rows = Rows(column=column, images=held_out.real)
+    indices = indices[: max(BATCH_IMAGES, MAX_BYTES // math.prod(held_out.shape))]
+    rows = Rows(column=column, images=held_out)
     batches = np.split(indices, range(BATCH_IMAGES, len(indices), BATCH_IMAGES))
     kinds = [beside(rows, part, seed, batch.tolist(), batch_images=BATCH_IMAGES) for batch in batches]
     made, truth = (np.concatenate([kind[name] for kind in kinds]) for name in ("made", "truth"))

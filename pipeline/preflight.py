@@ -9,18 +9,20 @@ from ganlib import augment, models, optim, tasks
 from ganlib.data import decoders, labels
 from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
+from ganlib.data.settings import DataConfig
 from ganlib.data.sources import SOURCES
 from ganlib.data.tree import is_left_out
+from ganlib.fields import IMAGE
 from ganlib.metrics import EXTRACTORS, METRICS, choice, measure, needs
 from ganlib.metrics.interface import depth_of
 from ganlib.modalities import MODALITIES
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.products import Column
-from ganlib.samples import asked_classes
+from ganlib.samples import asked_classes, check_format
 from ganlib.schedule import written_in
 from ganlib.storage import Address
-from pipeline import continuing, generator, names, schema
+from pipeline import continuing, forms, generator, names, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
 from pipeline.schema import Params
@@ -63,11 +65,13 @@ def check(params: Params) -> None:
         lambda: augment.build(params.train.augment),
         lambda: choice.check(params.reference.extractor, channels=params.data.channels, root=params_file.ROOT),
         lambda: _check_metrics(params),
+        lambda: check_format(params.sample.format, params.data.modality),
         lambda: generator.check_truncation(params.model, image, params.sample.truncation),
         lambda: _check_labels(params),
         lambda: _check_shards(params, image),
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
+        lambda: forms.require_onnx(named="register.onnx: true") if params.register_.onnx else None,
         lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.path),
     ):
         try:
@@ -79,13 +83,23 @@ def check(params: Params) -> None:
 
 
 def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
-    data = params.data
-    return ImageSpec(channels=data.channels, size=data.image_size, class_counts=class_counts, modality=data.modality)
+    def spec(data: DataConfig) -> ImageSpec:
+        return ImageSpec(channels=data.channels, size=data.image_size, modality=data.modality)
+
+    columns = {name: spec(params.data.of_column(name)) for name in params.data.columns}
+    return spec(params.data).model_copy(update={"class_counts": class_counts, "columns": columns})
 
 
 def _check_columns(params: Params) -> None:
     MODALITIES.get(params.data.modality, key="data.modality")
     decoders.of(params.data)
+    if (store := params.data.store_uri) is not None:
+        if "://" in store:
+            Address.parse(store, key="data.store_uri")
+        elif not Path(store).is_absolute():
+            raise ValueError(
+                f"data.store_uri={store!r} is relative, and every node looks for it; set an absolute folder, or an address such as s3://bucket/prefix"
+            )
     for name, column in params.data.columns.items():
         MODALITIES.get(column.modality, key=f"data.columns.{name}.modality")
         decoders.of(params.data.of_column(name))
@@ -142,6 +156,12 @@ def _check_metrics(params: Params) -> None:
             f"take {name} out of evaluate.metrics, or set reference.extractor: auto, or to one that does: {know}"
             for name, metric in metrics.items()
             if needs.of(metric).classes
+        ]
+    if (modality := params.data.modality) != IMAGE and modality in MODALITIES.names():
+        problems += [
+            f"evaluate.metrics has {name}, which looks at pictures, and data.modality={modality!r} makes none; take {name} out of evaluate.metrics"
+            for name, metric in metrics.items()
+            if needs.of(metric).of_pictures
         ]
     if not params.model.conditional:
         problems += [

@@ -4,6 +4,7 @@ import argparse
 
 from pipeline import cli, params
 from pipeline.params import ROOT
+from pipeline.provenance import used
 from pipeline.tracking import model_registry, registry_lock
 from pipeline.tracking.settings import TrackingConfig
 from pipeline.tracking.store import Store, answering, open_store
@@ -29,21 +30,21 @@ def listed(store: Store) -> list[str]:
 
 
 def retire_data(store: Store, digest: str, *, why: str) -> list[str]:
-    """Retire every version of every model that was trained on data with this digest, or one that begins so.
+    """Retire every version of every model that was trained on data with this digest, or one that begins so; name those that took over from one.
 
     Raises:
         ValueError: there is none.
     """
     lines = []
-    for name in model_registry.names(store):
-        numbers = [
-            version
-            for version, tags in model_registry.require(store, name).versions.items()
-            if tags.get(model_registry.DATA, "").startswith(digest)
-        ]
-        for version in sorted(numbers):
-            lines.append(retire(store, name, version, why=why))
-    if not lines:
+    uses = used.of_data(store, digest)
+    for use in uses:
+        name, _, version = use.name.removeprefix("models:/").rpartition("/")
+        if use.through is None:
+            lines.append(retire(store, name, int(version), why=why))
+        elif use.state != "retired":
+            by_hand = f"`ganpipe registry retire {name} {version} --reason ...` does it"
+            lines.append(f"{use.name} took over from {use.through} and is not retired: {by_hand}")
+    if not uses:
         raise ValueError(f"--data {digest}: no version of any model was trained on data with this digest (tag {model_registry.DATA})")
     return lines
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import little_data, modes, vanishing, zoo
+from benchmarks import little_data, modes, ruler, vanishing, zoo
 from pipeline import preflight, recipe
 
 
@@ -199,3 +199,17 @@ def test_the_gradient_is_told_relative_to_its_largest():
         "a": {"norms": [[1.0, 8.0, 2.0], [4.0, 2.0, 2.0]], "accuracies": [[0.5, 0.9, 1.0], [0.5, 0.8, 0.9]]}
     }  # geometric means 2, 4, 2
     assert vanishing.markdown(curves, [0, 5, 10], [5, 10]).splitlines()[-1] == "| a | 1 | 0.5 | 95.0% |"
+
+
+# ---- ruler
+
+
+def test_a_fault_of_the_ruler_is_the_one_that_it_names():
+    """Kills scrambling that turns the frequency 0 as well: half of the pictures lose their mean, are cut to black, and are told by that."""
+    pictures = np.random.default_rng(0).integers(90, 166, (40, 3, 16, 16), dtype=np.uint8)
+    means = pictures.mean((2, 3))
+    for name in ("scrambled", "shuffled", "blur 2", "Gaussian 1"):
+        made = ruler.FAULTS[name](pictures, np.random.default_rng(0))
+        assert made.shape == pictures.shape
+        np.testing.assert_allclose(made.mean((2, 3)), means, atol=3.0)
+        assert not np.array_equal(made, pictures)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ganlib.data.table import BATCH_BYTES, LABEL, RERUN, Table, TableWriter, fields_of_images
+from ganlib.data.ipc import BATCH_BYTES, LABEL, RERUN, TableWriter, fields_of_images
+from ganlib.data.shards import SUFFIX
+from ganlib.data.table import Table
 from ganlib.fields import CLASS, IMAGE, Field
 from ganlib.files import sha256_file, write_json
 
@@ -49,6 +51,12 @@ class ArrowImages(Table):
     def slice(self, start: int, stop: int) -> np.ndarray:
         """`rows` of what is made: [n, C, H, W]."""
         return self.rows(self.made.name, start, stop)
+
+
+def split_path(folder: Path, split: str) -> Path:
+    """Of a split in a prepared folder: the list of its shards where they are in a store, else its Arrow file, which need not exist."""
+    stored = folder / f"{split}{SUFFIX}"
+    return stored if stored.exists() else folder / f"{split}.arrow"
 
 
 class ArrowWriter:
@@ -97,7 +105,7 @@ class SplitInfo:
     """One split in the manifest."""
 
     images: int
-    sha256: str  # of the Arrow file
+    sha256: str  # of the Arrow file, or of the list of its shards
     class_counts: tuple[int, ...] | None  # None for unlabelled data
 
 
@@ -127,7 +135,7 @@ def write_manifest(
         preparation: JSON-able facts for whoever uses the data, or what was trained on them, elsewhere.
     """
     splits: dict[str, Any] = {}
-    tables = {split: ArrowImages(folder / f"{split}.arrow") for split in SPLITS}
+    tables = {split: ArrowImages(split_path(folder, split)) for split in SPLITS}
     for split, table in tables.items():
         counts = class_counts[split]
         splits[split] = {"images": len(table), "sha256": sha256_file(table.path), "class_counts": None if counts is None else list(counts)}

@@ -16,17 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from ganlib.cpus import usable_cpus
 from ganlib.data import decoders
 from ganlib.data.arrow import SPLITS, write_manifest
 from ganlib.data.contract import Contract, Converted
 from ganlib.data.decoders import Decoder
+from ganlib.data.ipc import LABEL, TableWriter
 from ganlib.data.raw import RawImages, RawRecord, read_source
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
+from ganlib.data.shards import SUFFIX, ShardWriter
 from ganlib.data.soundness import BrokenImage
 from ganlib.data.splits import content_digest, splitting
 from ganlib.data.suffixes import not_read
-from ganlib.data.table import LABEL, TableWriter
 from ganlib.data.values import Survey
 from ganlib.fields import IMAGE, Field, class_field
 from ganlib.files import require_space
@@ -40,7 +42,7 @@ PARALLEL_SECONDS = 1.0  # work below this is done here: starting processes costs
 
 
 def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: int | None = None) -> dict[str, Any]:
-    """Convert `raw`, check the data contract, and write {train,val,test}.arrow and manifest.json into the empty `folder`.
+    """Convert `raw`, check the data contract, and write {train,val,test}.arrow, or lists of shards, and manifest.json into the empty `folder`.
 
     Args:
         processes: None: every core this process may use, one where the work is small. The output is the same for any number.
@@ -56,10 +58,14 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     decoder = decoders.of(config)
     others = {name: decoders.of(config.of_column(name)) for name in config.columns}
     image_bytes = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in (decoder, *others.values()))
-    require_space(folder, needed_bytes=len(reader) * (image_bytes + 8))
+    needed_bytes = len(reader) * (image_bytes + 8)
+    if config.store_uri is None:
+        require_space(folder, needed_bytes=needed_bytes)
+    else:  # a store says itself when it is full
+        require_space(folder, needed_bytes=min(len(SPLITS) * config.shard_mb << 20, needed_bytes))
     stored_bytes = reader.sizes_bytes()
     if processes is None:
-        processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else available_cores()
+        processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else usable_cpus()
     tasks = split_work(stored_bytes, image_bytes)
     splits_by = splitting(
         config.splits,
@@ -79,7 +85,9 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     labels = () if reader.class_names is None else (class_field(LABEL, reader.class_names),)
     further = tuple(_field(name, config.of_column(name), each) for name, each in others.items())
     with ExitStack() as stack:
-        writers = [stack.enter_context(TableWriter(folder / f"{split}.arrow", fields=(made, *labels, *further))) for split in SPLITS]
+        writers = [_writer(config, folder, split, (made, *labels, *further)) for split in SPLITS]
+        for writer in writers:
+            stack.enter_context(writer)
         converted = stack.enter_context(
             closing(_convert_in_order(reader, tasks, (decoder, others), contract.survey, min(processes, max(len(tasks), 1))))
         )
@@ -99,16 +107,17 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     return contract.report(source, reader.name)
 
 
+def _writer(config: DataConfig, folder: Path, split: str, fields: tuple[Field, ...]) -> TableWriter | ShardWriter:
+    if config.store_uri is None:
+        return TableWriter(folder / f"{split}.arrow", fields=fields)
+    return ShardWriter(folder / f"{split}{SUFFIX}", fields=fields, store=config.store_uri, shard_bytes=config.shard_mb << 20)
+
+
 def _field(name: str, config: DataConfig, decoder: Decoder) -> Field:
     told = (
         None if config.modality == IMAGE else config.value_range
     )  # of images it stands in the preparation, and their bytes stay as they are
     return Field(name=name, kind=config.modality, shape=decoder.shape, dtype=decoder.dtype, value_range=told)
-
-
-def available_cores() -> int:
-    """Cores this process may run on: a Slurm step or a container may have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, int]]:

@@ -59,6 +59,10 @@ class DataConfig(Section):
     columns: dict[str, ColumnConfig] = Field(
         default_factory=dict, description="parquet: further columns beside the image, name -> what they are: {depth: {channels: 1}}"
     )
+    store_uri: str | None = Field(
+        None, description="where prepared images lie as shards: an absolute folder, s3://bucket/prefix; null: in data/prepared"
+    )
+    shard_mb: int = Field(64, ge=1, le=2048, description="[MiB] a shard in the store")
     val_fraction: float = Field(
         0.05,
         ge=0.0,

@@ -19,6 +19,8 @@ from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
 from ganlib.train_settings import TrainConfig
 
+UPDATES_AHEAD = 2  # whose real images are brought here meanwhile, where they are not
+
 
 class Shard:
     """One logical worker's part of one update. Real images are read only when asked for.
@@ -103,6 +105,7 @@ class BatchStream:
         self.augmentations = augmentations
         self.device = device
         self._permutations: dict[int, np.ndarray] = {}
+        self._asked = 0  # up to this position rows were asked for ahead
 
     def of(self, images: ArrowImages) -> "BatchStream":
         """Other images in the same way."""
@@ -111,9 +114,18 @@ class BatchStream:
     def shards(self, phase: str, *, step: int, repeat: int, images_seen: int) -> list[Shard]:
         """This process's shards of one update, in logical order."""
         start = images_seen + repeat * self.batch_images
+        if self.images.is_far:
+            self._read_ahead(start + self.batch_images)
         return [
             Shard(self, phase=phase, step=step, repeat=repeat, position=start + v * self.shard_images, logical_worker=v) for v in self.here
         ]
+
+    def _read_ahead(self, start: int) -> None:
+        """Ask for the updates that begin at `start` and one later, as whoever takes them will; updates lie side by side in the stream."""
+        for position in range(max(start, self._asked), start + UPDATES_AHEAD * self.batch_images, self.batch_images):
+            for v in self.here:
+                self.images.ahead(self.order(position + v * self.shard_images, self.shard_images))
+        self._asked = start + UPDATES_AHEAD * self.batch_images
 
     def fixed(self, purpose: str, index: int) -> Shard:
         """The index-th of a row of shards that are the same at every time of asking: images, latents and all that is drawn."""

@@ -120,6 +120,11 @@ class Needs:
         return "the data have no classes (reference.extractor=auto), or too few images of each"
 
     @property
+    def of_pictures(self) -> bool:
+        """It reads levels of pixels, so that it says nothing of rows of another modality."""
+        return self.pixels or self.generator or self.pairs
+
+    @property
     def reads_networks(self) -> bool:
         """It asks the trained networks, so that it says nothing of images alone."""
         return self.discriminator or self.generator or self.pairs

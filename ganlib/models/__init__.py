@@ -29,6 +29,22 @@ class ImageSpec(Section):
         default=(), strict=False, description="training images of each class; () where the networks know no classes"
     )
     modality: str = Field(default=IMAGE, exclude_if=lambda name: name == IMAGE)  # what was exported before there was another stays as it is
+    columns: "dict[str, ImageSpec]" = Field(
+        default_factory=dict, exclude_if=lambda columns: not columns, description="of the same rows: further columns by name"
+    )
+
+    def column(self, name: str | None) -> "ImageSpec":
+        """What a further column holds; None: these images themselves.
+
+        Raises:
+            ValueError: the data have no such column; names those there are.
+        """
+        if name is None:
+            return self
+        if name not in self.columns:
+            legal = ", ".join(self.columns) or "none"
+            raise ValueError(f"the data have no column {name!r} beside the {self.modality}; there are: {legal} (params.yaml: data.columns)")
+        return self.columns[name]
 
     @property
     def classes(self) -> int:

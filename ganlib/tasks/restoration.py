@@ -62,24 +62,36 @@ class Fidelity:
 
 
 class Restoration:
-    """What the tasks below have in common; a task names itself, its options and its product."""
+    """What the tasks below have in common; a task names itself, its options and its product, and may be fed another column (`feed`)."""
 
     product: ClassVar[str]
+
+    def feed(self, task: RestorationConfig) -> Column:
+        """What the generator is fed."""
+        return Column(transform=transforms.of(task.transform))
+
+    def fed(self, task: RestorationConfig, image: ImageSpec) -> ImageSpec:
+        """Its channels and size; ValueError where the image does not fit the transform."""
+        return self.feed(task).fed(image)
 
     def networks(self, task: RestorationConfig) -> dict[str, str]:
         roles = {GENERATOR: models.TRANSLATOR}
         return roles | ({DISCRIMINATOR: DISCRIMINATOR} if task.generator_loss_weight else {})
 
     def products(self, model: ModelConfig, task: RestorationConfig, image: ImageSpec) -> tuple[Product, ...]:
-        feed = Column(transform=transforms.of(task.transform))
-        return (Product(name=self.product, network=GENERATOR, feed=feed, has_truth=True),)
+        return (Product(name=self.product, network=GENERATOR, feed=self.feed(task), has_truth=True),)
 
     def check(self, model: ModelConfig, task: RestorationConfig, train: TrainConfig, image: ImageSpec) -> None:
         if model.conditional:
             raise ValueError(
                 f"model.conditional=true: the networks of task.name={task.name} are told no class; set model.conditional: false"
             )
-        models.check(model, image, self.networks(task), fed=fed(task, image))
+        if (field := self.feed(task).field) is not None and train.augment:
+            raise ValueError(
+                f"train.augment has {', '.join(train.augment)}, which changes the image and not the column {field!r} beside it, from which "
+                f"task.name={task.name} makes it; set train.augment: {{}}"
+            )
+        models.check(model, image, self.networks(task), fed=self.fed(task, image))
         check_fidelity(task, image)
         if task.generator_loss_weight:
             check_terms(model, task, image)
@@ -94,7 +106,7 @@ class Restoration:
         self, model: ModelConfig, task: RestorationConfig, image: ImageSpec, *, stage: int | None = None
     ) -> dict[str, nn.Module]:
         roles = self.networks(task)
-        return {network: models.sketch(model, image, network, role=role, fed=fed(task, image)) for network, role in roles.items()}
+        return {network: models.sketch(model, image, network, role=role, fed=self.fed(task, image)) for network, role in roles.items()}
 
     def check_continued(
         self,
@@ -119,13 +131,13 @@ class Restoration:
     ) -> Play:
         self.check(model, task, train, image)
         modules = {
-            network: models.build_network(model, image, network, role=role, seed=train.seed, fed=fed(task, image))
+            network: models.build_network(model, image, network, role=role, seed=train.seed, fed=self.fed(task, image))
             for network, role in self.networks(task).items()
         }
-        transform = transforms.of(task.transform)
+        feed = self.feed(task)
 
         def inputs(shard: Shard) -> Inputs:
-            return Inputs(transform(shard.real, shard.rng(TRANSFORM)))
+            return feed.inputs(shard.real if feed.field is None else shard.column(feed.field), shard.rng(TRANSFORM))
 
         def rules(steering: Steering, networks: Networks) -> Rules:
             return Rules(task, steering, inputs=inputs, own=fidelity_term(task, steering, networks))
@@ -140,11 +152,6 @@ class Restoration:
             rules=rules,
             products=self.products(model, task, image),
         )
-
-
-def fed(task: RestorationConfig, image: ImageSpec) -> ImageSpec:
-    """What the generator is fed; ValueError where the image does not fit the transform."""
-    return transforms.of(task.transform).fed(image)
 
 
 def fidelity(task: RestorationConfig) -> Scheduled[Fidelity]:

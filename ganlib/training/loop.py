@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 
 from ganlib import augment, dist, optim, sampling, tasks
 from ganlib.config import Section
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, shape_of
 from ganlib.data.stream import BatchStream
 from ganlib.ema import Ema
+from ganlib.fields import CLASS
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
 from ganlib.networks import Networks
@@ -59,7 +60,12 @@ class Interrupted(RuntimeError):
 def image_of(images: ArrowImages) -> ImageSpec:
     """What the networks are told of a data set."""
     channels, height, width = images.shape
-    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts, modality=images.made.kind)
+    columns = {}
+    for name, field in images.fields.items():
+        if name != images.made.name and field.kind != CLASS:
+            c, h, w = shape_of(field)
+            columns[name] = ImageSpec(channels=c, size=(h, w), modality=field.kind)
+    return ImageSpec(channels=channels, size=(height, width), class_counts=images.class_counts, modality=images.made.kind, columns=columns)
 
 
 @dataclass(kw_only=True)

@@ -35,7 +35,7 @@ def in_words(causes: Mapping[int, BaseException], error: BaseException) -> str:
         return "Ray died"
     if not causes:
         failure = ray_private.controller_failure(error)
-        return f"the worker group failed: {type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}"
+        return f"the worker group failed: {type(failure).__name__}: {_reason(failure)}"
     died = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
     if died:
         return f"worker {died[0]} died"
@@ -48,3 +48,9 @@ def in_words(causes: Mapping[int, BaseException], error: BaseException) -> str:
     if isinstance(cause, RuntimeError) and ("gloo" in text or "Connection" in text or "NCCL" in text):
         return f"worker {rank} lost its connection to another one"
     return f"worker {rank}: {type(cause).__name__}: {text.partition(chr(10))[0]}"
+
+
+def _reason(failure: BaseException) -> str:
+    """The line that says why: the first one, of a traceback the last."""
+    lines = [line.strip() for line in str(failure).strip().splitlines() if line.strip()] or [type(failure).__name__]
+    return lines[-1] if any(line.startswith("Traceback ") for line in lines) else lines[0]

@@ -66,6 +66,7 @@ class Holder(Section):
         beats: grows while the holder lives.
         stopping: it was asked to stop, and writes its last checkpoint.
         released: it has ended, and holds nothing.
+        job: of a cluster, that it is part of; empty without one.
     """
 
     token: str
@@ -80,6 +81,7 @@ class Holder(Section):
     beats: int = 0
     stopping: bool = False
     released: bool = False
+    job: str = ""
 
     def is_alive(self) -> bool | None:
         """None: not to be told from here, only by watching `beats`."""
@@ -98,7 +100,8 @@ class Holder(Section):
         return self.stopping or is_alive is False or bool(is_orphan)
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.host}, process {self.pid}, since {self.since}"
+        job = f"job {self.job}, " if self.job else ""
+        return f"{job}{self.user}@{self.host}, process {self.pid}, since {self.since}"
 
 
 def holder(storage: Storage) -> Holder | None:
@@ -207,6 +210,7 @@ class StateLock:
             dvc_pid=dvc.pid if dvc else 0,
             dvc_started=dvc.started if dvc else 0.0,
             since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            job=os.environ.get("GANPIPE_JOB", ""),
         )
 
     def _acquire(self) -> None:
@@ -262,7 +266,8 @@ class StateLock:
         where = "" if found.place == Place.here() else f" on {found.host}"
         return (
             f"this training is held by {found}: {why} (state {self.storage.uri}); "
-            f"wait for it to end and run the same command again, or stop it{where} with: kill {found.pid}"
+            f"wait for it to end and run the same command again, or stop it{where} with: "
+            + (f"ganpipe submit stop {found.job}" if found.job.startswith("gan-") else f"kill {found.pid}")
         )
 
     def _replace(self, tag: Tag | None, *, released: bool = False) -> Tag | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from ganlib.cpus import usable_cpus
 from ganlib.redact import redacted
 from pipeline import processes
 from pipeline.driver import leftovers, ray_private
@@ -96,7 +97,7 @@ def _start(cpus: float, is_over: threading.Event) -> None:
         "its head did not get up",
         seconds=START_SECONDS,
         address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+        num_cpus=max(usable_cpus(), math.ceil(cpus)),  # Ray starts as many processes ahead
         include_dashboard=False,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
     )

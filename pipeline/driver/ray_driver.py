@@ -19,6 +19,7 @@ from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec
 from ganlib.training.state import BundleStore
 from pipeline.driver import ray_private
+from pipeline.driver.builds import build_here
 from pipeline.driver.failures import ClusterError, RayLost, causes_of, in_words, is_final
 from pipeline.driver.lock import Superseded, require_owner
 from pipeline.driver.ray_cluster import HEAD_SECONDS, OWN_RAY_SECONDS, ClusterView, connected
@@ -85,6 +86,9 @@ class _Driver:
             RayLost: the Ray is gone.
         """
         self._may_wait = self._may_wait or (not is_own and len(self._sizes) > 1)
+        self._build = (
+            None if is_own else build_here()
+        )  # what a Ray that we joined was sent when we did: a file that is saved later is none of it
         with ClusterView(self._cluster, patience_seconds=OWN_RAY_SECONDS if is_own else HEAD_SECONDS) as self._view:
             while (size := self._size()) and self._run_group(size):
                 self._may_wait = True
@@ -106,6 +110,9 @@ class _Driver:
         """
         causes = causes_of(error)
         final = next((cause for cause in causes.values() if is_final(cause)), None)
+        refusal = ray_private.controller_failure(error)
+        if refusal is not error and isinstance(refusal, ClusterError):  # of a worker that may not take part
+            raise ClusterError(str(refusal)) from error
         if final is not None:
             raise ClusterError(f"{type(final).__name__}: {final}") from error
         if self._owner:
@@ -221,7 +228,8 @@ class _Driver:
 
     def _trainer(self, size: int, group: str, scratch: str) -> Any:
         import ray.train
-        from ray.train.torch import TorchConfig
+
+        from pipeline.driver.group_start import WorkerGroupConfig
 
         cluster = self._cluster
         has_gpu = cluster.gpus_per_worker > 0
@@ -229,9 +237,15 @@ class _Driver:
         return ray_private.trainer_class()(
             work,
             train_loop_config={"worker": worker.model_dump_json()},
-            torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo", timeout_s=math.ceil(cluster.hang_timeout_seconds)),
+            torch_config=WorkerGroupConfig(
+                backend="nccl" if has_gpu else "gloo",
+                timeout_s=math.ceil(cluster.hang_timeout_seconds),
+                interface=cluster.network_interface,
+                build=self._build,
+            ),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=size,
+                placement_strategy=cluster.placement.upper(),
                 use_gpu=has_gpu,
                 resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": cluster.gpus_per_worker} if has_gpu else {})},
             ),

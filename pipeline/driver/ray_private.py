@@ -117,7 +117,7 @@ def worker_failures(error: BaseException) -> dict[int, BaseException]:
 def controller_failure(error: BaseException) -> BaseException:
     """What failed where no worker did."""
     failure: BaseException = getattr(error, "controller_failure", error)
-    return failure
+    return getattr(failure, "cause", None) or failure  # the worker's own, out of a RayTaskError
 
 
 def unwrapped(failure: BaseException) -> BaseException:

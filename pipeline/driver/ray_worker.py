@@ -9,6 +9,7 @@ from typing import Any
 from ganlib.config import Section
 from ganlib.storage import Storage, open_storage
 from ganlib.training.loop import Interrupted, TrainingSpec, train
+from pipeline.driver.credentials import load_credentials
 from pipeline.driver.failures import ClusterError
 from pipeline.driver.lock import Superseded, require_owner
 
@@ -63,6 +64,7 @@ class _Watch(threading.Thread):
 
 def work(config: dict[str, Any]) -> None:
     """The train loop of one worker; Ray has opened the process group."""
+    load_credentials()
     worker = Worker.model_validate_json(config["worker"])
     spec = worker.spec
     data = [Path(path) for path in (spec.data, spec.held_out) if path is not None]

@@ -1,5 +1,7 @@
 """The `cluster` section of params.yaml."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from ganlib.config import Section
@@ -13,6 +15,14 @@ class ClusterConfig(Section):
     )
     cpus_per_worker: float = Field(1, gt=0, description="CPUs reserved, and compute threads used, per worker", strict=False)
     gpus_per_worker: float = Field(0, ge=0, description="0 trains on CPU with gloo, else NCCL", strict=False)
+    placement: Literal["spread", "pack"] = Field(
+        "spread", description="spread: workers over as many nodes as there are; pack: on as few nodes as hold them"
+    )
+    network_interface: str | None = Field(
+        None,
+        min_length=1,
+        description="of every node, for gloo and NCCL, such as eth0; null: what GLOO_SOCKET_IFNAME of a node says, else that of Ray's address",
+    )
     max_failures: int = Field(3, ge=0, description="how often the worker group is restarted after a failure")
     hang_timeout_seconds: float = Field(300, gt=0, description="a worker that finishes no step for so long is replaced", strict=False)
     stop_grace_seconds: float = Field(30, gt=0, description="after Ctrl-C or SIGTERM, so long may the last checkpoint take", strict=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from ganlib.fields import IMAGE
 from ganlib.metrics import EXTRACTORS, needs
 from ganlib.metrics import calibration as calibrations
 from ganlib.metrics.calibration import Calibration
@@ -91,7 +92,8 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
             for product in generator.get("products", ())
             if (path := root / "samples" / f"{product['name']}.png").exists()
         ],
-        has_latents=all(product["feed"]["kind"] == "latents" for product in generator.get("products", ())[:1]),
+        has_latents=generator.get("image", {}).get("modality", IMAGE) == IMAGE  # a walk is looked at picture by picture
+        and all(product["feed"]["kind"] == "latents" for product in generator.get("products", ())[:1]),
         directions=[
             picture
             for name, caption in (

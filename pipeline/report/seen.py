@@ -98,6 +98,15 @@ def synthetic(images: np.ndarray, *, columns: int) -> bytes:
     return tiles_png(images, columns=columns, description={"Notice": NOTICE})
 
 
+def without_text(png: bytes) -> bytes:
+    """The same pixels, and nothing said of them."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.info.clear()
+        image.save(stream, "png")
+    return stream.getvalue()
+
+
 def class_rows(data: Comparison, fake: Images, names: Sequence[str] | None) -> dict[str, Any]:
     """The class fields of `Seen`: first images of each class, by the class that was asked for, else by that which the extractor sees.
 

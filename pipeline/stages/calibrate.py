@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_folder
 from ganlib.metrics import METRICS, ladder
 from ganlib.metrics.calibration import Calibration
@@ -24,7 +24,7 @@ def calibrate(config: EvaluateConfig, *, root: Path) -> Calibration:
     prepared = root / "data" / "prepared"
     manifest = read_manifest(prepared)
     reference = Reference.read(root / "data" / "reference", data_digest=manifest.data_digest)
-    splits = {name: ArrowImages(prepared / f"{name}.arrow") for name in ("train", "val", "test")}
+    splits = {name: ArrowImages(split_path(prepared, name)) for name in ("train", "val", "test")}
     ruler = ladder.Ruler.of(reference, splits, metrics=metrics, config=config, class_counts=manifest.splits["train"].class_counts)
     result, held = ladder.climb(ruler, data_digest=manifest.data_digest)
     with atomic_folder(root / "data" / "calibration") as folder:

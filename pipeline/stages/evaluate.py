@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ganlib.checks import require_finite
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
 from ganlib.metrics.memorization import memorization
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     if made_by != weights_sha256:
         raise ValueError(f"samples/ were made by generator {made_by[:12]}, models/ holds {weights_sha256[:12]}; run `dvc repro sample`")
     fake = measure.extract(reference, fake_images)
-    splits = {name: ArrowImages(root / "data" / "prepared" / f"{name}.arrow") for name in ("train", "val", "test")}
+    splits = {name: ArrowImages(split_path(root / "data" / "prepared", name)) for name in ("train", "val", "test")}
 
     def asked_for(split: str) -> tuple[measure.Features, np.ndarray]:
         """Features and indices of a split's real images, of the classes that were drawn alone: others were never asked for."""
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paths = path_length.walked(root / "models", metrics, reference, fake_images.facts, seed=config.seed)
     is_paired = any(needs.of(metric).pairs for metric in metrics.values())
     true_features = real[reference.main.label]["last"]
-    of = (root / "models", reference.extractor, pixels)
+    of = (root / "models", reference.extractor, splits[config.split], real_indices)
     paired = pairs.compared(*of, seed=fake_images.facts.seed, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
@@ -121,7 +121,8 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
         },
     }
     classes = compared.of(reference.knows_classes or reference.main)
-    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes)
+    modality = fake_images.facts.modality
+    looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes, modality=modality)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())

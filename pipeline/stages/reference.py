@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_folder
 from ganlib.metrics import choice, interface, reference_store
 from ganlib.metrics.settings import ReferenceConfig
@@ -32,7 +32,7 @@ def reference(config: ReferenceConfig, *, root: Path) -> dict[str, Any]:
     """
     prepared = root / "data" / "prepared"
     manifest = read_manifest(prepared)
-    splits = {name: ArrowImages(prepared / f"{name}.arrow") for name in ("train", "val", "test")}
+    splits = {name: ArrowImages(split_path(prepared, name)) for name in ("train", "val", "test")}
     train = splits["train"]
     asked = choice.asked(config.extractor)
     num_classes = 0 if train.labels is None else len(np.unique(train.labels))

@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlib.data.arrow import ArrowImages, read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.data.settings import DataConfig
 from ganlib.files import atomic_write, write_json
 from ganlib.metrics import METRICS, needs
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
-from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
-from pipeline import cli, generator, names, params, preflight, spread
+from pipeline import cli, forms, generator, model_card, names, params, preflight, spread
 from pipeline.params import ROOT
+from pipeline.provenance import record as provenance
 from pipeline.report import decision
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.sample import sample
@@ -38,7 +38,7 @@ def register(
     sampled: SampleConfig,
     evaluated: EvaluateConfig,
 ) -> registration.Registration:
-    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and registration.html.
+    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and .html, and model_card.md.
 
     Args:
         data: names the model, unless params.yaml does.
@@ -56,34 +56,38 @@ def register(
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
-    outcome = registration.register_generator(
-        config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
-        tracking,
-        generator=served,
-        example=trained.example(lambda: Samples(root / "samples")).numpy(),
-        words=served.words,
-        run_key=trained.facts["run_key"],
-        card=Card.of_generator(trained.facts),
-        sha256=trained.facts["sha256"],
-        truncation=truncation,
-        evaluation=report,
-        recipe=trained.facts.get("recipe_digest", ""),
-        alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
-        spreads=spread.stored(root),
-        measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
-        tags={
-            "git.commit": trained.facts["git_commit"],
-            **({"git.changed": ", ".join(trained.facts["git_changed"])} if "git_changed" in trained.facts else {}),
-            "data.digest": trained.facts["data_digest"],
-            "params.digest": trained.facts["params_digest"],
-            **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
-            "gan.run_key": trained.facts["run_key"],
-            **versions.parent_tags(trained.facts.get("parent")),
-            **versions.weights_tags(root / "models"),
-        },
-        files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
-        root=root,
-    )
+    interface = forms.interface(trained, truncation)
+    with tempfile.TemporaryDirectory(prefix="register-") as scratch:
+        beside = [Path(scratch) / "README.md"]
+        alarms = [alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())]
+        card = model_card.render(trained.facts, interface, report, alarms=alarms, licence=config.data_licence)
+        beside[0].write_text(card, encoding="utf-8")
+        if config.onnx:
+            beside.append(Path(scratch) / forms.ONNX)
+            forms.write_onnx(trained, truncation, beside[-1])
+        outcome = registration.register_generator(
+            config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
+            tracking,
+            generator=served,
+            example=trained.example(lambda: generator.held_out(root)[1]).numpy(),
+            words=served.words,
+            interface=interface,
+            run_key=trained.facts["run_key"],
+            card=Card.of_generator(trained.facts),
+            sha256=trained.facts["sha256"],
+            truncation=truncation,
+            evaluation=report,
+            recipe=trained.facts.get("recipe_digest", ""),
+            alarms=alarms,
+            spreads=spread.stored(root),
+            measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
+            tags=versions.tags(trained.facts, truncation, root / "models"),
+            lineage=provenance.of(trained.facts, report, root),
+            files=[*versions.files(root / "models"), root / "samples" / "grid.png"],
+            beside=beside,
+            root=root,
+        )
+    atomic_write(root / "reports" / "model_card.md", card.encode())
     write_json(root / "reports" / "registration.json", asdict(outcome))
     atomic_write(root / "reports" / "registration.html", decision.render(asdict(outcome), report).encode())
     return outcome
@@ -112,7 +116,7 @@ def measure_again(
         facts, manifest = json.loads(description.read_text(encoding="utf-8")), read_manifest(root / "data" / "prepared")
         made, here = (
             [facts["image"]["channels"], *facts["image"]["size"]],
-            list(ArrowImages(root / "data" / "prepared" / "train.arrow").shape),
+            list(ArrowImages(split_path(root / "data" / "prepared", "train")).shape),
         )
         if made != here:
             raise ValueError(f"{source} makes images of {made} (channels, height, width), the data have {here}")
@@ -126,16 +130,6 @@ def measure_again(
         return evaluate(evaluated, root=copy)
 
 
-def told(outcome: registration.Registration) -> str:
-    """Where the version is, and what the rule said of it, a line a question that was answered with no."""
-    if outcome.is_dry_run:
-        return f"{outcome.model}: {outcome.reason}"
-    is_new = "new" if outcome.is_new else "known already"
-    first = f"models:/{outcome.model}/{outcome.version} ({', '.join([is_new, *outcome.aliases])}): {outcome.reason}"
-    failed = [check for check in (outcome.decision or {}).get("checks", ()) if not check["passes"]]
-    return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
-
-
 def main() -> None:
     tracking = params.section("tracking", TrackingConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
@@ -147,7 +141,7 @@ def main() -> None:
         sampled=params.section("sample", SampleConfig),
         evaluated=params.section("evaluate", EvaluateConfig),
     )
-    print(told(outcome))
+    print(outcome.in_words())
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it

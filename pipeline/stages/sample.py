@@ -10,7 +10,7 @@ from ganlib import samples, sampling
 from ganlib.files import atomic_folder
 from ganlib.pictures import grid_png, in_turn
 from ganlib.products import Column, Rows, Source, beside
-from ganlib.sample_settings import SampleConfig
+from ganlib.sample_settings import DrawConfig, SampleConfig
 from ganlib.samples import Samples
 from ganlib.sampling import Inputs, Prior
 from pipeline import cli, generator, latent_pictures, params
@@ -41,6 +41,7 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
         drawn_classes=tuple(sorted(asked)) or None,
         truncation=config.truncation,
         fed_with=split if isinstance(feed, Column) else None,
+        modality=trained.image.modality,
     )
     description = {
         "Model": f"{trained.facts['family']} {facts.generator_sha256}",
@@ -58,10 +59,10 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
     first: list[np.ndarray] = []
     with atomic_folder(root / "samples") as folder:
         with samples.writing(folder, facts, config.format) as writer:
-            for inputs in batches(source, total, config, {number: count for number, count in asked.items() if count is not None}):
-                images = sampling.generate(trained.network, inputs, batch_images=config.batch_images, **options)
+            for inputs in batches(source, range(total), config, {number: count for number, count in asked.items() if count is not None}):
+                images = sampling.generate(trained.network, inputs, batch_images=config.batch_images, modality=facts.modality, **options)
                 writer.add(images, None if inputs.labels is None else inputs.labels.numpy())
-                if (lacking := config.grid_rows * config.grid_columns - sum(map(len, first))) > 0:
+                if (lacking := latent_pictures.num_shown(trained, config) - sum(map(len, first))) > 0:
                     first.append(images[:lacking].copy())
         if isinstance(source, Prior):
             pictures = latent_pictures.of(trained, source, config, options, first=np.concatenate(first), description=description)
@@ -78,11 +79,11 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
             (folder / f"{name}.png").write_bytes(picture)
 
 
-def batches(source: Source, total: int, config: SampleConfig, counts: dict[int, int]) -> Iterator[Inputs]:
-    """The inputs of images 0 to `total`, `sample.batch_images` at a time; where there are `counts` (class -> images), these instead of the data's."""
+def batches(source: Source, numbers: range, config: DrawConfig, counts: dict[int, int]) -> Iterator[Inputs]:
+    """The inputs of images `numbers`, `sample.batch_images` at a time; where there are `counts` (class -> images), these instead of the data's."""
     labels = torch.cat([torch.full((count,), number) for number, count in counts.items()]) if counts else None
-    for start in range(0, total, config.batch_images):
-        indices = range(start, min(start + config.batch_images, total))
+    for start in range(numbers.start, numbers.stop, config.batch_images):
+        indices = range(start, min(start + config.batch_images, numbers.stop))
         inputs = source.seeded(config.seed, indices)
         yield inputs if labels is None else Inputs(inputs.z, labels[start : indices.stop])
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ganlib import tasks
-from ganlib.data.arrow import ArrowImages
+from ganlib.data.arrow import ArrowImages, split_path
 from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec, image_of
 from ganlib.training.state import Bundle, BundleStore
@@ -36,7 +36,7 @@ def train(config: TrainingParams, root: Path = ROOT) -> None:
         ClusterError: the cluster or the training failed.
         KeyboardInterrupt, SystemExit: stopped by a signal, after a checkpoint.
     """
-    images = ArrowImages(root / "data" / "prepared" / "train.arrow")
+    images = ArrowImages(split_path(root / "data" / "prepared", "train"))
     # what params.yaml alone cannot tell
     tasks.of(config.task).check(config.model, config.task, config.train, image_of(images))
     this = identity.identity(config, root)
@@ -106,8 +106,8 @@ def _finished(store: BundleStore, config: TrainingParams) -> Bundle | None:
 def _spec(config: TrainingParams, folder: str, parent: Inheritance | None, root: Path, *, is_judged: bool) -> TrainingSpec:
     prepared = (root / "data" / "prepared").resolve()
     return TrainingSpec(
-        data=str(prepared / "train.arrow"),
-        held_out=str(prepared / "val.arrow"),
+        data=str(split_path(prepared, "train")),
+        held_out=str(split_path(prepared, "val")),
         folder=folder,
         model=config.model,
         task=config.task,

@@ -9,14 +9,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from ganlib.redact import redacted
 from pipeline.submit.package import JOB_SCRIPT, Package
-from pipeline.submit.targets import STOPPED, Job, Lost, Outcome, TimedOut, Unreachable
+from pipeline.submit.targets import DIED, STOPPED, Job, Known, Lost, Outcome, TimedOut, Unreachable
+from pipeline.submit.token import WHERE, find_token
 
 T = TypeVar("T")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
@@ -27,6 +28,9 @@ LONGEST_POLL_SECONDS = 30.0  # of the backoff while the head does not answer
 REQUEST_SECONDS = 60.0  # Ray's client itself waits for ever for an answer
 UPLOAD_SECONDS = 600.0  # for a package of up to 100 MiB to arrive
 LOST_SECONDS = 600.0  # a head that is silent for longer is given up; the job is not
+LAST_LINES = 20  # of what is said about a failure: a traceback and a log end with the reason
+# Ray's words for a job that could not be set up, which another try would not change; without an exit code, all others mean that its driver died.
+CANNOT_START = frozenset({"RUNTIME_ENV_SETUP_FAILURE", "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE", "JOB_ENTRYPOINT_COMMAND_START_ERROR"})
 
 
 class RayJobs:
@@ -36,10 +40,11 @@ class RayJobs:
         """Connect.
 
         Raises:
-            Unreachable: nothing answers, or what answers is no Ray job server.
+            Unreachable: nothing answers, what answers is no Ray job server, or it does not take our token.
+            ValueError: the token cannot be read.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _check_answers(address)
+        headers = _headers(address)
         import logging
 
         from ray.job_submission import JobSubmissionClient
@@ -48,7 +53,7 @@ class RayJobs:
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         self._poll_seconds, self._lost_seconds = poll_seconds, lost_seconds
         try:
-            self._client: Any = _within(REQUEST_SECONDS, lambda: JobSubmissionClient(address))
+            self._client: Any = _within(REQUEST_SECONDS, lambda: JobSubmissionClient(address, headers=headers))
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise Unreachable(f"{redacted(address)} answers, but not as a Ray job server: {redacted(str(error), of=address)}") from None
 
@@ -68,7 +73,7 @@ class RayJobs:
                 ),
             )
         except RuntimeError as error:
-            raise ValueError(f"the job server refused job {job.id}: {_first_lines(str(error))}") from None
+            raise ValueError(f"the job server refused job {job.id}: {last_lines(str(error), most=1)}") from None
 
     def follow(self, job_id: str, *, write: Callable[[str], object], deadline: float | None = None) -> Outcome:
         """Stream the log; the status that is polled beside it decides, so a log that ends early or hangs changes nothing."""
@@ -78,20 +83,35 @@ class RayJobs:
         """SIGTERM to the job's processes, SIGKILL after STOP_WAIT_SECONDS."""
         _within(REQUEST_SECONDS, lambda: self._client.stop_job(job_id))
 
+    def jobs(self) -> Sequence[Known]:
+        """Jobs that were submitted; Ray lists drivers of another kind too."""
+        listed = _within(REQUEST_SECONDS, lambda: self._client.list_jobs())
+        return sorted((_known(job) for job in listed if job.submission_id), key=lambda job: job.started)
+
+    def log(self, job_id: str) -> str:
+        """From the node that runs the job; it goes with that node."""
+        return str(_within(REQUEST_SECONDS, lambda: self._client.get_job_logs(job_id)))
+
     async def _follow(self, job_id: str, write: Callable[[str], object], deadline: float | None) -> Outcome:
         log = _Log(write)
         stream = asyncio.create_task(self._stream(job_id, log))
-        answered, wait = time.monotonic(), self._poll_seconds
+        answered, wait, is_known = time.monotonic(), self._poll_seconds, False
         try:
             while True:
                 try:
                     info = await asyncio.to_thread(_within, REQUEST_SECONDS, lambda: self._client.get_job_info(job_id))
-                    answered, wait = time.monotonic(), self._poll_seconds
+                    answered, wait, is_known = time.monotonic(), self._poll_seconds, True
                 except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
                     if "404" in str(error):
+                        if is_known:
+                            return Outcome(
+                                status="FAILED", exit_code=DIED, has_died=True, message="the head was started again and forgot it"
+                            )
                         raise ValueError(f"the job server knows no job {job_id}") from None
                     if time.monotonic() - answered > self._lost_seconds:
-                        raise Lost(f"the job server has not answered for {self._lost_seconds:.0f} s: {_first_lines(str(error))}") from None
+                        raise Lost(
+                            f"the job server has not answered for {self._lost_seconds:.0f} s: {last_lines(str(error), most=1)}"
+                        ) from None
                     wait = min(2 * wait, LONGEST_POLL_SECONDS)
                 else:
                     if info.status.is_terminal():
@@ -105,7 +125,7 @@ class RayJobs:
                 await stream
         with suppress(OSError, RuntimeError):  # the stream lags by seconds; the rest comes at once
             log.take(await asyncio.to_thread(_within, REQUEST_SECONDS, lambda: self._client.get_job_logs(job_id)), position=0)
-        return _outcome(str(info.status), info.driver_exit_code, info.message or "")
+        return _outcome(str(info.status), info.driver_exit_code, info.message or "", info.error_type)
 
     async def _stream(self, job_id: str, log: "_Log") -> None:
         """The log as it grows; opened again, with growing pauses, until cancelled."""
@@ -116,7 +136,7 @@ class RayJobs:
                 async for text in self._client.tail_job_logs(job_id):
                     position = log.take(text, position=position)
             except Exception as error:  # of any kind: the log may never decide how a job ended
-                print(f"log interrupted, reading on: {_first_lines(str(error)) or type(error).__name__}", file=sys.stderr)
+                print(f"log interrupted, reading on: {last_lines(str(error), most=1) or type(error).__name__}", file=sys.stderr)
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_POLL_SECONDS)
 
@@ -136,14 +156,30 @@ class _Log:
         return end
 
 
-def _outcome(status: str, exit_code: int | None, message: str) -> Outcome:
+def _known(job: Any) -> Known:
+    outcome = _outcome(str(job.status), job.driver_exit_code, job.message or "", job.error_type) if job.status.is_terminal() else None
+    return Known(
+        id=job.submission_id,
+        status=str(job.status),
+        labels=job.metadata or {},
+        outcome=outcome,
+        started=(job.start_time or 0) / 1000,
+        ended=(job.end_time or 0) / 1000,
+    )
+
+
+def _outcome(status: str, exit_code: int | None, message: str, error_type: str | None = None) -> Outcome:
     """Ray's status as an exit code; a driver that died of signal n counts as 128 + n, as in a shell."""
+    message = last_lines(message)
     if status == "SUCCEEDED":
         return Outcome(status=status, exit_code=0)
     if status == "STOPPED":
         return Outcome(status=status, exit_code=STOPPED, message=message)
-    code = exit_code or 1
-    return Outcome(status=status, exit_code=128 - code if code < 0 else code, message=message)
+    if exit_code is None:
+        has_died = error_type not in CANNOT_START
+        return Outcome(status=status, exit_code=DIED if has_died else 1, message=message, has_died=has_died)
+    code = 128 - exit_code if exit_code < 0 else exit_code or 1
+    return Outcome(status=status, exit_code=code, message=message, has_died=code > 128)
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
@@ -169,22 +205,49 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
         raise TimeoutError(f"the job server has not answered within {seconds:g} s") from None
 
 
-def _check_answers(address: str) -> None:
-    """One request with a time limit: Ray's client has none, and waits minutes for a host that swallows packets."""
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection, which would take the token along to wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _headers(address: str) -> dict[str, str]:
+    """What lets us in: the token, where the server asks for one.
+
+    One request with a time limit: Ray's client has none, and waits minutes for a host that swallows packets.
+    """
+    if _status(address, {}) not in (401, 403):
+        return {}
+    token, where = find_token()
+    if not token:
+        raise Unreachable(f"{redacted(address)} asks for a token, and {where}: put the cluster's token into {WHERE} (infra/README.md)")
+    headers = {"Authorization": f"Bearer {token}"}
+    if _status(address, headers) in (401, 403):
+        raise Unreachable(
+            f"{redacted(address)} does not take the token of {where}: ask whoever runs the cluster for its token (infra/README.md)"
+        )
+    return headers
+
+
+def _status(address: str, headers: dict[str, str]) -> int:
+    """The status code of the server's answer; 0 where only Ray's client can tell."""
+    request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(f"{address}/api/version", timeout=CONNECT_SECONDS):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers; Ray's client knows about tokens
+        with urllib.request.build_opener(_StayHere).open(request, timeout=CONNECT_SECONDS) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
-            return  # Ray's client may have another certificate store
+            return 0  # Ray's client may have another certificate store
         raise Unreachable(
             f"no Ray job server answers at {redacted(address)} ({reason}). Expected the dashboard of the head node, http://HEAD:8265; "
             "it listens on loopback only unless the head was started with --dashboard-host=0.0.0.0 (else: ssh -L, kubectl port-forward)"
         ) from None
 
 
-def _first_lines(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[:5])[:1000]
+def last_lines(text: str, *, most: int = LAST_LINES) -> str:
+    """The end of a message: a traceback and a log say there what went wrong."""
+    return "\n".join(text.strip().strip("'\"").splitlines()[-most:])[-4000:].strip()

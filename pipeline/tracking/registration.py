@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ganlib.files import sha256_file
 from ganlib.redact import redacted
 from pipeline.params import ROOT
 from pipeline.promotion import Entrant, Spread
+from pipeline.provenance.record import Lineage, Version
 from pipeline.tracking import deciding, logged_models, model_registry, versions
 from pipeline.tracking.card import Card
 from pipeline.tracking.deciding import CONTENT, RECIPE, Case, MeasureAgain, Verdict
+from pipeline.tracking.flavor import Flavor
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
@@ -55,6 +58,15 @@ class Registration:
             **facts,
         )
 
+    def in_words(self) -> str:
+        """Where the version is, and what the rule said of it, a line a question that was answered with no."""
+        if self.is_dry_run:
+            return f"{self.model}: {self.reason}"
+        is_new = "new" if self.is_new else "known already"
+        first = f"models:/{self.model}/{self.version} ({', '.join([is_new, *self.aliases])}): {self.reason}"
+        failed = [check for check in (self.decision or {}).get("checks", ()) if not check["passes"]]
+        return "\n".join([first, *(f"  not {check['kind']} of {check['key']}: {check['words']}" for check in failed[1:])])
+
 
 def register_generator(
     register: RegisterConfig,
@@ -63,6 +75,7 @@ def register_generator(
     generator: nn.Module,
     example: np.ndarray,
     words: str,
+    interface: Mapping[str, Any],
     run_key: str,
     card: Card,
     sha256: str,
@@ -74,6 +87,8 @@ def register_generator(
     measure_again: MeasureAgain | None = None,
     tags: Mapping[str, str],
     files: list[Path],
+    beside: Sequence[Path] = (),
+    lineage: Lineage | None = None,
     root: Path = ROOT,
 ) -> Registration:
     """Register a generator when its content is new, and decide who is champion.
@@ -83,11 +98,14 @@ def register_generator(
         generator: evaluation mode, CPU; one array [N, D] -> [N, C, H, W].
         example: such an array, [2 or more, D] float32.
         words: what it holds, for whoever loads the model.
+        interface: the same for programs (`pipeline.forms.interface`).
         card: of the training, for a run that is not there yet.
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
         evaluation: its evaluation.json, which lies beside the version's model from then on.
         recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
         measure_again: measures a champion that was measured otherwise as this generator was.
+        beside: files that lie beside a new version's model: its card, further forms.
+        lineage: where it comes from; lies beside the model with that evaluation.
 
     Raises:
         ValueError: the store does not give back what was registered; a reason to force that was used before; another process holds the model.
@@ -116,7 +134,10 @@ def register_generator(
         is_new = version is None
         if version is None:
             model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
-            version = _log_version(store, run_id, name, model, generator, example, words, files)
+            with torch.no_grad():
+                output = generator(torch.from_numpy(example)).numpy()
+            flavor = Flavor(store=store, generator=generator, example=example, output=output, interface=interface, beside=beside)
+            version = _log_version(store, run_id, name, model, flavor, words, files)
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, told)
@@ -129,12 +150,40 @@ def register_generator(
         for key, told in measured.items():
             client.set_model_version_tag(name, str(version), key, told)
         versions.keep(store, name, version, versions.MEASURED, evaluation)
+        before = model_registry.require(store, name).champion
         verdict = deciding.settle(replace(case, entrant=replace(entrant, name=f"version {version}")), version)
+        if lineage is not None:
+            _keep_lineage(store, name, version, lineage, run_id, before)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
         standing = model_registry.require(store, name)
     aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
     return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id)
+
+
+def _keep_lineage(store: Store, name: str, version: int, lineage: Lineage, run_id: str, champion: int | None) -> None:
+    """Put lineage.json beside the model: once for each evaluation of it, so that a registration that is repeated elsewhere changes nothing.
+
+    Args:
+        champion: before it was decided.
+    """
+    tags = model_registry.require(store, name).versions
+    evaluation = tags[version][versions.sha256_tag(versions.MEASURED)]
+    with contextlib.suppress(ValueError):  # changed since: it is written anew
+        kept = versions.kept(store, name, version, versions.LINEAGE, "")
+        if kept is not None and kept["evaluation"] == evaluation:
+            return
+    other = champion if champion != version else None
+    told = {
+        "run_id": run_id,
+        "evaluation": evaluation,
+        "served": versions.served(store, name, version),
+        "parent_champion": None if other is None else Version(version=f"models:/{name}/{other}", content=tags[other].get(CONTENT)),
+    }
+    whole = lineage.model_copy(update=told)
+    for key, value in whole.tags.items():
+        store.client.set_model_version_tag(name, str(version), key, value)
+    versions.keep(store, name, version, versions.LINEAGE, whole.model_dump(mode="json"))
 
 
 def _version_with(store: Store, name: str, content: str) -> int | None:
@@ -182,23 +231,16 @@ def _complete(store: Store, name: str, version: int, run_key: str, tags: Mapping
         store.client.set_model_version_tag(name, str(version), key, value)
 
 
-def _log_version(
-    store: Store, run_id: str, name: str, model: Any, generator: nn.Module, example: np.ndarray, words: str, files: list[Path]
-) -> int:
-    import torch
-
+def _log_version(store: Store, run_id: str, name: str, model: Any, flavor: Flavor, words: str, files: list[Path]) -> int:
     with warnings.catch_warnings(), _quiet_stderr_loggers(), torch.no_grad():
         warnings.simplefilter("ignore")
-        output = generator(torch.from_numpy(example)).numpy()
-        info = store.mlflow.pytorch.log_model(
-            generator,
+        info = store.mlflow.models.Model.log(
+            None,
+            flavor,
             model_id=model.model_id,  # that of its evaluation; one made here would lie with those of `Default`
             # not `start_run`, which would change the run's status and end; a run can name an output only once, and this may be a repeat
             run_id=None if logged_models.is_linked(store, run_id, model) else run_id,
-            signature=store.mlflow.models.infer_signature(example, output),
-            input_example=example,
             metadata={"description": words},
-            serialization_format="pt2",
             pip_requirements=[
                 f"torch=={torch.__version__.split('+')[0]}",
                 f"numpy=={np.__version__}",

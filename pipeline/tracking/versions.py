@@ -19,7 +19,9 @@ WEIGHTS = ".weights_sha256"
 FOLDER = "generator"  # of the run's artifacts: where `registration` puts the files of a version
 SETTING = "train.start_from"  # the key of params.yaml that names a version, unless somebody else does
 EVALUATION = "evaluation/evaluation.json"  # where `tracking.evaluation` puts it
-MEASURED, PROMOTION = "evaluation.json", "promotion.json"  # beside the model of a version: `models:/NAME/VERSION/evaluation.json`
+# beside the model of a version: `models:/NAME/VERSION/evaluation.json`
+MEASURED, PROMOTION, LINEAGE = "evaluation.json", "promotion.json", "lineage.json"
+BESIDE = frozenset({MEASURED, PROMOTION, LINEAGE, "registered_model_meta"})  # the last is MLflow's, of whoever downloads
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -66,7 +68,7 @@ def fetch(
     check(source, named=named)
     store = open_store(tracking, root)
     with answering(store.uri):
-        version = _version(store, source, named)
+        version = find(store, source, named=named)
         where = f"models:/{version.name}/{version.version}"
         stored = [tag.removesuffix(WEIGHTS) for tag in version.tags if tag.endswith(WEIGHTS)]
         asked = None if networks is None else list(networks)
@@ -98,7 +100,7 @@ def sha256_tag(file: str) -> str:
 
 
 def keep(store: Store, name: str, version: int, file: str, value: Mapping[str, Any]) -> None:
-    """Put a JSON file (MEASURED or PROMOTION) beside the model of a version, unless the very same is there."""
+    """Put a JSON file (MEASURED, PROMOTION or LINEAGE) beside the model of a version, unless the very same is there."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     found, sha256 = store.client.get_model_version(name, str(version)), hashlib.sha256(text.encode()).hexdigest()
     if found.tags.get(sha256_tag(file)) == sha256 and _kept(store, name, version, file) == text.encode():
@@ -116,17 +118,58 @@ def kept_evaluation(store: Store, name: str, version: int) -> dict[str, Any] | N
     Raises:
         ValueError: it was changed since.
     """
+    return kept(store, name, version, MEASURED, "measure and register that generator again")
+
+
+def kept(store: Store, name: str, version: int, file: str, todo: str) -> dict[str, Any] | None:
+    """A file that `keep` put there; None where a version has none.
+
+    Args:
+        todo: what to do where it was changed.
+
+    Raises:
+        ValueError: it was changed since.
+    """
     found = store.client.get_model_version(name, str(version))
-    if (registered := found.tags.get(sha256_tag(MEASURED))) is None:
+    if (registered := found.tags.get(sha256_tag(file))) is None:
         return None
-    text = _kept(store, name, version, MEASURED)
-    if text is None or hashlib.sha256(text).hexdigest() != registered:
-        raise ValueError(
-            f"models:/{name}/{version}: its {MEASURED} is {'gone' if text is None else 'not the one that was registered'}; "
-            "measure and register that generator again"
-        )
-    measured: dict[str, Any] = json.loads(text)
-    return measured
+    text = _kept(store, name, version, file)
+    if text is None or (got := hashlib.sha256(text).hexdigest()) != registered:
+        state = "gone" if text is None else f"not the one that was registered (sha256 {got[:12]}, expected {registered[:12]})"
+        raise ValueError(f"models:/{name}/{version}: its {file} is {state}; {todo}")
+    value: dict[str, Any] = json.loads(text)
+    return value
+
+
+def served(store: Store, name: str, version: int) -> dict[str, str]:
+    """The files of the model that `models:/NAME/VERSION` loads, path -> sha256; none where its artifacts are gone."""
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        try:
+            got = Path(store.mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder))
+        except (OSError, store.mlflow.exceptions.MlflowException) as error:
+            require_missing(error)
+            return {}
+        paths = (path for path in sorted(got.rglob("*")) if path.is_file())
+        return {path.relative_to(got).as_posix(): sha256_file(path) for path in paths if path.name not in BESIDE}
+
+
+def tags(facts: Mapping[str, Any], truncation: float, models: Path) -> dict[str, str]:
+    """The tags of a version that say what was trained, on what and by what.
+
+    Args:
+        facts: models/generator.json.
+        models: its folder.
+    """
+    return {
+        "git.commit": facts["git_commit"],
+        **({"git.changed": ", ".join(facts["git_changed"])} if "git_changed" in facts else {}),
+        "data.digest": facts["data_digest"],
+        "params.digest": facts["params_digest"],
+        **({"truncation": repr(truncation)} if truncation != 1.0 else {}),
+        "gan.run_key": facts["run_key"],
+        **parent_tags(facts.get("parent")),
+        **weights_tags(models),
+    }
 
 
 def _kept(store: Store, name: str, version: int, file: str) -> bytes | None:
@@ -154,7 +197,7 @@ def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path 
     """
     store = open_store(tracking, root)
     with answering(store.uri):
-        found = _version(store, version, SETTING)
+        found = find(store, version)
         if (kept := kept_evaluation(store, found.name, int(found.version))) is not None:
             (folder / Path(EVALUATION).name).write_text(json.dumps(kept), encoding="utf-8")
             return
@@ -163,7 +206,12 @@ def evaluation(version: str, folder: Path, tracking: TrackingConfig, root: Path 
             Path(store.client.download_artifacts(run_id, EVALUATION, str(folder))).replace(folder / Path(EVALUATION).name)
 
 
-def _version(store: Store, source: str, named: str) -> Any:
+def find(store: Store, source: str, *, named: str = SETTING) -> Any:
+    """MLflow's version that `source` names, which `check` has seen.
+
+    Raises:
+        ValueError: there is none; says what there is.
+    """
     parts = _NAMED.fullmatch(source)
     assert parts is not None
     missing = store.mlflow.exceptions.MlflowException

@@ -38,3 +38,24 @@ def test_too_few_nodes_are_waited_for_and_then_named(tmp_path):
         said = training.finish()
     assert "waiting up to 2 s: cluster.workers=[2, 4] need 2 CPUs, the cluster has 1 CPUs on 1 node" in said
     assert "ClusterError: cluster.workers=[2, 4] need 2 CPUs" in said
+
+
+@pytest.mark.slow
+def test_workers_take_all_the_nodes_they_are_given(tmp_path):
+    """Kills Ray's own way to pack: two workers on one node while the other idles."""
+    spec = tiny_spec(tmp_path, total_images=6_400)
+    with started(spec, tmp_path, nodes=2, cpus_per_node=2, workers=2) as training:
+        training.wait_for_a_checkpoint_of_group(1)
+        raylets = {process.ppid() for process in training.processes("ray::RayTrainWorker")}
+        assert "returned" in training.finish()
+    assert len(raylets) == 2
+    assert newest_hashes(spec) == undisturbed_hashes(spec, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_an_interface_that_is_not_there_is_one_line(tmp_path):
+    spec = tiny_spec(tmp_path, total_images=640)
+    with started(spec, tmp_path, workers=2, network_interface="nothing0") as training:
+        said = training.finish()
+    assert "has no network interface nothing0 (params.yaml: cluster.network_interface)" in said
+    assert said.count("nothing0") == 1

@@ -99,6 +99,18 @@ def wait_until(condition, seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+def test_the_second_is_told_which_job_holds_it_and_how_that_is_stopped(hold, storage):
+    """Kills a message that sends people to a process id on a node they cannot reach."""
+    child = hold()
+    rewrite(storage, job="gan-0123abcd-0123456789ab")
+    expected = r"held by job gan-0123abcd-0123456789ab, .* stop it with: ganpipe submit stop gan-0123abcd-0123456789ab$"
+    with pytest.raises(LockedError, match=expected), StateLock(storage).held():
+        pass
+    rewrite(storage, job="slurm-7-0")
+    with pytest.raises(LockedError, match=rf"held by job slurm-7-0, .*with: kill {child.process.pid}$"), StateLock(storage).held():
+        pass
+
+
 def test_the_second_is_told_who_holds_it_and_since_when(hold, storage):
     child = hold()
     found = holder(storage)

@@ -136,7 +136,9 @@ class Started:
 
 
 @contextmanager
-def started(spec: TrainingSpec, folder: Path, *, nodes: int = 0, plan: tuple[str, ...] = (), **cluster: object) -> Iterator[Started]:
+def started(
+    spec: TrainingSpec, folder: Path, *, nodes: int = 0, cpus_per_node: int = 1, plan: tuple[str, ...] = (), **cluster: object
+) -> Iterator[Started]:
     """Run this file as a program; whatever is left of it dies with the block."""
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "cluster.json").write_text(json.dumps(cluster))
@@ -146,7 +148,7 @@ def started(spec: TrainingSpec, folder: Path, *, nodes: int = 0, plan: tuple[str
         process = subprocess.Popen(
             [sys.executable, __file__, str(folder / "spec.json"), str(folder / "cluster.json"), str(nodes), *plan],
             cwd=ROOT,
-            env={**keep, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+            env={**keep, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "CPUS_PER_NODE": str(cpus_per_node)},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -185,7 +187,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     ray_driver.GROW_SECONDS = 2.0
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    node = {"num_cpus": int(os.environ["CPUS_PER_NODE"]), "object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     others = [cluster.add_node(**node) for _ in range(nodes - 1)]
     training = threading.Thread(target=run, args=(config.model_copy(update={"address": cluster.address}),))

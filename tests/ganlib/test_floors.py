@@ -52,10 +52,10 @@ def test_one_file_knows_processes():
 # Rooms from the bottom to the top, by their names below the package (the longest that fits a file; `models.__init__` is that file alone).
 # A file imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 GANLIB_FLOORS = (
-    {"__init__", "checks", "config", "dist", "fields", "files", "redact", "registry", "rng"},  # what everything stands on
-    {"alarms", "levels", "pictures", "schedule"},  # numbers of any settings, and what they say; what any array looks like
+    {"__init__", "checks", "config", "cpus", "dist", "fields", "files", "redact", "registry", "rng"},  # what everything stands on
+    {"alarms", "levels", "pictures", "schedule", "storage"},  # numbers of any settings, and what they say; what any array looks like
     {"data.settings", "metrics.settings", "models.settings", "modalities", "sample_settings", "tasks.settings", "train_settings"},
-    {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein", "storage"},
+    {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein"},
     {"transforms"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
     {"augment", "directions", "models", "networks", "pool", "products", "saliency"},
@@ -81,18 +81,31 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
-    {"identity", "latent_pictures", "spread", "tracking.versions"},
-    {"continuing", "schema"},
+    {"forms", "latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
+    {
+        "identity",
+        "latent_pictures",
+        "model_card",
+        "provenance.__init__",
+        "provenance.environment",
+        "provenance.origin",
+        "provenance.repository",
+        "spread",
+        "tracking.versions",
+    },
+    {"continuing", "provenance.record", "schema"},
     {"preflight"},
     {"cli"},
-    {"driver", "recipe", "deps", "submit"},
+    {"deps", "doctor", "driver", "recipe", "submit"},
     {"tracking"},
+    {"provenance.used"},
     {"selection"},
     {"artifacts", "deliver", "ready", "registry", "render", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "prometheus", "stages"},
-    {"exact"},
+    {"bulk"},
+    {"export", "generate", "serve"},
+    {"exact", "provenance"},
     {"__main__"},  # ganpipe, which runs any of them
 )
 FLOORS = {"ganlib": GANLIB_FLOORS, "pipeline": PIPELINE_FLOORS}

@@ -49,7 +49,7 @@ def test_readme_names_every_file_and_variable() -> None:
     for path in INFRA.rglob("*"):
         if path.is_file() and path.name != "README.md":
             assert path.relative_to(INFRA).as_posix() in text
-    from pipeline.submit.command import CREDENTIALS, SETTINGS
+    from pipeline.submit.sending import CREDENTIALS, SETTINGS
 
     for name in (*SETTINGS, *CREDENTIALS, *re.findall(r"GANPIPE_\w+", "".join(script.read_text() for script in SHELL))):
         assert f"`{name}`" in text

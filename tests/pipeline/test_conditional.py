@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ganlib import sampling
 from ganlib.data.arrow import ArrowImages, ArrowWriter, write_manifest
+from ganlib.files import sha256_file
 from ganlib.models import MODELS, ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
@@ -209,8 +210,11 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
     # another generator, measured alike, competes
-    (tmp_path / "models" / "generator.json").write_text(json.dumps(made.facts | {"sha256": "other"}))
-    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 2.0, "protocol": protocol | {"generator_sha256": "other"}}))
+    weights = tmp_path / "models" / "generator.safetensors"
+    save_file({name: value * 0.99 if value.is_floating_point() else value for name, value in load_file(weights).items()}, weights)
+    other = sha256_file(weights)
+    (tmp_path / "models" / "generator.json").write_text(json.dumps(made.facts | {"sha256": other}))
+    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 2.0, "protocol": protocol | {"generator_sha256": other}}))
     outcome = register(config.register_.model_copy(update={"spread": 0.05}), config.tracking, tmp_path, **measuring)
     assert (outcome.version, outcome.aliases) == (2, ["challenger", "champion"])
     assert outcome.reason.startswith("fid 2 against 3 of version 1: better by 1")

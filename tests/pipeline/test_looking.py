@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ganlib import saliency, sampling
+from ganlib.files import sha256_file
 from ganlib.metrics.interface import ArrayImages, Comparison
 from ganlib.models import ImageSpec, build
 from ganlib.models.settings import ModelConfig
@@ -34,7 +35,8 @@ def export(root: Path, name: str, *, conditional: bool = False, distribution: st
     folder.mkdir()
     for network, which in zip(build(model, image, seed=0), ("generator", "discriminator"), strict=True):
         save_file(network.state_dict(), folder / f"{which}.safetensors")
-    facts = {"family": name, "model": model.model_dump(mode="json"), "image": image.model_dump(mode="json"), "sha256": "0" * 64}
+    facts = {"family": name, "model": model.model_dump(mode="json"), "image": image.model_dump(mode="json")}
+    facts["sha256"] = sha256_file(folder / "generator.safetensors")
     (folder / "generator.json").write_text(json.dumps(facts))
     return folder
 

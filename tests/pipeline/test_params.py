@@ -148,6 +148,8 @@ def test_the_shipped_file_is_good():
             {"train__state_uri": "hdfs://host/x"},
             r"train.state_uri='hdfs://host/x' is no place .*; legal: a folder, s3://bucket/prefix, gs://bucket",
         ),
+        ({"data__store_uri": "store"}, r"data.store_uri='store' is relative, and every node looks for it; set an absolute folder"),
+        ({"data__store_uri": "ftp://host/x"}, r"data.store_uri='ftp://host/x' is no place .*; legal: a folder, s3://bucket/prefix"),
         ({"train__state_uri": "s3:///x"}, r"train.state_uri='s3:///x' is no place"),
         ({"train__state_uri": "s3://b/x?endpoint=y"}, r"unknown option 'endpoint'; legal: endpoint_override, region, scheme"),
     ],

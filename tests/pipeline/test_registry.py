@@ -1,103 +1,30 @@
-"""Who is champion, and how that moves: registrations in a real MLflow store, the lock of a model, and what people do to it by hand."""
+"""Who is champion, and how that moves: registrations in a real MLflow store, and what people do to it by hand."""
 
 import argparse
-import contextlib
 import html
 import json
 import re
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from ruamel.yaml import YAML
 
 from ganlib.data.sources import SOURCES
 from ganlib.metrics.measure import compared
-from pipeline import names, preflight, promotion, registry, spread
+from pipeline import names, promotion, registry, spread
 from pipeline.promotion import Spread
 from pipeline.report import decision
-from pipeline.tracking import card, deciding, model_registry, registration, registry_lock, versions
-from pipeline.tracking import store as stores
+from pipeline.tracking import deciding, model_registry, registration, registry_lock, versions
+from tests.registrations import NAME, ROOT, measured, register, settings, standing, store_of
 
-ROOT = Path(__file__).resolve().parents[2]
-NAME = "gan-digits"
-CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
-NETWORK = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A store with its tables, which take seconds to make."""
-    folder = tmp_path_factory.mktemp("made")
-    stores.Store(stores.sqlite_uri(folder / "mlflow.db"), "gan")
-    return folder / "mlflow.db"
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 
 
 @pytest.fixture
-def root(made, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(made.read_bytes())
-    monkeypatch.setattr(registration, "_log_version", described_alone)
-    return tmp_path
-
-
-def described_alone(store, run_id, name, model, generator, example, words, files):
-    """A version whose model is described and has no network: exporting one takes most of a second, and test_tracking.py has that."""
-    with tempfile.TemporaryDirectory() as folder:
-        store.mlflow.models.Model(run_id=run_id).save(f"{folder}/MLmodel")
-        store.client.log_model_artifact(model.model_id, f"{folder}/MLmodel")
-    with contextlib.suppress(store.mlflow.exceptions.MlflowException):  # it exists
-        store.client.create_registered_model(name)
-    source = f"models:/{model.model_id}"
-    return int(store.client.create_model_version(name, source, run_id=run_id, model_id=model.model_id, description=words).version)
-
-
-def settings(**register):
-    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    values["register"] |= {"model": NAME, "spread": 0.05, **register}
-    return preflight.parse(values)
-
-
-def measured(fid, **protocol):
-    told = {"data_digest": "d" * 64, "split": "test", "bootstrap": 20, "read_from": {"classifier/last": ["fid"]}, **protocol}
-    return {"fid": fid, "fid_low": fid - 0.01, "fid_high": fid + 0.01, "protocol": told}
-
-
-def register(root, content, fid, *, spreads=(), protocol=None, alarms=(), measure_again=None, **changes):
-    config = settings(**changes)
-    return registration.register_generator(
-        config.register_,
-        config.tracking,
-        generator=NETWORK,
-        example=np.zeros((2, 3), np.float32),
-        words="three numbers",
-        run_key="key",
-        card=CARD,
-        sha256=content,
-        evaluation=measured(fid, **(protocol or {})),
-        alarms=alarms,
-        spreads=spreads,
-        measure_again=measure_again,
-        tags={"git.commit": "c", "data.digest": "d" * 64},
-        files=[],
-        root=root,
-    )
-
-
-def store_of(root):
-    return stores.open_store(settings().tracking, root)
-
-
-def standing(root):
-    return model_registry.require(store_of(root), NAME)
+def root(registry_root):
+    return registry_root
 
 
 def test_the_first_within_its_limits_then_who_is_better_and_nobody_else(root):
@@ -136,7 +63,9 @@ def test_the_first_within_its_limits_then_who_is_better_and_nobody_else(root):
     assert beside("promotion.json")["decision"] == json.loads(json.dumps(better.decision))
     assert {check["kind"] for check in better.decision["checks"]} >= {"superiority over samples", "superiority over seeds"}
     assert (better.champion["name"], better.champion["numbers"]["fid"]) == ("version 1", 5.0)
-    assert store.client.get_model_version(NAME, "3").description == f"three numbers\n\nWhen it was registered: {better.reason}"
+    assert store.client.get_model_version(NAME, "3").description == (
+        f"three numbers\n\nWhen it was registered: {better.reason}\n\nModel card: README.md, beside the model."
+    )
     # what was rejected stays so, whoever is champion now, until it is measured anew
     store.client.set_registered_model_alias(NAME, "champion", "1")
     assert "rejected by these very measurements" in register(root, "b", 6.0).reason
@@ -370,117 +299,3 @@ def test_a_spread_is_kept_seed_by_seed_and_read_back(tmp_path):
     file.write_text("{}")
     with pytest.raises(ValueError, match=r"is no spread of `ganpipe seeds`"):
         spread.stored(tmp_path)
-
-
-# ---- one at a time
-
-
-RACE = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from tests.pipeline.test_registry import register
-root, who, start = Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-time.sleep(max(0, start - time.time()))
-print("|".join(register(root, who, 4.0, spread=0.001).aliases))
-"""
-
-
-def race(root, rounds):
-    """Two threads at a time that try to become champion, each sure to be better than whoever was before: nobody's decision is of a stale champion."""
-    uri = stores.sqlite_uri(root / "mlflow.db")
-    open_stores = [stores.Store(uri, "gan") for _ in range(2)]
-    client = open_stores[0].client
-    client.create_registered_model("m")
-    for number in range(2 * rounds):
-        client.create_model_version("m", source=f"file:///{number}")
-    decisions = []
-
-    def compete(store, version, barrier):
-        barrier.wait()
-        with registry_lock.held(store, "m") as held:
-            found = model_registry.require(store, "m")
-            model_registry.crown(store, held, found, version, what="promoted", why="")
-            decisions.append((version, found.champion))
-
-    for number in range(rounds):
-        barrier = threading.Barrier(2)
-        threads = [threading.Thread(target=compete, args=(store, 2 * number + i + 1, barrier)) for i, store in enumerate(open_stores)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(decisions) == 2 * number + 2
-    # each decided against the one that was crowned just before it: a chain, in which nobody has two successors
-    assert [before for _, before in decisions] == [None, *(version for version, _ in decisions[:-1])]
-    found = model_registry.require(open_stores[0], "m")
-    assert [event.version for event in found.history] == [version for version, _ in decisions]
-    assert [version for version in found.versions if found.state(version) == "champion"] == [decisions[-1][0]] == [found.champion]
-    assert model_registry.names(open_stores[0]) == ["m"]
-
-
-def test_two_at_once_are_one_after_the_other(root):
-    """Kills: both told that they are champion, against the same old one."""
-    race(root, 5)
-
-
-@pytest.mark.slow
-def test_two_at_once_fifty_times(root):
-    race(root, 50)
-
-
-@pytest.mark.slow
-def test_two_processes_register_at_once_and_one_is_champion(root):
-    """Whole registrations, model and all, of processes of their own; the second one meets the first. Kills: a lock that threads alone see."""
-    register(root, "z", 5.0)
-    start = time.time() + 15
-    command = [sys.executable, "-W", "ignore", "-c", RACE, str(ROOT), str(root)]
-    both = [subprocess.Popen([*command, who, str(start)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for who in ("x", "y")]
-    said = [process.communicate(timeout=300)[0].strip().splitlines()[-1] for process in both]
-    found = standing(root)
-    states = sorted(found.state(version) for version in found.versions)
-    assert states == ["champion", "rejected", "replaced"], said
-    assert [event.version for event in found.history][-1] == found.champion
-
-
-def test_a_lock_whose_holder_died_is_taken_over_once(root):
-    """Two wait for it; one renames it, the other waits for that one. Kills: a lock for ever, a breaker who takes the next holder's."""
-    uri = stores.sqlite_uri(root / "mlflow.db")
-    one, two = (stores.Store(uri, "gan") for _ in range(2))
-    one.client.create_registered_model("m.lock", tags={registry_lock.OWNER: "dead" * 8, registry_lock.HOLDER: "process 1 on there"})
-    with (
-        pytest.raises(registry_lock.LockedError, match=r"process 1 on there has been deciding for 0\.3 s"),
-        registry_lock.held(one, "m", wait_seconds=0.3),
-    ):
-        pass
-    inside, most, order = [], [], []
-
-    def hold(store, who):
-        with registry_lock.held(store, "m", expiry_seconds=1.0):
-            inside.append(who)
-            most.append(len(inside))
-            order.append(who)
-            time.sleep(0.2)
-            inside.remove(who)
-
-    threads = [threading.Thread(target=hold, args=(store, who)) for store, who in ((one, "one"), (two, "two"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (max(most), sorted(order)) == (1, ["one", "two"])
-    left = [model.name for model in one.client.search_registered_models()]
-    assert len(left) == 1
-    assert left[0].startswith("m.lock.expired-")
-    assert model_registry.names(one) == []
-
-
-def test_a_holder_that_is_too_slow_moves_nothing(root):
-    store = stores.Store(stores.sqlite_uri(root / "mlflow.db"), "gan")
-    store.client.create_registered_model("m")
-    store.client.create_model_version("m", source="file:///0")
-    with registry_lock.held(store, "m", expiry_seconds=0.2) as held:
-        time.sleep(0.15)
-        with pytest.raises(registry_lock.LockedError, match="no alias was moved"):
-            model_registry.crown(store, held, model_registry.require(store, "m"), 1, what="promoted", why="")
-    assert model_registry.require(store, "m").aliases == {}

@@ -11,19 +11,16 @@ import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from ruamel.yaml import YAML
 
-from pipeline import preflight
-from pipeline.tracking import card, evaluation, logged_models, model_registry, registration, registry_lock, rooms
+from pipeline.tracking import logged_models, model_registry, registry_lock, rooms
 from pipeline.tracking import store as stores
+from pipeline.tracking.evaluation import log_evaluation
 from pipeline.tracking.settings import TrackingConfig
+from tests.registrations import measured, register, settings
 
-ROOT = Path(__file__).resolve().parents[2]
 ADMIN, EXPERIMENT, MODEL = ("admin", "the-word-of-admin"), "adas", "gan-adas"
 PATIENT = 300.0  # it hashes each password for a while, and machines are busy
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
@@ -85,42 +82,20 @@ def user(server, monkeypatch):
     return become
 
 
-def settings(**register):
-    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    values["register"] |= {"model": MODEL, "spread": 0.05, **register}
-    values["tracking"] |= {"experiment": EXPERIMENT}
-    return preflight.parse(values)
+def ours(**register):
+    return settings(model=MODEL, experiment=EXPERIMENT, **register)
 
 
-def measured(folder, sha256, fid):
-    """models/ and reports/ of a training, as far as MLflow is told of them."""
-    facts = {"run_key": f"key-{sha256}", "images_seen": 100, "sha256": sha256, "family": "dcgan", "data": {"source": "digits"}}
+def registered(folder, sha256, fid):
+    """What the evaluate and the register stage tell MLflow of a training."""
+    key, evaluation = f"key-{sha256}", measured(fid)
+    facts = {"run_key": key, "images_seen": 100, "sha256": sha256, "family": "dcgan", "data": {"source": "digits"}}
     for name in ("models", "reports"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "models" / "generator.json").write_text(json.dumps(facts | {"git_commit": "c", "data_digest": "d" * 64}))
-    told = {"data_digest": "d" * 64, "split": "test", "read_from": {"classifier/last": ["fid"]}}
-    found = {"fid": fid, "fid_low": fid - 0.01, "fid_high": fid + 0.01, "protocol": told}
-    (folder / "reports" / "evaluation.json").write_text(json.dumps(found))
-    return found
-
-
-def register(folder, sha256, fid):
-    config, found = settings(), measured(folder, sha256, fid)
-    evaluation.log_evaluation(config.tracking, {}, folder)
-    return registration.register_generator(
-        config.register_,
-        config.tracking,
-        generator=torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval(),
-        example=np.zeros((2, 3), np.float32),
-        words="three numbers",
-        run_key=f"key-{sha256}",
-        card=card.Card.of(family="dcgan", source="digits", images=100, run_key=f"key-{sha256}", git_commit="c"),
-        sha256=sha256,
-        evaluation=found,
-        tags={"git.commit": "c", "data.digest": "d" * 64},
-        files=[],
-        root=folder,
-    )
+    (folder / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
+    log_evaluation(ours().tracking, {}, folder)
+    return register(folder, sha256, fid, config=ours(), run_key=key)
 
 
 @pytest.fixture
@@ -168,17 +143,17 @@ def test_a_wrong_host_is_said_before_the_training_in_one_line(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, user, tmp_path):
+def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, user, tmp_path, make_prepared):
     """From the evaluation to the champion's pyfunc, as somebody who may see nothing else; and whoever may not, hears it in one line.
 
     Kills: a model in MLflow's default experiment (403 for whoever may only use his own), and a refusal after the training.
     """
     user("ada")
-    assert rooms.check(settings().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
-    first, second = register(tmp_path, "a", 5.0), register(tmp_path, "b", 4.0)
+    assert rooms.check(ours().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
+    first, second = registered(tmp_path, "a", 5.0), registered(tmp_path, "b", 4.0)
     assert (first.version, second.version, second.aliases) == (1, 2, ["challenger", "champion"])
-    assert rooms.check(settings().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
-    store = stores.open_store(settings().tracking, tmp_path)
+    assert rooms.check(ours().tracking, MODEL, tmp_path, limit_seconds=PATIENT) == ""
+    store = stores.open_store(ours().tracking, tmp_path)
     # the logged model belongs to the run's experiment, and carries its numbers and what they were measured on
     (model,) = store.client.search_logged_models([store.experiment_id], filter_string=f"tags.`{logged_models.CONTENT}` = 'b'")
     assert model.experiment_id == store.client.get_run(second.run_id).info.experiment_id == store.experiment_id != "0"
@@ -203,10 +178,11 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
     user("ada", "a wrong one")
     refused(r"wants credentials, and has got none or wrong ones \(401\); set MLFLOW_TRACKING_USERNAME and")
     # the stage itself: before anything is trained
+    clone = make_prepared()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "pipeline.stages.train"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=clone.root,
+        env=clone.environment | {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")},
         capture_output=True,
         text=True,
     )

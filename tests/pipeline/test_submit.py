@@ -1,141 +1,45 @@
-"""Submission of a tiny git repository: the export alone, then a real Ray job server that is started once.
-
-Long because that one server is shared by every ending a job can have.
-"""
+"""What is sent, what is refused before it is sent, and what the command makes of an answer: without a Ray (test_submit_server.py has one)."""
 
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline import params, preflight
 from pipeline.edit import override
-from pipeline.submit import command as submit
-from pipeline.submit import ray_jobs, targets
-from pipeline.submit.package import Package, package_commit
+from pipeline.submit import command, following, ray_jobs, sending, targets
+from pipeline.submit.package import package_commit
 from pipeline.submit.targets import Job, Outcome
-
-# Ray's client passes ssl=None to aiohttp, which warns: as an error it would only cut every log.
-pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-NAMES = (*submit.SETTINGS, *submit.CREDENTIALS, "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-BEFORE = "# the tiny pipeline\ntrain:\n  seed: 1   # kept\n  mode: ok\n  state_uri: state\n  options: {depth: 2}\n"
-STAGES = """
-stages:
-  make:
-    cmd: python make.py
-    deps: [make.py]
-    params: [train.seed, train.mode]
-    outs: [samples]
-  report:
-    cmd: mkdir -p reports && cp samples/seed.txt reports/seed.txt
-    deps: [samples]
-    outs: [reports/seed.txt]
-"""
-MAKE = """
-import os, pathlib, signal, sys, time
-from ruamel.yaml import YAML
-train = YAML(typ="safe").load(open("params.yaml"))["train"]
-out = pathlib.Path("samples")
-out.mkdir()
-print("making with seed", train["seed"], flush=True)
-pathlib.Path("state", "ran.txt").open("a").write("ran\\n")
-(out / "seed.txt").write_text(str(train["seed"]))
-(out / "commit.txt").write_text(os.environ["GANPIPE_GIT_COMMIT"])
-(out / "key.txt").write_text(os.environ.get("AWS_ACCESS_KEY_ID", "none"))
-(out / "files.txt").write_text("\\n".join(sorted(p.as_posix() for p in pathlib.Path(".").rglob("*") if ".dvc" not in p.parts)))
-if train["mode"] == "fail":
-    sys.exit("made to fail")
-if train["mode"] == "wait":
-    def leave(number, frame):
-        time.sleep(4)  # longer than the 3 s Ray gives by default
-        pathlib.Path("state", "graceful.txt").write_text("saved")
-        sys.exit(143)
-    signal.signal(signal.SIGTERM, leave)
-    pathlib.Path("state", "waiting.txt").write_text("waiting")
-    time.sleep(300)
-"""
-
-
-def _anything(values: dict[str, Any]) -> None:
-    """Accepts every params.yaml: the tiny pipeline has a schema of its own."""
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+from pipeline.submit.token import find_token
+from tests.pipeline.tiny_jobs import BEFORE, MAKE, NAMES, ROOT, Recorder, anything, git, make_repository
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # a token there is not ours
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A committed pipeline of two stages, with an ignored file beside it."""
-    root = tmp_path / "project"
-    for name, text in {
-        "params.yaml": BEFORE,
-        "dvc.yaml": STAGES,
-        "make.py": MAKE,
-        ".dvc/config": "",
-        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-        ".gitignore": "/ignored.txt\n/tracked.log\n/samples\n/state\n",
-        "ignored.txt": "a secret",
-        "tracked.log": "ignored by name, committed by force",
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    (root / "infra").mkdir()
-    shutil.copy(ROOT / "infra" / "job.sh", root / "infra" / "job.sh")
-    _git(root, "init", "--quiet")
-    _git(root, "add", ".")
-    _git(root, "add", "--force", "tracked.log")
-    _git(root, "commit", "--quiet", "-m", "tiny")
-    return root
+    return make_repository(tmp_path / "project")
 
 
-class Recorder:
-    """A target that keeps what it is given and ends as it is told."""
-
-    def __init__(self, ending: Outcome | BaseException | None = None) -> None:
-        self.jobs: list[Job] = []
-        self.names: list[str] = []
-        self.stopped: list[str] = []
-        self._ending = ending
-
-    def submit(self, package: Package, job: Job) -> None:
-        self.jobs.append(job)
-        self.names = zipfile.ZipFile(package.path).namelist()
-
-    def follow(self, job_id: str, *, write: object, deadline: float | None = None) -> Outcome:
-        if isinstance(self._ending, BaseException):
-            ending, self._ending = self._ending, Outcome(status="STOPPED", exit_code=3)
-            raise ending
-        assert self._ending is not None
-        return self._ending
-
-    def stop(self, job_id: str) -> None:
-        self.stopped.append(job_id)
+def _submit(repository: Path, target: Recorder, **options: Any) -> list[str]:
+    """Lines that were said."""
+    said: list[str] = []
+    options = {"workspace": "/shared", "validate": anything} | options
+    sending.submit(sending.Request(root=repository, **options), target, say=said.append)
+    return said
 
 
 # --- the export -------------------------------------------------------------------------------------------------------------------------
@@ -144,20 +48,20 @@ class Recorder:
 def test_package_is_the_commit_and_nothing_else(repository: Path, tmp_path: Path) -> None:
     (repository / "untracked.py").write_text("")
     (repository / "make.py").write_text("changed, not committed")
-    package = package_commit(repository, tmp_path, validate=_anything)
+    package = package_commit(repository, tmp_path, validate=anything)
     held = zipfile.ZipFile(package.path)
-    assert sorted(held.namelist()) == sorted(_git(repository, "ls-files").splitlines())
+    assert sorted(held.namelist()) == sorted(git(repository, "ls-files").splitlines())
     assert {"ignored.txt", "untracked.py"}.isdisjoint(held.namelist())
     assert "tracked.log" in held.namelist()
     assert held.read("make.py").decode() == MAKE
-    assert package.commit == _git(repository, "rev-parse", "HEAD")
+    assert package.commit == git(repository, "rev-parse", "HEAD")
     assert package.size_bytes == package.path.stat().st_size
 
 
 def test_same_commit_and_overrides_give_the_same_bytes(repository: Path, tmp_path: Path) -> None:
     def packed(name: str, *overrides: str) -> bytes:
         (tmp_path / name).mkdir()
-        return package_commit(repository, tmp_path / name, overrides=overrides, validate=_anything).path.read_bytes()
+        return package_commit(repository, tmp_path / name, overrides=overrides, validate=anything).path.read_bytes()
 
     first = packed("a")
     time.sleep(2.1)  # the resolution of times in a zip file is two seconds
@@ -204,21 +108,21 @@ def test_overrides_meet_the_real_schema(tmp_path: Path) -> None:
 
 def test_too_large_a_commit_is_refused_before_it_is_sent(repository: Path) -> None:
     (repository / "weights.bin").write_bytes(os.urandom(3 * 2**20))
-    _git(repository, "add", ".")
-    _git(repository, "commit", "--quiet", "-m", "large")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "large")
     target = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(package_commit.__kwdefaults__ or {}, "max_bytes", 2 * 2**20)
         with pytest.raises(ValueError, match=r"(?s)must be smaller than 2.00 MiB.*3.00 MiB  weights.bin"):
-            submit.submit(repository, target, validate=_anything)
-    assert not target.jobs
+            _submit(repository, target)
+    assert not target.sent
 
 
 def test_params_that_do_not_fit_are_refused_before_they_are_sent(repository: Path) -> None:
     target = Recorder()
     with pytest.raises(params.ParamsError, match=r"params\.yaml cannot be used"):
-        submit.submit(repository, target)  # the real schema, which the tiny params.yaml does not meet
-    assert not target.jobs
+        _submit(repository, target, validate=preflight.parse)  # the real schema, which the tiny params.yaml does not meet
+    assert not target.sent
 
 
 def test_limit_is_the_one_of_ray() -> None:
@@ -231,23 +135,23 @@ def test_limit_is_the_one_of_ray() -> None:
 
 @pytest.mark.parametrize("name", ["infra/job.sh", "dvc.yaml", "params.yaml"])
 def test_commit_without_what_the_job_needs_is_refused(repository: Path, tmp_path: Path, name: str) -> None:
-    _git(repository, "rm", "--quiet", name)
-    _git(repository, "commit", "--quiet", "-m", "less")
+    git(repository, "rm", "--quiet", name)
+    git(repository, "commit", "--quiet", "-m", "less")
     with pytest.raises(ValueError, match=f"holds no {name}"):
-        package_commit(repository, tmp_path, validate=_anything)
+        package_commit(repository, tmp_path, validate=anything)
 
 
 def test_link_to_a_folder_is_refused(repository: Path, tmp_path: Path) -> None:
     (repository / "link").symlink_to("infra")
-    _git(repository, "add", ".")
-    _git(repository, "commit", "--quiet", "-m", "link")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "link")
     with pytest.raises(ValueError, match="link is a link to a folder"):
-        package_commit(repository, tmp_path, validate=_anything)
+        package_commit(repository, tmp_path, validate=anything)
 
 
 def test_folder_without_git_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a git repository"):
-        submit.submit(tmp_path, Recorder(), validate=_anything, allow_dirty=True)
+        _submit(tmp_path, Recorder(), allow_dirty=True)
 
 
 # --- the submission ---------------------------------------------------------------------------------------------------------------------
@@ -258,64 +162,160 @@ def test_dirty_tree_is_refused(repository: Path, name: str) -> None:
     (repository / name).write_text("changed")
     target = Recorder()
     with pytest.raises(ValueError, match=rf"(?s)not in it:.*{name}.*--allow-dirty"):
-        submit.submit(repository, target, validate=_anything)
-    assert not target.jobs
-    said: list[str] = []
-    submit.submit(repository, target, validate=_anything, allow_dirty=True, say=said.append)
+        _submit(repository, target)
+    assert not target.sent
+    said = _submit(repository, target, allow_dirty=True)
     assert "not sent: 1 uncommitted changes" in said
     assert "new.py" not in target.names
 
 
-def test_job_carries_the_listed_environment_only(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "AWS_SECRET_ACCESS_KEY", "SOMETHING_ELSE"):
+def test_job_carries_the_listed_environment_and_no_credentials(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills a forwarded secret: Ray shows a job's environment to whoever asks."""
+    for name in ("MLFLOW_TRACKING_URI", "AWS_SECRET_ACCESS_KEY", "SOMETHING_ELSE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, f"value of {name}")
-    said: list[str] = []
     target = Recorder()
-    submit.submit(repository, target, validate=_anything, job_id="one", stages=["make"], workspace="/shared", say=said.append)
-    submit.submit(repository, target, validate=_anything, use_credentials=False, say=said.append)
-    commit = _git(repository, "rev-parse", "HEAD")
-    assert target.jobs[0] == submit.Job(
+    said = _submit(repository, target, job_id="one", stages=["make"], credentials="/etc/ganpipe/environment")
+    commit = git(repository, "rev-parse", "HEAD")
+    key = target.sent[0].labels["key"]
+    assert target.sent[0] == Job(
         id="one",
         stages=("make",),
         environment={
             "MLFLOW_TRACKING_URI": "value of MLFLOW_TRACKING_URI",
-            "AWS_SECRET_ACCESS_KEY": "value of AWS_SECRET_ACCESS_KEY",
             "GANPIPE_JOB": "one",
             "GANPIPE_GIT_COMMIT": commit,
             "GANPIPE_STATE": "state",
             "GANPIPE_WORKSPACE": "/shared",
+            "GANPIPE_CREDENTIALS": "/etc/ganpipe/environment",
         },
-        labels={"commit": commit, "overrides": "", "stages": "make"},
+        labels={"commit": commit, "overrides": "", "stages": "make", "key": key, "workspace": "/shared"},
     )
-    assert "AWS_SECRET_ACCESS_KEY" not in target.jobs[1].environment
-    assert target.jobs[1].id.startswith(f"gan-{commit[:8]}-")
-    assert not any("value of AWS" in line for line in said)
+    assert not any("value of" in line for line in said)
+    said = _submit(repository, target)
+    assert target.sent[1].id == f"gan-{commit[:8]}-{target.sent[1].labels['key'][:12]}"
+    assert any("AWS_SECRET_ACCESS_KEY stays here" in line for line in said)
 
 
-def test_what_cannot_be_seen_from_here_is_warned_of(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variables", "options", "expected"),
+    [
+        ({"MLFLOW_TRACKING_URI": "http://me:hunter22@mlflow:5000"}, {}, "MLFLOW_TRACKING_URI=http://***@mlflow:5000 has a password"),
+        ({}, {"overrides": ["train.state_uri=s3://key:hunter22@bucket"]}, "-S train.state_uri=s3://***@bucket has a password"),
+        ({}, {"job_id": "../../x"}, "'../../x' is no name of a job"),
+        ({}, {"job_id": "a b"}, "is no name of a job"),
+        ({}, {"workspace": "shared"}, "--workspace shared: expected an absolute path"),
+        ({}, {"credentials": "keys"}, "--credentials keys: expected an absolute path"),
+        ({}, {"workspace": None}, "no way home"),
+    ],
+)
+def test_what_would_leak_or_be_lost_is_refused(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], options: dict[str, Any], expected: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    target = Recorder()
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+        _submit(repository, target, **options)
+    assert not target.sent
+    assert "hunter22" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "params.yaml",
+            BEFORE.replace("state_uri: state", "state_uri: s3://me:hunter22@b/k"),
+            "train.state_uri=s3://***@b/k has a password",
+        ),
+        (".dvc/config", "['remote \"a\"']\n    url = s3://b\n    secret_access_key = hunter22\n", "holds a secret"),
+        (".dvc/config", "[core]\n    remote = a\n['remote \"a\"']\n    url = ../store\n", "a folder relative to the clone"),
+        (".dvc/config", "[core]\n    remote = a\n", "names the remote a, but has no url"),
+    ],
+)
+def test_commit_that_leaks_or_cannot_bring_results_home_is_refused(repository: Path, name: str, text: str, expected: str) -> None:
+    (repository / name).write_text(text)
+    git(repository, "commit", "--quiet", "-a", "-m", "change")
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+        _submit(repository, Recorder())
+    assert "hunter22" not in str(refused.value)
+
+
+# --- one job for one commit -------------------------------------------------------------------------------------------------------------
+
+
+def test_same_commit_and_settings_is_one_job_until_it_failed(repository: Path) -> None:
+    """Kills a second job beside one that runs or is done; a change of commit, override, stage or folder is another job."""
+    running, done, failed = Recorder(), Recorder(Outcome(status="SUCCEEDED", exit_code=0)), Recorder(Outcome(status="FAILED", exit_code=1))
+    for target in (running, done, failed):
+        _submit(repository, target)
+        first = target.sent[0].id
+        said = " ".join(_submit(repository, target))
+        assert first in said
+        if target is failed:
+            assert [job.id for job in target.sent] == [first, f"{first}-2"]
+        else:
+            assert len(target.sent) == 1
+            assert ("attached to it" in said) == (target is running)
+    _submit(repository, done, again=True)
+    assert done.sent[1].id == f"{done.sent[0].id}-2"
+    for options in ({"overrides": ["train.seed=2"]}, {"stages": ["make"]}, {"workspace": "/other"}):
+        _submit(repository, running, **options)
+    (repository / "make.py").write_text("changed")
+    git(repository, "commit", "--quiet", "-a", "-m", "change")
+    _submit(repository, running)
+    assert len({job.id for job in running.sent}) == 5
+
+
+def test_name_that_another_job_has_is_refused(repository: Path) -> None:
+    target = Recorder()
+    _submit(repository, target, job_id="mine")
+    with pytest.raises(ValueError, match="another job mine already"):
+        _submit(repository, target, job_id="mine", overrides=["train.seed=2"])
+
+
+def test_driver_that_died_is_sent_again_as_often_as_asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills a retry of a job that failed by itself, and a retry too many."""
+    for ending, jobs in (
+        (Outcome(status="FAILED", exit_code=targets.DIED, has_died=True), 3),
+        (Outcome(status="FAILED", exit_code=1), 1),
+    ):
+        target = Recorder(ending)
+        monkeypatch.setattr(command, "target_at", lambda address, target=target: target)
+        arguments = ["--address", "http://head:8265", "--workspace", "/shared", "--retry", "2"]
+        assert command.main(arguments, root=repository, validate=anything) == ending.exit_code
+        assert len(target.sent) == jobs
+
+
+def test_what_cannot_be_seen_from_here_is_warned_of(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "seen" / "cache").mkdir(parents=True)
+    seen = {"workspace": str(tmp_path / "seen")}
+
     def warnings(**options: Any) -> str:
-        said: list[str] = []
-        submit.submit(repository, Recorder(), validate=_anything, say=said.append, **options)
-        return "\n".join(line for line in said if line.startswith("warning"))
+        return "\n".join(line for line in _submit(repository, Recorder(), **options) if line.startswith("warning"))
 
-    assert "no --workspace" in warnings()
-    assert "train.state_uri=state is relative" in warnings()
-    assert "train.state_uri" not in warnings(overrides=["train.state_uri=/shared/state"])
-    assert "MLFLOW_TRACKING_URI" in warnings(workspace="/shared")
+    alone = {"workspace": None, "results": "/kept"}
+    assert "no --workspace" in warnings(**alone)
+    assert "`ganpipe submit fetch` cannot apply" in warnings(**alone)
+    assert "train.state_uri=state is relative" in warnings(**alone)
+    assert "train.state_uri" not in warnings(overrides=["train.state_uri=/shared/state"], **alone)
+    assert "the results can be fetched only where it is" in warnings()
+    assert "MLFLOW_TRACKING_URI" in warnings(**seen)
     for uri in ("sqlite:///mlflow.db", "http://localhost:5000"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert "another one on the cluster" in warnings(workspace="/shared")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:password@mlflow:5000")
-    assert warnings(workspace="/shared") == ""
-    with pytest.raises(ValueError, match="--workspace shared: expected an absolute path"):
-        warnings(workspace="shared")
+        assert "another one on the cluster" in warnings(**seen)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert warnings(**seen) == ""
+
+
+# --- the address and the token ----------------------------------------------------------------------------------------------------------
 
 
 def test_unreachable_head_is_told_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        assert submit.main(["--address", address], root=tmp_path / "nothing") == submit.UNREACHABLE
+        assert command.main(["--address", address], root=tmp_path / "nothing") == targets.UNREACHABLE
     assert f"no Ray job server answers at {address}" in capsys.readouterr().err
 
 
@@ -331,248 +331,104 @@ def test_another_server_is_not_taken_for_ray(tmp_path: Path, capsys: pytest.Capt
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            code = submit.main(["--address", f"http://127.0.0.1:{server.server_port}"], root=tmp_path)
+            code = command.main(["--address", f"http://127.0.0.1:{server.server_port}"], root=tmp_path)
         finally:
             server.shutdown()
             thread.join()
-    assert code == submit.UNREACHABLE
+    assert code == targets.UNREACHABLE
     assert "not as a Ray job server" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "http://"])
 def test_address_of_another_kind_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ValueError, match="expected the job server"):
-        submit.main(["--address", address], root=tmp_path)
+        command.main(["--address", address], root=tmp_path)
 
 
 def test_address_comes_from_the_environment_when_it_is_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(ValueError, match="where to"):
-        submit.main([], root=tmp_path)
-    asked: list[str] = []
+        command.main([], root=tmp_path)
+    asked: list[str | None] = []
 
-    def unreachable(address: str) -> submit.Target:
+    def unreachable(address: str | None) -> targets.Target:
         asked.append(address)
-        raise submit.Unreachable("no")
+        raise targets.Unreachable("no")
 
-    monkeypatch.setattr(submit, "target_at", unreachable)
+    monkeypatch.setattr(command, "target_at", unreachable)
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
-    assert submit.main([], root=tmp_path) == submit.UNREACHABLE
+    assert command.main([], root=tmp_path) == targets.UNREACHABLE
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://other:8265")
-    assert submit.main([], root=tmp_path) == submit.UNREACHABLE
+    assert command.main([], root=tmp_path) == targets.UNREACHABLE
     assert asked == ["http://head:8265", "https://other:8265"]
 
 
+def test_token_is_found_where_ray_finds_it(tmp_path: Path) -> None:
+    """Kills another order than Ray's own, which a real `ray` is asked for in test_submit_server.py."""
+    home, file = tmp_path / "somebody", tmp_path / "file"
+    assert find_token({}, home=home)[0] == ""
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("of home\n")
+    file.write_text("of file\n")
+    assert find_token({}, home=home) == ("of home", str(home / ".ray" / "auth_token"))
+    path = {"RAY_AUTH_TOKEN_PATH": str(file)}
+    assert find_token(path, home=home)[0] == "of file"
+    assert find_token(path | {"RAY_AUTH_TOKEN": "of variable"}, home=home) == ("of variable", "RAY_AUTH_TOKEN")
+    assert find_token({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "x"}, home=home) == ("", "RAY_AUTH_MODE=disabled sends none")
+    for path in ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, {"RAY_AUTH_TOKEN_PATH": str(tmp_path)}):
+        with pytest.raises(ValueError, match=r"RAY_AUTH_TOKEN_PATH=.* cannot be read"):
+            find_token(path, home=home)
+
+
 @pytest.mark.parametrize(
-    ("status", "driver", "code"),
-    [("SUCCEEDED", 0, 0), ("STOPPED", None, 3), ("FAILED", 5, 5), ("FAILED", None, 1), ("FAILED", 0, 1), ("FAILED", -9, 137)],
+    ("status", "driver", "error_type", "code", "has_died"),
+    [
+        ("SUCCEEDED", 0, None, 0, False),
+        ("STOPPED", None, None, targets.STOPPED, False),
+        ("FAILED", 5, "JOB_ENTRYPOINT_COMMAND_ERROR", 5, False),
+        ("FAILED", 1, "JOB_ENTRYPOINT_COMMAND_ERROR", 1, False),
+        ("FAILED", 0, None, 1, False),
+        ("FAILED", -9, "JOB_ENTRYPOINT_COMMAND_ERROR", 137, True),
+        ("FAILED", 137, "JOB_ENTRYPOINT_COMMAND_ERROR", 137, True),
+        ("FAILED", None, "JOB_SUPERVISOR_ACTOR_DIED", targets.DIED, True),
+        ("FAILED", None, "RUNTIME_ENV_SETUP_FAILURE", 1, False),
+    ],
 )
-def test_exit_code_of_each_ending(status: str, driver: int | None, code: int) -> None:
-    assert ray_jobs._outcome(status, driver, "").exit_code == code
+def test_exit_code_of_each_ending(status: str, driver: int | None, error_type: str | None, code: int, has_died: bool) -> None:
+    outcome = ray_jobs._outcome(status, driver, "", error_type)
+    assert (outcome.exit_code, outcome.has_died) == (code, has_died)
+
+
+def test_of_a_failure_the_last_lines_are_told_once() -> None:
+    """Kills the first five lines of a traceback, and a message that repeats the log above it."""
+    text = "\n".join(["Traceback (most recent call last):", *(f"  frame {n}" for n in range(50)), "ValueError: the reason"])
+    outcome = ray_jobs._outcome("FAILED", 1, text)
+    assert outcome.message.splitlines()[-1] == "ValueError: the reason"
+    assert len(outcome.message.splitlines()) == ray_jobs.LAST_LINES
+    assert "the reason" in following.ending("job", outcome)
+    assert following.ending("job", outcome, printed=text) == "job job: FAILED (exit code 1)"
 
 
 @pytest.mark.parametrize(
     ("ending", "code", "stopped"),
     [
-        (KeyboardInterrupt(), submit.INTERRUPTED, ["job"]),
-        (submit.TimedOut(), submit.TIMED_OUT, ["job"]),
-        (submit.Lost("silence"), submit.LOST, []),
-        (targets.Outcome(status="FAILED", exit_code=9), 9, []),
+        (KeyboardInterrupt(), targets.INTERRUPTED, ["job"]),
+        (targets.TimedOut(), targets.TIMED_OUT, ["job"]),
+        (targets.Lost("silence"), targets.LOST, []),
+        (Outcome(status="FAILED", exit_code=9), 9, []),
     ],
 )
-def test_follow_turns_each_ending_into_a_code(ending: BaseException | targets.Outcome, code: int, stopped: list[str]) -> None:
+def test_follow_turns_each_ending_into_a_code(ending: BaseException | Outcome, code: int, stopped: list[str]) -> None:
     target = Recorder(ending)
-    assert submit.follow(target, "job", timeout_minutes=1) == code
+    assert following.follow(target, "job", timeout_minutes=1).exit_code == code
     assert target.stopped == stopped
 
 
-# --- a real job server ------------------------------------------------------------------------------------------------------------------
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a Ray head of our own: every port free, its own home and scratch folder, stopped by process id."""
-    scratch = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))  # short: it holds Unix sockets
-    options = (
-        "port",
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "metrics-export-port",
-        "runtime-env-agent-port",
-    )
-    ports = dict(zip(options, _free_ports(len(options)), strict=True))
-    inherited = {name: value for name, value in os.environ.items() if name not in NAMES and not name.startswith("RAY_")}
-    environment = {
-        **inherited,
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={scratch}/t"]
-    command += ["--object-store-memory=80000000", "--include-dashboard=true", *(f"--{name}={port}" for name, port in ports.items())]
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    with (scratch / "log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                ray_jobs._check_answers(address)
-                break
-            except submit.Unreachable:
-                assert head.poll() is None, (scratch / "log").read_text()
-                assert time.monotonic() < deadline, "the job server did not start"
-                time.sleep(0.3)
-        yield address
-    finally:
-        ours = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-        head.terminate()
-        head.wait(timeout=120)
-        for process in psutil.wait_procs(ours, timeout=10)[1]:
-            process.kill()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _send(server: str, repository: Path, workspace: Path, *arguments: str) -> int:
-    return submit.main(["--address", server, "--workspace", str(workspace), *arguments], root=repository, validate=_anything)
-
-
-@pytest.mark.heavy
-def test_job_succeeds_with_its_overrides_and_the_next_one_starts_clean(
-    server: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "forwarded")
-    shared, kept, remote = tmp_path / "shared folder", tmp_path / "kept", tmp_path / "remote"
-    (repository / ".dvc" / "config").write_text(f"[core]\n    remote = ours\n['remote \"ours\"']\n    url = {remote}\n")
-    _git(repository, "commit", "--quiet", "-a", "-m", "remote")
-    code = _send(server, repository, shared, "-S", "train.seed=7", "--submission-id", "first", "--results", str(kept))
-    output, errors = capsys.readouterr()
-    assert code == 0, output + errors
-    assert output.count("making with seed 7") == 1  # the log, each line once
-    samples = kept / "first" / "samples"
-    assert (samples / "seed.txt").read_text() == "7"
-    assert (kept / "first" / "reports" / "seed.txt").read_text() == "7"
-    assert "make" in (kept / "first" / "dvc.lock").read_text()
-    assert (samples / "commit.txt").read_text() == _git(repository, "rev-parse", "HEAD")
-    assert (samples / "key.txt").read_text() == "forwarded"
-    assert list(remote.glob("files/md5/*/*"))  # dvc push
-    assert list(remote.glob("runs/*/*"))  # of the run cache too
-    files = (samples / "files.txt").read_text().splitlines()
-    assert "tracked.log" in files
-    assert {"ignored.txt", "untracked.py"}.isdisjoint(files)
-
-    # The same package again: Ray reuses the folder it unpacked, so nothing of the first run may lie in it, and the run cache still serves.
-    assert _send(server, repository, shared, "-S", "train.seed=7", "--submission-id", "second", "--target", "make") == 0
-    second = shared / "runs" / "second"
-    assert (second / "samples" / "files.txt").read_text().splitlines() == files
-    assert not (second / "reports").exists()  # the other stage was not asked for
-    assert (shared / "state" / "ran.txt").read_text() == "ran\n"  # restored, not run
-    assert _send(server, repository, shared, "--follow", "second") == 0
-    with pytest.raises(ValueError, match="refused job second"):
-        _send(server, repository, shared, "--submission-id", "second")
-
-
-@pytest.mark.heavy
-def test_failing_stage_fails_the_command(server: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = _send(server, repository, tmp_path / "shared", "-S", "train.mode=fail", "--submission-id", "failing")
-    output = capsys.readouterr().out
-    from ray.job_submission import JobSubmissionClient
-
-    assert code == JobSubmissionClient(server).get_job_info("failing").driver_exit_code != 0
-    assert "made to fail" in output
-    assert "FAILED" in output
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("error", [None, RuntimeError("connection closed")])
-def test_log_that_is_cut_early_changes_nothing(
-    server: str,
-    repository: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: Exception | None,
-) -> None:
-    from ray.job_submission import JobSubmissionClient
-
-    async def cut(self: JobSubmissionClient, job_id: str) -> Any:
-        yield "the only line\n"
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr(JobSubmissionClient, "tail_job_logs", cut)
-    mode = "ok" if error is None else "fail"
-    code = _send(server, repository, tmp_path / "shared", "-S", f"train.mode={mode}")
-    assert (code == 0) == (error is None)
-    assert capsys.readouterr().out.count("the only line") == 1
-
-
-def _until(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.2)
-
-
-@pytest.mark.heavy
-def test_stopped_job_is_no_success(server: str, repository: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    assert _send(server, repository, shared, "-S", "train.mode=wait", "--submission-id", "stopped", "--detach") == 0
-    _until(shared / "state" / "waiting.txt")
-    submit.target_at(server).stop("stopped")
-    assert _send(server, repository, shared, "--follow", "stopped") == targets.STOPPED
-    assert (shared / "state" / "graceful.txt").read_text() == "saved"  # it had more than Ray's three seconds to leave
-
-
-@pytest.mark.heavy
-def test_interrupt_stops_the_job(server: str, repository: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    arguments = ["--address", server, "--workspace", str(shared), "-S", "train.mode=wait", "--submission-id", "interrupted"]
-    call = f"submit.main({arguments!r}, root=pathlib.Path({str(repository)!r}), validate=len)"
-    code = f"import sys, pathlib; from pipeline.submit import command as submit; sys.exit({call})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        _until(shared / "state" / "waiting.txt")
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == submit.INTERRUPTED, output
-    assert "job interrupted: STOPPED" in output
-    assert "Traceback" not in output
-
-
-@pytest.mark.heavy
-def test_unknown_job_is_told(server: str, repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="knows no job nobody"):
-        _send(server, repository, tmp_path, "--follow", "nobody")
-
-
-@pytest.mark.heavy
-def test_silent_head_is_given_up_but_not_the_job(server: str) -> None:
-    class Silent:
-        def get_job_info(self, job_id: str) -> None:
-            raise ConnectionError("silence")
-
-        async def tail_job_logs(self, job_id: str) -> Any:
-            raise ConnectionError("silence")
-            yield ""
-
-    target = ray_jobs.RayJobs(server, poll_seconds=0.05, lost_seconds=0.3)
-    target._client = Silent()
-    assert submit.follow(target, "job") == submit.LOST
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["list", "job"], ["fetch"], ["--retry", "2", "--detach"], ["nothing"], ["--retry", "-1"]]
+)
+def test_verbs_ask_for_what_they_need(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        command.main(["--address", "http://head:8265", *arguments])
+    assert left.value.code == 2
+    assert "usage" in capsys.readouterr().err

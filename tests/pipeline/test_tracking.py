@@ -4,16 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
-from ganlib.files import sha256_file
 from ganlib.storage import open_storage
-from pipeline import preflight
-from pipeline.tracking import card, evaluation, logged_models, outbox, registration, training_run, versions
+from pipeline.tracking import card, evaluation, logged_models, outbox, training_run
 from pipeline.tracking import store as stores
+from tests.registrations import register, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = card.Card.of(family="dcgan", source="digits", images=100, run_key="key", git_commit="c")
@@ -23,25 +20,7 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return preflight.parse(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
-
-
-def register(config, root, *, content, score, files=()):
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Unflatten(1, (1, 2, 2))).eval()
-    return registration.register_generator(
-        config.register_.model_copy(update={"model": "gan-digits"}),
-        config.tracking,
-        generator=network,
-        example=np.zeros((2, 3), np.float32),
-        words="three numbers",
-        run_key="key",
-        card=CARD,
-        sha256=content,
-        evaluation={"fid": score, "protocol": {"split": "test"}},
-        tags={"git.commit": "c", **{versions.weights_tag(path.stem): sha256_file(path) for path in files}},
-        files=list(files),
-        root=root,
-    )
+    return settings()
 
 
 def test_a_version_lies_in_the_project_and_not_where_the_command_ran(config, tmp_path, monkeypatch):
@@ -50,7 +29,7 @@ def test_a_version_lies_in_the_project_and_not_where_the_command_ran(config, tmp
     here.mkdir()
     root.mkdir()
     monkeypatch.chdir(here)
-    register(config, root, content="a", score=5.0)
+    register(root, "a", 5.0)
     assert not [path for path in here.rglob("*") if path.is_file()]
     assert list((root / "mlartifacts").rglob("MLmodel"))
 
@@ -61,15 +40,15 @@ def test_a_version_whose_artifacts_are_lost_is_made_again(config, tmp_path, loss
     weights = tmp_path / "models" / "generator.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"weights")
-    assert register(config, tmp_path, content="a", score=5.0, files=[weights]).version == 1
+    assert register(tmp_path, "a", 5.0, files=[weights]).version == 1
     if loss == "all artifacts":
         shutil.rmtree(tmp_path / "mlartifacts")
     else:
         (stored,) = (tmp_path / "mlartifacts").rglob(f"generator/{weights.name}")
         stored.unlink() if loss == "the weights" else stored.write_bytes(b"others")
-    again = register(config, tmp_path, content="a", score=5.0, files=[weights])
+    again = register(tmp_path, "a", 5.0, files=[weights])
     assert (again.version, again.is_new) == (2, True)
-    assert register(config, tmp_path, content="a", score=5.0, files=[weights]).version == 2
+    assert register(tmp_path, "a", 5.0, files=[weights]).version == 2
 
 
 def test_a_store_that_loses_what_it_is_given_is_said(config, tmp_path, monkeypatch):
@@ -79,7 +58,7 @@ def test_a_store_that_loses_what_it_is_given_is_said(config, tmp_path, monkeypat
     store = stores.open_store(config.tracking, tmp_path)
     monkeypatch.setattr(type(store.client), "log_artifact", lambda *_: None)
     with pytest.raises(ValueError, match=r"version 1 was registered, but .* does not give back generator\.safetensors as it was stored"):
-        register(config, tmp_path, content="a", score=5.0, files=[weights])
+        register(tmp_path, "a", 5.0, files=[weights])
     assert not store.client.get_registered_model("gan-digits").aliases
 
 
@@ -94,9 +73,9 @@ def test_what_was_evaluated_is_what_is_registered(config, tmp_path):
     store = stores.open_store(config.tracking, tmp_path)
     (model,) = store.client.search_logged_models([store.experiment_id])
     assert (model.tags[logged_models.EXTERNAL], str(model.status)) == ("true", "READY")
-    first = register(config, tmp_path, content="a", score=5.0)
+    first = register(tmp_path, "a", 5.0)
     store.client.delete_model_version("gan-digits", "1")  # as where a registration broke off before it made the version
-    again = register(config, tmp_path, content="a", score=5.0)
+    again = register(tmp_path, "a", 5.0)
     (found,) = store.client.search_logged_models([store.experiment_id], filter_string="metrics.`evaluation/fid` < 6")
     assert found.model_id == model.model_id
     assert store.client.get_model_version("gan-digits", str(again.version)).source == found.model_uri

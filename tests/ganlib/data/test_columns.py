@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from ganlib.data.arrow import SPLITS, ArrowImages, read_manifest
+from ganlib.data.ipc import image_field
 from ganlib.data.pack import PackWriter
 from ganlib.data.prepare import prepare_images
 from ganlib.data.raw import Fetched, write_source
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw, parquet_columns
-from ganlib.data.table import image_field
 from ganlib.fields import Field, class_field
 
 COUNT = 40

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ganlib.data.arrow import SPLITS, ArrowImages, ArrowWriter, read_manifest, write_manifest
-from ganlib.data.table import Table, TableWriter, image_field
+from ganlib.data.ipc import TableWriter, image_field
+from ganlib.data.table import Table
 from ganlib.fields import Field, class_field
 
 DEPTH = Field(name="depth", kind="points", shape=(1, 2, 3), dtype="float32", value_range=(0.0, 12.5))

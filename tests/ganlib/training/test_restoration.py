@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ganlib import tasks
+from ganlib.data.arrow import ArrowImages
+from ganlib.data.ipc import TableWriter, image_field
 from ganlib.losses import Hinge
 from ganlib.metrics.imagenet import ImageNet
 from ganlib.metrics.interface import ArrayImages
@@ -15,9 +17,11 @@ from ganlib.metrics.spread import channel_statistics
 from ganlib.models import ImageSpec
 from ganlib.models.settings import ModelConfig
 from ganlib.perceptual import PERCEPTUAL, Maps
+from ganlib.products import Column
 from ganlib.sampling import generate, to_float, to_uint8
 from ganlib.tasks.adversarial import over_patches
 from ganlib.tasks.restoration import Fidelity
+from ganlib.tasks.super_resolution import SuperResolution
 from ganlib.train_settings import TrainConfig
 from ganlib.training.hooks import calibrate_generator
 from ganlib.training.loop import Running, TrainingSpec, train
@@ -196,3 +200,42 @@ def test_the_hole_of_an_image_is_another_each_time(make_spec):
     assert torch.equal(first.real, second.real)
     assert not torch.equal(holes(first), holes(second))
     assert torch.equal(holes(running.batches.fixed("health", 0)), holes(running.batches.fixed("health", 0)))
+
+
+def test_a_task_that_is_fed_another_column_learns_from_that(make_spec, tmp_path, monkeypatch):
+    """Small images that no shrinking of the large ones gives: the first loss is of them, image by image, and so is what it makes in the end. A task
+    says so in one line (`feed`). Kills: the image shrunk, rows that do not belong together, and flips of the image alone."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (200, 1, 4, 4), dtype=np.uint8)
+    large = 255 - small.repeat(2, 2).repeat(2, 3)
+    for split in ("train", "val"):
+        with TableWriter(tmp_path / f"{split}.arrow", fields=(image_field("image", (1, 8, 8)), image_field("small", (1, 4, 4)))) as writer:
+            writer.append({"image": large, "small": small})
+    monkeypatch.setattr(SuperResolution, "feed", lambda self, task: Column(field="small"))
+    settings = {
+        "data": str(tmp_path / "train.arrow"),
+        "held_out": str(tmp_path / "val.arrow"),
+        "task": {"generator_loss_weight": 0.0, "perceptual": "none"},
+        "networks": ("generator",),
+        "train__history_interval_images": 32,
+        "train__total_images": 3_200,
+        "train__precision": "fp32",
+        "train__select": None,
+    }
+    chosen = spec(make_spec, "super_resolution", **settings)
+    untrained = Running.start(chosen)
+    rows = untrained.batches.order(0, 32)
+    with torch.no_grad():
+        made = untrained.play.networks["generator"](to_float(small[rows]))
+    state = train(chosen)
+    first = json.loads((Path(chosen.folder) / "history.jsonl").read_text().splitlines()[0])["scalars"]
+    assert first["loss_pixel"] == pytest.approx(float((made - to_float(large[rows])).abs().mean()), rel=1e-5)
+    generator = state.ema.module.eval()
+    (product,) = untrained.play.products
+    table = ArrowImages(tmp_path / "val.arrow")
+    made_at_the_end = generate(product.of(generator), product.source(table).seeded(0, range(50)), batch_images=50)
+    assert errors(made_at_the_end, large[:50]) < 0.5 * errors(255 - large[:50], large[:50])
+    with pytest.raises(
+        ValueError, match=r"train.augment has hflip, which changes the image and not the column 'small'.*set train.augment: \{\}"
+    ):
+        Running.start(spec(make_spec, "super_resolution", **(settings | {"train__augment": {"hflip": {}}})))

@@ -1,0 +1,93 @@
+"""Images a second of `ganpipe generate` against its parts alone: latents, network and PNG encoding in a bare loop. Prints one JSON object.
+
+    python benchmarks/generate_throughput.py [--model FOLDER] [--images 5000] [--turns 3] [--format parquet png webdataset]
+
+Without a model: the default recipe's generator as it is initialised, which costs what a trained one does. In turns, one process and one thread, the
+median of each; CPU seconds beside wall seconds, because a shared machine has other work. The figure is the export's images a second over the loop's.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ganlib import sampling
+from ganlib.models import ImageSpec, build_generator
+from ganlib.models.settings import ModelConfig
+from ganlib.products import Product
+from ganlib.sample_settings import DrawConfig
+from ganlib.samples import encode_png
+from pipeline import generator
+from pipeline.bulk import Bulk
+from pipeline.generate import generate
+from pipeline.generator import SAMPLE, TrainedGenerator
+
+BATCH_IMAGES = 250
+
+
+def default(family: str = "dcgan") -> TrainedGenerator:
+    width = {"width": 32} if family == "dcgan" else {}
+    model, image = ModelConfig(name=family, latent_dim=64, generator=width), ImageSpec(channels=1, size=(28, 28))
+    network = build_generator(model, image, seed=0).eval()
+    product = Product.read(SAMPLE, model, image)
+    return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": family})
+
+
+def alone(trained: TrainedGenerator, count: int) -> None:
+    for start in range(0, count, BATCH_IMAGES):
+        inputs = trained.prior.seeded(1, range(start, min(start + BATCH_IMAGES, count)))
+        for image in sampling.generate(trained.network, inputs, batch_images=BATCH_IMAGES):
+            encode_png(image)
+
+
+def exported(trained: TrainedGenerator, count: int, form: str) -> None:
+    config = DrawConfig.model_validate({"num_images": count, "seed": 1, "batch_images": BATCH_IMAGES, "format": form})
+    with tempfile.TemporaryDirectory(prefix="generate-throughput-") as folder:
+        generate(Bulk(trained=trained, config=config, out=f"{folder}/out", part_images=count - count % BATCH_IMAGES or BATCH_IMAGES))
+
+
+def timed(run: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--format", nargs="+", default=["parquet", "png", "webdataset"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    trained = default() if options.model is None else generator.load(options.model)
+    runs: dict[str, Callable[[], None]] = {"alone": lambda: alone(trained, options.images)}
+    runs |= {form: (lambda form=form: exported(trained, options.images, form)) for form in options.format}
+    alone(trained, BATCH_IMAGES)  # what is done once
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(options.turns):
+        for name, run in runs.items():
+            seconds[name].append(timed(run))
+    wall, cpu = ({name: statistics.median(turn[i] for turn in turns) for name, turns in seconds.items()} for i in (0, 1))
+    print(
+        json.dumps(
+            {
+                "images": options.images,
+                "images_per_wall_second": {name: round(options.images / value) for name, value in wall.items()},
+                "images_per_cpu_second": {name: round(options.images / value) for name, value in cpu.items()},
+                "of_alone_by_wall": {name: round(wall["alone"] / wall[name], 3) for name in options.format},
+                "of_alone_by_cpu": {name: round(cpu["alone"] / cpu[name], 3) for name in options.format},
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

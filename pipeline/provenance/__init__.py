@@ -1,0 +1,1 @@
+"""Where a registered version comes from: written down when it is registered, verified link by link, and made again."""

@@ -1,0 +1,126 @@
+"""The resume doctor on real processes: planted faults are named, what is sound is left in peace."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.doctor import checkpoints, command
+from pipeline.doctor.runs import Script
+
+TESTS = Path(__file__).resolve().parents[1]
+FAULTS = {  # -> the kind of state that is named, and the entry
+    "weights": ("weights", "model.second"),
+    "optimizer": ("optimizer", "optimizer.first"),
+    "average": ("average", "ema.first"),
+    "sampler": ("sampler", "sampler.order"),
+    "RNG": ("RNG", "rng.key"),
+    "schedule": ("schedule", "schedule.lr"),
+    "off by one": ("sampler", "sampler."),  # the step that is made twice takes a batch too many
+    "RNG not saved": ("sampler", "sampler.order"),  # what it draws next is the order of the images
+    "torn": ("resume", ""),
+}
+
+
+def examined(tmp_path, fault=""):
+    script = Script(
+        command=[sys.executable, "-S", "-c", RUN, "{out}", *([fault] if fault else [])],
+        checkpoint="{out}/*.npz",
+        resume=[],
+        folder=tmp_path,
+        limit_seconds=120,
+    )
+    return command.examine(script, tmp_path)
+
+
+RUN = f"import sys; sys.path[:0] = {sys.path!r}; import runpy; runpy.run_path({str(TESTS / 'faulty_training.py')!r}, run_name='__main__')"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named(tmp_path, fault):
+    """Kills: a doctor that compares weights alone, blames a consequence, or never kills while a checkpoint is written."""
+    finding = examined(tmp_path, fault)
+    assert finding is not None
+    kind, name = FAULTS[fault]
+    assert finding.kind == kind, finding.lines()
+    told = "\n".join(finding.lines())
+    assert name in told.splitlines()[1 if finding.differences else 0]
+    if fault == "RNG not saved":
+        assert "no entry looks like RNG state: what is not saved starts anew" in told
+    if fault == "torn":
+        assert "killed while it wrote a checkpoint and resumed: it cannot be resumed: exit code 1" in told
+
+
+def test_a_sound_training_is_left_in_peace(tmp_path):
+    """Kills: a doctor that always finds something."""
+    assert examined(tmp_path) is None
+
+
+def test_a_run_that_is_not_repeatable_is_no_fault_of_its_resume(tmp_path):
+    """Kills: chance taken for a resume's fault; a clock taken for chance."""
+    (tmp_path / "train.py").write_text(
+        "import json, os, pathlib, sys\n"
+        "pathlib.Path('out').mkdir(exist_ok=True)\n"
+        "value = int.from_bytes(os.urandom(6)) if sys.argv[1] == 'chance' else 1\n"
+        "pathlib.Path('out/state.json').write_text(json.dumps({'weights': value, 'wall_seconds': os.getpid()}))\n"
+    )
+    script = Script(command=[sys.executable, "train.py", "chance"], checkpoint="out/*.json", resume=[], folder=tmp_path, limit_seconds=60)
+    (tmp_path / "chance").mkdir()
+    scratch = tmp_path.parent / f"{tmp_path.name}-scratch"
+    scratch.mkdir()
+    finding = command.examine(script, scratch)
+    assert finding is not None
+    assert "two undisturbed runs differ" in finding.words
+    assert [each.name for each in finding.differences] == ["out/state.json: weights"]
+    assert not (tmp_path / "out").exists()  # each run had a copy of the folder
+
+
+def test_every_kind_of_file_is_read_and_nothing_in_it_is_run(tmp_path):
+    """Kills: bfloat16 that numpy cannot hold, Adam's exp_avg taken for an average of weights, and a pickle that is opened."""
+    tensors = {"w": torch.ones(2, 3), "half": torch.full((2,), 0.5, dtype=torch.bfloat16)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+    torch.save({"model": tensors, "optimizer": optimizer.state_dict(), "epoch": 3}, tmp_path / "b.pt")
+    np.savez(tmp_path / "c.npz", x=np.arange(3))
+    (tmp_path / "d.json").write_text(json.dumps({"rng": {"state": 2**100}, "lr": 0.1}))
+    read = {path.name: checkpoints.read(path) for path in sorted(tmp_path.iterdir())}
+    assert read["a.safetensors"]["half"].dtype == "bfloat16"
+    assert read["b.pt"]["epoch"].value == 3
+    assert {"model.w", "optimizer.param_groups.0.lr"} <= read["b.pt"].keys()
+    assert read["d.json"]["rng.state"].value == str(2**100)
+    assert checkpoints.differences(read, read) == []
+    other = {**read, "a.safetensors": {**read["a.safetensors"], "w": checkpoints.entry(torch.tensor([[1.0, 1, 1], [1, 2, 1]]))}}
+    (difference,) = checkpoints.differences(read, other)
+    assert difference.in_words() == "weights: a.safetensors: w differs in 1 of 6 values, first at [1, 1]: 2.0, expected 1.0"
+    assert [checkpoints.kind(name) for name in ("optimizer.state.0.exp_avg", "ema.conv", "rng.key", "sampler.order", "lr")] == [
+        "optimizer",
+        "average",
+        "RNG",
+        "sampler",
+        "schedule",
+    ]
+    torch.save(subprocess.Popen, tmp_path / "evil.pt")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "c.npz").read_bytes()[:50])
+    for name in ("evil.pt", "half.npz"):
+        with pytest.raises(checkpoints.UnreadableError, match=name):
+            checkpoints.read(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_ours_is_sound(tmp_path, monkeypatch):
+    """Half a dozen lives of a real training. Kills: a bundle that lacks anything, and one that can be seen half-written."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    script = Script(
+        command=[sys.executable, "-m", "tests.chaos.our_training", "{out}"],
+        checkpoint="{out}/state/checkpoints/*/tensors.safetensors",
+        resume=[],
+        folder=TESTS.parent,
+        limit_seconds=400,
+    )
+    finding = command.examine(script, tmp_path)
+    assert finding is None, finding.lines()

@@ -1,0 +1,98 @@
+"""A version behind MLflow's own scoring server: what is asked as JSON, and what is answered."""
+
+import base64
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ganlib.sampling import generate
+from pipeline import forms
+from pipeline.tracking.flavor import Flavor
+from tests.pipeline.test_forms import made
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A generator with classes and its address."""
+    import mlflow
+    import uvicorn
+    from mlflow.pyfunc import scoring_server
+
+    trained = made("dcgan", counts=(3, 0, 5))
+    example, folder = forms.example(trained, 4), tmp_path_factory.mktemp("model") / "model"
+    generator = trained.served(1.0)
+    with torch.no_grad():
+        output = generator(example).numpy()
+    told = forms.interface(trained, 1.0)
+    flavor = Flavor(store=SimpleNamespace(mlflow=mlflow), generator=generator, example=example.numpy(), output=output, interface=told)
+    flavor.save_model(path=str(folder), mlflow_model=mlflow.models.Model(), pip_requirements=["torch"])
+    assert not [path for path in folder.rglob("*") if path.suffix == ".pkl"]
+    app = scoring_server.init(mlflow.pyfunc.load_model(str(folder)))
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.05)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    yield trained, f"http://127.0.0.1:{port}/invocations"
+    running.should_exit = True
+    thread.join()
+
+
+def ask(address: str, text: str) -> tuple[int, dict]:
+    """Status and JSON of a body; a number that is not JSON's is an error here."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    request = urllib.request.Request(address, text.encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.loads(answer.read(), parse_constant=refuse)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read(), parse_constant=refuse)
+
+
+def test_latents_and_requests_are_answered(server) -> None:
+    trained, address = server
+    inputs = trained.prior.seeded(3, range(5))
+    expected = generate(trained.network, inputs, batch_images=5)
+    status, found = ask(address, json.dumps({"inputs": [], "params": {"count": 5, "seed": 3, "format": "bytes"}}))
+    assert status == 200
+    told = found["predictions"]
+    assert np.array_equal(np.frombuffer(base64.b64decode(told["data"]), np.uint8).reshape(told["shape"]), expected)
+    rows = np.hstack([inputs.z.numpy(), inputs.labels.numpy()[:, None]]).tolist()
+    status, found = ask(address, json.dumps({"inputs": rows}))
+    assert status == 200
+    assert np.abs((np.array(found["predictions"]) + 1) * 127.5 - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"inputs": [[NaN, 0, 0, 0, 0, 0, 0, 0, 2]]}', "row 0 has a number that is not finite"),
+        ('{"inputs": [[1e999, 0, 0, 0, 0, 0, 0, 0, 2]]}', "row 0 has a number that is not finite"),
+        ('{"inputs": [[0, 0, 0, 0, 0, 0, 0, 0, 2.5]]}', "2.5 in the last column is no class"),
+        ('{"inputs": [], "params": {"count": 2.5}}', "count"),
+        (
+            '{"inputs": [], "params": {"count": 1, "classes": ["dog"]}}',
+            "'dog', which is no class; expected names or numbers of: 0 left, 2 all",
+        ),
+        ('{"inputs": [], "params": {"count": 9999999}}', "9,999,999 images at once"),
+        ('{"inputs": []}', "neither latents nor params.count"),
+    ],
+)
+def test_what_is_wrong_is_a_400_in_json(server, text: str, match: str) -> None:
+    """Kills: NaN that is answered with 200 and a body that is not JSON, and a refusal that is a 500."""
+    status, found = ask(server[1], text)
+    assert (status, found["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert match in found["message"]

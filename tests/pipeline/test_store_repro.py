@@ -1,0 +1,33 @@
+"""Data in an object store through the whole pipeline, for real: DVC tracks the lists, the store holds the shards."""
+
+import shutil
+
+import pytest
+
+from tests.object_store import object_store
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+STAGES = ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
+
+
+def test_from_shards_in_a_store_to_a_version_and_back_from_dvcs_cache(make_clone):
+    clone = make_clone()
+    with object_store() as store:
+        clone.environment |= store.environment | {"GANPIPE_DATA_CACHE": str(clone.root / "cache")}
+        clone.set(data__store_uri=f"{store.uri}/images", data__shard_mb=1, train__total_images=16_000, train__grid_interval_images=8_000)
+        assert clone.repro() == STAGES
+        prepared = clone.root / "data" / "prepared"
+        assert sorted(path.name for path in prepared.iterdir()) == [
+            "manifest.json",
+            *(f"{s}.shards.json" for s in ("test", "train", "val")),
+        ]
+        assert list((clone.root / "cache").glob("*.arrow"))
+        before = clone.lock()
+        shutil.rmtree(prepared)
+        assert clone.repro() == []
+        assert clone.lock() == before
+
+    lost = clone.run("dvc", "repro", "--force", "--single-item", "evaluate", check=False, timeout=200)  # with nobody at the store's address
+    assert lost.returncode != 0
+    assert "s3://state/trainings/images" in lost.stdout + lost.stderr
+    assert "Traceback" not in lost.stdout + lost.stderr
