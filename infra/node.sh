@@ -30,4 +30,7 @@ elif [ "$rank" -eq 0 ] && [ "$status" -eq 0 ]; then
     echo "Ray did not start on the head node: the log above says why" >&2
     status=1
 fi
+if [ "$rank" -eq 0 ]; then
+    echo "$status" >"$code_file"
+fi
 exit "$status"
