@@ -53,7 +53,7 @@ def test_one_file_knows_processes():
 # A file imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 GANLIB_FLOORS = (
     {"__init__", "checks", "config", "dist", "fields", "files", "redact", "registry", "rng"},  # what everything stands on
-    {"alarms", "levels", "pictures", "schedule"},  # numbers of any settings, and what they say; what any array looks like
+    {"alarms", "levels", "marks", "pictures", "schedule"},  # numbers of any settings, and what they say; what any array looks like
     {"data.settings", "metrics.settings", "models.settings", "modalities", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein", "storage"},
     {"transforms"},
