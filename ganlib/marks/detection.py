@@ -168,4 +168,5 @@ def _inverse(size: int, count: int, before: int, after: int) -> Tensor:
     """[count, size]: the coefficients of the whole image that explain the window best (ridge regression)."""
     whole = size + before + after
     waves = basis(size, count, before / whole, (before + size) / whole).double()
-    return torch.linalg.solve(waves @ waves.T + RIDGE * torch.eye(count, dtype=torch.float64), waves).float()
+    inverse: Tensor = torch.linalg.solve(waves @ waves.T + RIDGE * torch.eye(count, dtype=torch.float64), waves)
+    return inverse.float()
