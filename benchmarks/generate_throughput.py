@@ -20,20 +20,22 @@ from ganlib import sampling
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Product
-from ganlib.sample_settings import SampleConfig
+from ganlib.sample_settings import DrawConfig
 from ganlib.samples import encode_png
 from pipeline import generator
-from pipeline.generate import Bulk, generate
+from pipeline.bulk import Bulk
+from pipeline.generate import generate
 from pipeline.generator import SAMPLE, TrainedGenerator
 
 BATCH_IMAGES = 250
 
 
-def default() -> TrainedGenerator:
-    model, image = ModelConfig(name="dcgan", latent_dim=64, generator={"width": 32}), ImageSpec(channels=1, size=(28, 28))
+def default(family: str = "dcgan") -> TrainedGenerator:
+    width = {"width": 32} if family == "dcgan" else {}
+    model, image = ModelConfig(name=family, latent_dim=64, generator=width), ImageSpec(channels=1, size=(28, 28))
     network = build_generator(model, image, seed=0).eval()
     product = Product.read(SAMPLE, model, image)
-    return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": "dcgan"})
+    return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": family})
 
 
 def alone(trained: TrainedGenerator, count: int) -> None:
@@ -44,7 +46,7 @@ def alone(trained: TrainedGenerator, count: int) -> None:
 
 
 def exported(trained: TrainedGenerator, count: int, form: str) -> None:
-    config = SampleConfig.model_validate({"num_images": count, "seed": 1, "batch_images": BATCH_IMAGES, "format": form})
+    config = DrawConfig.model_validate({"num_images": count, "seed": 1, "batch_images": BATCH_IMAGES, "format": form})
     with tempfile.TemporaryDirectory(prefix="generate-throughput-") as folder:
         generate(Bulk(trained=trained, config=config, out=f"{folder}/out", part_images=count - count % BATCH_IMAGES or BATCH_IMAGES))
 

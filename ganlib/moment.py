@@ -27,6 +27,7 @@ class Moment:
         scalars: where `note` goes.
         trains_generator: whether generated images carry a gradient.
         inputs: what the generator is fed of a shard.
+        remembered: what is shown in the place of generated images (a history of them).
         augmentations: between every image and D.
         present: changes real images before anything else sees them (progressive growing shows them at the size of its level).
         is_normalized: D's logits are divided by their input gradient (`normalize_gradient`).
@@ -40,6 +41,7 @@ class Moment:
         *,
         trains_generator: bool,
         inputs: Callable[[Shard], Inputs] = drawn,
+        remembered: Callable[[Shard, Tensor], Tensor] | None = None,
         augmentations: Sequence[Augmentation] = (),
         present: Callable[[Tensor], Tensor] = lambda images: images,
         is_normalized: bool = False,
@@ -49,6 +51,7 @@ class Moment:
         self._scalars = scalars
         self._trains_generator = trains_generator
         self._feed = inputs
+        self._remembered = remembered
         self._augmentations = augmentations
         self._present = present
         self._is_normalized = is_normalized
@@ -92,7 +95,7 @@ class Moment:
         """[n, C, H, W] generated images."""
         with torch.set_grad_enabled(self._trains_generator):
             images: Tensor = self._nets("generator", *self._inputs)
-        return images
+        return images if self._remembered is None else self._remembered(self._shard, images)
 
     @cached_property
     def real_judgement(self) -> Judgement:

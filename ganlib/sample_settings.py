@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from ganlib.config import Section
 
 
-class SampleConfig(Section):
-    """What the sample stage draws from the trained generator."""
+class DrawConfig(Section):
+    """What is drawn of a trained generator."""
 
-    num_images: int = Field(10_000, ge=2)
+    num_images: int = Field(10_000, ge=1)
     seed: int = Field(1, ge=0)
     batch_images: int = Field(250, ge=1, description="fixed, because it is part of the numerics")
     format: Literal["parquet", "png", "webdataset"] = Field(
@@ -24,13 +24,9 @@ class SampleConfig(Section):
     truncation: float = Field(
         1.0, gt=0, le=1, description="below 1 styles are pulled towards their mean: truer images, fewer kinds; style-based generators only"
     )
-    grid_rows: int = Field(8, ge=1)
-    grid_columns: int = Field(16, ge=1)
-    interpolation_rows: int = Field(6, ge=1)
-    interpolation_steps: int = Field(12, ge=2)
 
     @model_validator(mode="after")
-    def _classes_make_the_images(self) -> "SampleConfig":
+    def _classes_make_the_images(self) -> "DrawConfig":
         if self.classes is None:
             return self
         if not self.classes:
@@ -44,3 +40,13 @@ class SampleConfig(Section):
                     f"the counts of sample.classes sum to {total:,}, but sample.num_images={self.num_images:,}; set sample.num_images: {total}"
                 )
         return self
+
+
+class SampleConfig(DrawConfig):
+    """What the sample stage draws from the trained generator."""
+
+    num_images: int = Field(10_000, ge=2)
+    grid_rows: int = Field(8, ge=1)
+    grid_columns: int = Field(16, ge=1)
+    interpolation_rows: int = Field(6, ge=1)
+    interpolation_steps: int = Field(12, ge=2)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 T = TypeVar("T")
+KEY = "train.state_uri"  # of params.yaml, where most addresses are written
 ADDRESSES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}  # by scheme
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme")}  # by scheme: what may stand after `?` of an address
 CREDENTIALS = {  # by scheme: environment variables an error names
@@ -133,34 +134,34 @@ class Address:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
 
     @classmethod
-    def parse(cls, uri: str) -> "Address":
-        """Looks at the form only.
+    def parse(cls, uri: str, *, key: str = KEY) -> "Address":
+        """Looks at the form only; `key` is where it was written.
 
         Raises:
             ValueError: another scheme, no bucket, an unknown option.
         """
         parts = urlsplit(uri)
         if "@" in parts.netloc + parts.query:  # not repeated: a password may be in it
-            raise ValueError("train.state_uri has an @ in it, as if for a user or a password; credentials belong in the environment")
+            raise ValueError(f"{key} has an @ in it, as if for a user or a password; credentials belong in the environment")
         if parts.scheme not in ADDRESSES or not parts.netloc:
             legal = ", ".join(ADDRESSES.values())
-            raise ValueError(f"train.state_uri={redacted(uri)!r} is no place for the state of a training; legal: a folder, {legal}")
+            raise ValueError(f"{key}={redacted(uri)!r} is no place that files can be written to; legal: a folder, {legal}")
         given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         known = OPTIONS.get(parts.scheme, ())
         if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"train.state_uri={redacted(uri)!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
+            raise ValueError(f"{key}={redacted(uri)!r}: unknown option {unknown[0]!r}; legal: {', '.join(known) or 'none'}")
         return cls(scheme=parts.scheme, bucket=parts.netloc, prefix=parts.path.strip("/"), options=given)
 
 
-def open_storage(uri: str | Path) -> Storage:
-    """The storage at a folder (absolute) or at an address as in ADDRESSES. Nothing is asked yet.
+def open_storage(uri: str | Path, *, key: str = KEY) -> Storage:
+    """The storage at a folder (absolute) or at an address as in ADDRESSES; `key` is where it was written. Nothing is asked yet.
 
     Raises:
         ValueError: an address that is none, or credentials that can be none.
     """
     if "://" not in str(uri):
         return FolderStorage(Path(uri))
-    return ObjectStorage(str(uri))
+    return ObjectStorage(str(uri), key=key)
 
 
 class FolderStorage:
@@ -246,9 +247,9 @@ class ObjectStorage:
 
     poll_seconds = 2.0
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, key: str = KEY) -> None:
         self.uri = uri
-        self.address = Address.parse(uri)
+        self.address = Address.parse(uri, key=key)
         self._store = _open(self.address)
         self._grown: dict[str, bytes] = {}  # what `append` has written: objects cannot grow
         self._compares: bool | None = None  # whether the store looks at conditions; None: not tried yet
@@ -429,7 +430,7 @@ def _s3_settings(address: Address) -> dict[str, Any]:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ValueError(
-                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of train.state_uri) "
+                "the endpoint of s3:// (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT&scheme=http of the address) "
                 "is none; expected http://HOST:PORT or https://HOST:PORT, without a user or a password"
             )
         region = region or "us-east-1"  # a store of one's own has no regions, but a signature names one

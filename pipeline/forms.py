@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganlib.products import Column, Rows
+from ganlib.products import Column
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Prior
 from pipeline.generator import Served, TrainedGenerator, truncation_of
@@ -48,11 +48,8 @@ class _Drawn:
 
 
 def example(trained: TrainedGenerator, count: int) -> Tensor:
-    """`count` rows of the one array: latents and classes of `SEED`; of a network that is fed images, noise as its transform leaves it."""
-    feed = trained.product.feed
-    table = _Drawn((trained.image.channels, *trained.image.size))
-    source = feed if isinstance(feed, Prior) else Rows(column=feed, images=table)
-    return Served.array(source.seeded(SEED, range(count)))
+    """`count` rows of the one array; of a network that is fed images, noise as its transform leaves it."""
+    return trained.example(lambda: _Drawn((trained.image.channels, *trained.image.size)), count)
 
 
 def interface(trained: TrainedGenerator, truncation: float) -> dict[str, Any]:

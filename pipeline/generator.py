@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from ganlib.fields import IMAGE
 from ganlib.models import MODELS, Family, ImageSpec, build_network, known_to
 from ganlib.models.layers.norm import MeanLatent
 from ganlib.models.settings import ModelConfig
-from ganlib.products import Column, Feed, Product
+from ganlib.products import Column, Feed, Product, Rows, Table
 from ganlib.sampling import Inputs, Prior
 
 DESCRIPTION = "generator.json"  # of models/, whatever its networks are called
+EXAMPLE_SEED = 0
 NO_HELD_OUT = "images are made of held-out ones, and there are none; set data.test_fraction above 0"
 SAMPLE = {"name": "sample", "network": "generator", "feed": {"kind": "latents"}}  # what older descriptions are of
 
@@ -75,6 +76,16 @@ class TrainedGenerator:
             return {}
         check_truncation(self.model, self.image, truncation)
         return {"truncation": truncation}
+
+    def example(self, images: Callable[[], Table], count: int = 4) -> Tensor:
+        """`count` rows of what it is served with.
+
+        Args:
+            images: asked for where it is fed with images: some of the size that it makes.
+        """
+        feed = self.product.feed
+        source = feed if isinstance(feed, Prior) else Rows(column=feed, images=images())
+        return Served.array(source.seeded(EXAMPLE_SEED, range(count)))
 
     def served(self, truncation: float) -> "Served":
         """As it is registered."""

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("catalog", "recipe", "submit", "states", "compare", "exact", "deliver", "results", "deps")
+VERBS = ("catalog", "recipe", "submit", "states", "compare", "generate", "export", "exact", "deliver", "results", "deps")
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -87,7 +87,8 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel):
     asked = {str(Requirement(line.partition(": ")[2])) for line in metadata.splitlines() if line.startswith("Requires-Dist: ")}
     extras = {requirement for requirement in asked if "extra ==" in requirement}
     assert asked - extras == {str(requirement) for requirement in requirements("requirements.in").values()}
-    assert extras == {'pillow-heif; extra == "heic"'}  # its wheels carry GPL code: only where it is asked for
+    onnx = {f'{requirements("requirements-test.in")[name]}; extra == "onnx"' for name in ("onnx", "onnxscript", "onnxruntime")}
+    assert extras == {'pillow-heif; extra == "heic"'} | onnx  # the wheels of the first carry GPL code: only where it is asked for
 
 
 def test_commands_work_on_a_project_that_holds_no_code(installed):

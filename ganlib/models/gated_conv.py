@@ -21,7 +21,7 @@ FEATURE_GAIN = 2.0  # on He's weights: a gate begins near a half, which this und
 class TranslatorOptions(Section):
     """Options of the network that fills holes."""
 
-    width: int = Field(24, ge=1, description="channels at the image's size; doubles with each of two halvings")
+    width: int = Field(32, ge=1, description="channels at the image's size; doubles with each of two halvings")
     dilated: int = Field(2, ge=0, description="dilated convolutions in the middle: dilation 2, 4, 8, ..., no wider than the map")
 
 

@@ -15,6 +15,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.pool import Pool
 from ganlib.products import Product
 from ganlib.registry import Registry
 from ganlib.scalars import ShardScalars
@@ -57,6 +58,7 @@ class Play:
     Attributes:
         products: as `Task.products` has them; the network that makes them is averaged.
         moment: a shard as the discriminator is shown it, to look at and not to train; None: the task has no discriminator.
+        pools: tensors that it remembers, by name.
         steering: every loss, regularizer and augmentation the phases use, with the numbers of theirs that follow the training.
         before_step: called with images_seen before every step.
         ends_at_images: the next stage of the task is built then (`Task.build(stage=...)`); None: this one is the last.
@@ -67,6 +69,7 @@ class Play:
     optimizers: Mapping[str, torch.optim.Optimizer]
     products: tuple[Product, ...]
     moment: MomentOf | None = None
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     steering: Steering = field(default_factory=lambda: Steering({}))
     before_step: Callable[[int], None] = lambda images_seen: None
     ends_at_images: int | None = None

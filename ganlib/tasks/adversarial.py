@@ -16,6 +16,7 @@ from ganlib.models.settings import ModelConfig
 from ganlib.moment import Moment, drawn
 from ganlib.networks import Networks, View
 from ganlib.optim import OptimConfig
+from ganlib.pool import Pool
 from ganlib.products import Product
 from ganlib.regularizers import REGULARIZERS, Regularizer, discriminator_option
 from ganlib.sampling import Inputs, Prior
@@ -36,6 +37,12 @@ class AdversarialConfig(TaskConfig):
     discriminator_repeats: int = Field(1, ge=1, description="discriminator updates per generator update (n_critic)")
     weight_clip: float | None = Field(None, gt=0, description="clip every discriminator weight to [-c, c] after its update (WGAN)")
     generator_loss_weight: float = Field(1.0, ge=0, description="of the adversarial loss; 0: regularizers alone train the generator")
+    history_images: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda images: images == 0,  # younger than many a state, whose key stays
+        description="generated images of earlier steps that each logical worker keeps, half of what D is shown in its update; 0: none",
+    )
     label_noise: float = Field(0.0, ge=0, le=0.5, description="share of pairs whose real and generated image swap labels in D's update")
     gradient_normalization: bool = Field(False, description="D divided by the norm of its input gradient (GN-GAN)")
     augment: dict[str, dict[str, Any]] = Field(
@@ -44,6 +51,7 @@ class AdversarialConfig(TaskConfig):
     options: Section = Field(default_factory=Section, description="of the task itself; a plain pair has none")
 
 
+HISTORY = "history"  # the name of its pool, and the purpose of its random numbers
 LOSS = "loss"  # its key in Steering; regularizers and augmentations have their names
 
 
@@ -58,6 +66,7 @@ class Rules:
         present: changes real images before anything else sees them.
         inputs: what the generator is fed of a shard.
         own: of the task alone: added to the generator's loss.
+        history: of generated images, for D's update.
     """
 
     def __init__(
@@ -68,18 +77,22 @@ class Rules:
         present: Callable[[Tensor], Tensor] = lambda images: images,
         inputs: Callable[[Shard], Inputs] = drawn,
         own: Term | None = None,
+        history: Pool | None = None,
     ) -> None:
         self.task = task
         self.steering = steering
         self.present = present
         self.inputs = inputs
         self.own = own
+        self.history = history
         self._regularizers = list(task.regularizers)
 
     def discriminator(self, nets: View, shard: Shard, scalars: ShardScalars) -> Tensor:
         """D's loss on real and generated images, plus the terms that are due at every step."""
         loss: Loss = self.steering[LOSS]
-        moment = self._moment(nets, shard, scalars, trains_generator=False)
+        moment = self._moment(
+            nets, shard, scalars, trains_generator=False, remembered=self._remembered if self.history is not None else None
+        )
         moment.fake  # noqa: B018 - made before D is called: layers that draw (dropout, noise) draw in this order
         real, fake = moment.real_judgement, moment.fake_judgement
         scalars.add(LOGIT_REAL, real.logits)
@@ -126,13 +139,26 @@ class Rules:
         """A shard to look at: generated images without a gradient."""
         return self._moment(nets, shard, scalars, trains_generator=False)
 
-    def _moment(self, nets: View, shard: Shard, scalars: ShardScalars, *, trains_generator: bool) -> Moment:
+    def _remembered(self, shard: Shard, images: Tensor) -> Tensor:
+        assert self.history is not None
+        return self.history.exchange(images, logical_worker=shard.logical_worker, rng=shard.rng(HISTORY))
+
+    def _moment(
+        self,
+        nets: View,
+        shard: Shard,
+        scalars: ShardScalars,
+        *,
+        trains_generator: bool,
+        remembered: Callable[[Shard, Tensor], Tensor] | None = None,
+    ) -> Moment:
         return Moment(
             nets,
             shard,
             scalars,
             trains_generator=trains_generator,
             inputs=self.inputs,
+            remembered=remembered,
             augmentations=[self.steering[name] for name in self.task.augment],
             present=self.present,
             is_normalized=self.task.gradient_normalization,
@@ -207,7 +233,7 @@ class Adversarial:
         self.check(model, task, train, image)
         generator, discriminator = models.build(model, image, seed=train.seed)
         modules = {"generator": generator, "discriminator": discriminator}
-        return play(modules, task=task, optim_config=optim, train=train, products=self.products(model, task, image))
+        return play(modules, task=task, optim_config=optim, train=train, image=image, products=self.products(model, task, image))
 
 
 def products(model: ModelConfig, image: ImageSpec) -> tuple[Product, ...]:
@@ -226,6 +252,7 @@ def play(
     task: AdversarialConfig,
     optim_config: OptimConfig,
     train: TrainConfig,
+    image: ImageSpec,
     parts: Mapping[str, Scheduled[Any]] | None = None,
     rules: Callable[[Steering, Networks], Rules] | None = None,
     **attributes: Any,
@@ -234,6 +261,7 @@ def play(
 
     Args:
         modules: generator, and discriminator where there is one.
+        image: that they make and judge.
         parts: of the task alone, by their key in Steering.
         rules: made once the networks have their places; None: the plain ones.
     """
@@ -256,7 +284,10 @@ def play(
         bound = optim_config[trains].max_gradient_norm
         return Phase(name=name, trains=trains, loss=loss, optimizer=optimizers[trains], max_gradient_norm=bound, **attributes)
 
-    has_discriminator = "discriminator" in networks
+    has_discriminator, pools = "discriminator" in networks, {}
+    if has_discriminator and task.history_images:
+        shape = (image.channels, *image.size)
+        chosen.history = pools[HISTORY] = Pool(shape, images=task.history_images, logical_workers=train.logical_workers)
     phases = {"generator": phase("generator", "generator", chosen.generator)}
     if has_discriminator:
         clip = ClipWeights(task.weight_clip) if task.weight_clip is not None else None
@@ -272,7 +303,7 @@ def play(
     }
     ordered = [part for trained, main in phases.items() for part in (main, *lazy_phases[trained])]
     moment = chosen.moment if has_discriminator else None
-    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=moment, steering=steering, **attributes)
+    return Play(networks=networks, phases=ordered, optimizers=optimizers, moment=moment, steering=steering, pools=pools, **attributes)
 
 
 def _parts(task: AdversarialConfig) -> dict[str, Scheduled[Any]]:
@@ -307,6 +338,11 @@ def check_parts(model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -
 
 def check_terms(model: ModelConfig, task: AdversarialConfig, image: ImageSpec) -> None:
     """Raise ValueError for a loss or a term that is unknown, and for a term that means nothing for these networks."""
+    if task.history_images and model.conditional:
+        raise ValueError(
+            f"task.history_images={task.history_images} shows D images of earlier steps, and model.conditional=true asks it about the classes of "
+            "this one; set task.history_images: 0, or model.conditional: false"
+        )
     parts = {name: part.start for name, part in _parts(task).items()}
     has_batch_norm = discriminator_option(model, "normalization") == "batch"
     for name in task.regularizers:

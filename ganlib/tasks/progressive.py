@@ -107,6 +107,10 @@ class Progressive:
             raise ValueError(
                 f"task.name=progressive needs networks that grow, and model.name={model.name!r} does not; set model.name: progressive"
             )
+        if task.history_images:
+            raise ValueError(
+                f"task.history_images={task.history_images}: images of an earlier size cannot be shown at a later one; set task.history_images: 0"
+            )
         check_parts(model, task, image)
         check_shards(model, train)
         schedule = _schedule(model, task, train, image)
@@ -148,6 +152,7 @@ class Progressive:
             task=task,
             optim_config=optim,
             train=train,
+            image=image,
             rules=lambda steering, _: Rules(task, steering, present=fade.present),
             products=self.products(model, task, image),
             before_step=fade.before_step,

@@ -135,6 +135,7 @@ class Restoration:
             task=task,
             optim_config=optim,
             train=train,
+            image=image,
             parts={FIDELITY: fidelity(task)},
             rules=rules,
             products=self.products(model, task, image),

@@ -87,6 +87,7 @@ class Running:
             networks=play.networks,
             ema=Ema(play.networks[play.averaged], halflife_images=first(spec.train.ema_halflife_images)),
             averaged=play.averaged,
+            pools=play.pools,
             optimizers=play.optimizers,
             scalars=Scalars(logical_workers=spec.train.logical_workers, watched=play.steering.watched),
             steering=play.steering,
@@ -149,7 +150,7 @@ class Running:
         state.networks, state.optimizers, state.steering = self.play.networks, self.play.optimizers, self.play.steering
         state.ema = Ema(state.networks[self.play.averaged], halflife_images=first(self.spec.train.ema_halflife_images))
         state.images_per_step = self.play.batches_per_step * self.spec.train.batch_images
-        state.averaged, state.stage = self.play.averaged, stage
+        state.averaged, state.stage, state.pools = self.play.averaged, stage, self.play.pools
 
     def _inherit(self, networks: Networks, ema: Ema, steering: dict[str, dict[str, float]]) -> None:
         """What the stage before has learnt, by the names of its weights; optimizers start anew."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from ganlib import dist
 from ganlib.ema import Ema
 from ganlib.networks import Networks
+from ganlib.pool import Pool
 from ganlib.scalars import Scalars
 from ganlib.steering import Steering
 from ganlib.storage import Storage
@@ -28,7 +29,7 @@ from ganlib.storage import Storage
 FORMAT = 3
 FOLDER = "checkpoints"
 SEAL = "manifest.json"
-BESIDE = frozenset({"ema", "optimizer", "scalars"})  # what a bundle has beside networks: no network may be called so
+BESIDE = frozenset({"ema", "optimizer", "pool", "scalars"})  # what a bundle has beside networks: no network may be called so
 KEEP_BOUNDARIES = 2  # bundles a rollback can go to
 
 
@@ -62,6 +63,7 @@ class TrainState:
     steering: Steering
     images_per_step: int
     averaged: str
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     stage: int = 0
     step: int = 0
     images_seen: int = 0
@@ -79,6 +81,8 @@ class TrainState:
         """
         sums, counts = self.scalars.state()
         tensors = {"scalars": sums}
+        for name, pool in self.pools.items():
+            tensors |= {f"pool.{name}.{key}": value for key, value in pool.state().items()}
         numbers: dict[str, Any] = {
             "format": FORMAT,
             "step": self.step,
@@ -135,6 +139,8 @@ class TrainState:
                     value = torch.empty_like(like).copy_(value)
                 slots.setdefault(int(number), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": numbers["optimizers"][name]})
+        for name, pool in self.pools.items():
+            pool.load(under(f"pool.{name}."))
         self.steering.load(numbers["steering"])
         self.scalars.load(tensors["scalars"], numbers["scalars"])
         self.step, self.images_seen = numbers["step"], numbers["images_seen"]

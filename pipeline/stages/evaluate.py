@@ -87,6 +87,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     paired = pairs.compared(*of, seed=fake_images.facts.seed, features=true_features) if is_paired else None
     measured = compared.measured_from(metrics, config, pixels=pixels, judged=judged, paths=paths, paired=paired)
     values = {name: value for _, found in measured for name, value in found.items()}
+    nulls = compared.nulls(metrics, config, pixels=pixels)
     baseline: dict[str, Any] = {}
     main = reference.main.label
     if baseline_features is not None and (n_baseline := len(baseline_features[main]["last"])) > config.neighbours:
@@ -96,7 +97,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     calibrated = calibration.read(root / "data" / "calibration")
     result = values | {
         "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
-        "null": compared.nulls(metrics, config, pixels=pixels),
+        "null": nulls,
         "baseline": baseline,
         "resampled": compared.resampled(metrics),
         "protocol": {

@@ -26,7 +26,6 @@ from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, log_evaluation
 from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 
-EXAMPLE_SEED = 0
 DELIVERY_SECONDS = 300.0  # for what the training could not tell MLflow
 
 
@@ -57,7 +56,6 @@ def register(
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
-    example = trained.product.source(Samples(root / "samples")).seeded(EXAMPLE_SEED, range(4))
     interface = forms.interface(trained, truncation)
     with tempfile.TemporaryDirectory(prefix="register-") as scratch:
         beside = [Path(scratch) / "README.md"]
@@ -69,7 +67,7 @@ def register(
             config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
             tracking,
             generator=served,
-            example=served.array(example).numpy(),
+            example=trained.example(lambda: Samples(root / "samples")).numpy(),
             words=served.words,
             interface=interface,
             run_key=trained.facts["run_key"],

@@ -10,7 +10,7 @@ from ganlib import samples, sampling
 from ganlib.files import atomic_folder
 from ganlib.pictures import grid_png, in_turn
 from ganlib.products import Column, Rows, Source, beside
-from ganlib.sample_settings import SampleConfig
+from ganlib.sample_settings import DrawConfig, SampleConfig
 from ganlib.samples import Samples
 from ganlib.sampling import Inputs, Prior
 from pipeline import cli, generator, latent_pictures, params
@@ -78,7 +78,7 @@ def sample(config: SampleConfig, root: Path = ROOT) -> None:
             (folder / f"{name}.png").write_bytes(picture)
 
 
-def batches(source: Source, numbers: range, config: SampleConfig, counts: dict[int, int]) -> Iterator[Inputs]:
+def batches(source: Source, numbers: range, config: DrawConfig, counts: dict[int, int]) -> Iterator[Inputs]:
     """The inputs of images `numbers`, `sample.batch_images` at a time; where there are `counts` (class -> images), these instead of the data's."""
     labels = torch.cat([torch.full((count,), number) for number, count in counts.items()]) if counts else None
     for start in range(numbers.start, numbers.stop, config.batch_images):

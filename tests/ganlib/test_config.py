@@ -42,7 +42,8 @@ def test_the_catalogue_lists_every_registry_with_a_line_each():
         subprocess.run([sys.executable, "-m", "ganlib.catalog", "--json"], check=True, capture_output=True, text=True).stdout
     )
     settings = listed.pop("settings")
-    assert set(listed) == {"sources", "networks", "tasks", "losses", "regularizers", "optimizers", "augmentations", "extractors", "metrics"}
+    others = {"sources", "modalities", "networks", "tasks", "transforms", "optimizers", "augmentations", "extractors", "metrics"}
+    assert set(listed) == others | {"losses", "perceptual losses", "regularizers"}
     for section, entries in listed.items():
         assert [entry["name"] for entry in entries] == catalog.SECTIONS[section][1].names()
         assert all(entry["summary"].endswith(".") and entry["key"] for entry in entries)

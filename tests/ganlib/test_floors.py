@@ -58,7 +58,7 @@ GANLIB_FLOORS = (
     {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein", "storage"},
     {"transforms"},
     {"losses", "metrics", "models.layers", "samples", "sampling", "steering"},
-    {"augment", "directions", "models", "networks", "products", "saliency"},
+    {"augment", "directions", "models", "networks", "pool", "products", "saliency"},
     {"data.stream"},
     {"moment"},  # what terms see of a shard
     {"perceptual", "regularizers"},
@@ -92,6 +92,7 @@ PIPELINE_FLOORS = (
     {"artifacts", "deliver", "ready", "registry", "results", "seeds", "states"},
     {"cached_outs", "parents"},
     {"compare", "stages"},
+    {"bulk"},
     {"export", "generate"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them

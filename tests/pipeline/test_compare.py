@@ -74,7 +74,7 @@ def test_the_same_latents_for_both_and_each_difference_with_its_significance(tmp
     with Image.open(folder / "compare.png") as picture:
         assert picture.info["Notice"].startswith("synthetic image")
         trained = generator.load(tmp_path / "two" / "models")
-        images = sampling.generate(trained.network, trained.inputs(3, range(24)), batch_images=compare.BATCH_IMAGES)
+        images = sampling.generate(trained.network, trained.prior.seeded(3, range(24)), batch_images=compare.BATCH_IMAGES)
         top = picture.size[1] // 2 + 34
         shown = np.asarray(picture)[top + 24, 10 + 24 :: 50][:12, 0]  # a pixel in the middle of each image of the first row
     assert shown.tolist() == images[:12, 0, 4, 4].tolist()
@@ -109,10 +109,10 @@ def test_both_are_asked_for_the_same_classes(tmp_path: Path) -> None:
     facts = json.loads((two / "generator.json").read_text())
     facts["image"]["class_counts"] = [90, 5, 5]
     (two / "generator.json").write_text(json.dumps(facts))
-    first, second = (generator.load(folder).prior for folder in (one, two))
-    expected = first.seeded(0, range(30))
-    assert not torch.equal(second.seeded(0, range(30)).labels, expected.labels)
-    found = compare._inputs(first, second, 0, 30)
+    first, second = (generator.load(folder) for folder in (one, two))
+    expected = first.prior.seeded(0, range(30))
+    assert not torch.equal(second.prior.seeded(0, range(30)).labels, expected.labels)
+    found = compare._inputs(first.product, second.product, 0, 30, tmp_path)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.z, expected.z)
 

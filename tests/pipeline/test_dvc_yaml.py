@@ -1,5 +1,7 @@
 """dvc.yaml against the code: deps cover imports, params cover settings, and a change reruns what it must and nothing else."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +152,29 @@ def test_dvc_accepts_the_file():
     done = subprocess.run([sys.executable, "-m", "dvc", "stage", "list", "--name-only"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ORDER
+
+
+@pytest.mark.heavy
+def test_the_generator_is_an_artifact_that_others_get_by_its_name(tmp_path: Path) -> None:
+    """From a repository with our `artifacts` and a stand-in for `train`. Kills: a path that is no out of ours, a name that DVC refuses."""
+    artifacts = dict(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["artifacts"])
+    (name,) = artifacts
+    out = artifacts[name]["path"]
+    assert out in STAGES["train"]["outs"]
+    theirs = tmp_path / "theirs"
+    (theirs / out).mkdir(parents=True)
+    (theirs / out / "generator.json").write_text("{}")
+    (theirs / "dvc.yaml").write_text(json.dumps({"stages": {"train": {"cmd": "true", "outs": [out]}}, "artifacts": artifacts}))
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1", "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    person = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (
+        ("git", "init", "-q"),
+        ("dvc", "init", "-q"),
+        ("dvc", "commit", "-q", "-f"),
+        ("git", "add", "-A"),
+        ("git", *person, "commit", "-q", "-m", "a"),
+        ("git", *person, "tag", "-a", f"{name}@v1.0.0", "-m", "a"),
+    ):
+        subprocess.run(command, cwd=theirs, env=environment, check=True)
+    subprocess.run(["dvc", "artifacts", "get", "-q", str(theirs), name, "-o", "got"], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "got" / "generator.json").read_text() == "{}"

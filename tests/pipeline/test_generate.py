@@ -1,25 +1,31 @@
 """`ganpipe generate`: parts that are whole or missing, the same images however they are cut, and a manifest that can be checked."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ganlib import samples, sampling
-from ganlib.sample_settings import SampleConfig
+from ganlib.sample_settings import DrawConfig
 from ganlib.samples import Samples
 from pipeline import generate
-from pipeline.generate import Bulk
+from pipeline.bulk import Bulk
 from tests.pipeline.test_forms import NAMES, made
 
 COUNTS = (3, 0, 5)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def bulk(out: Path, *, part: int = 20, **settings) -> Bulk:
     trained = made("mlp", counts=COUNTS)
     trained.facts["sha256"] = "a" * 64
-    return Bulk(trained=trained, config=SampleConfig(**{"num_images": 50, "batch_images": 10, **settings}), out=str(out), part_images=part)
+    return Bulk(trained=trained, config=DrawConfig(**{"num_images": 50, "batch_images": 10, **settings}), out=str(out), part_images=part)
 
 
 def images(out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -74,15 +80,41 @@ def test_another_job_is_refused_before_anything_is_written(tmp_path: Path) -> No
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="--part 25: expected a multiple of --batch 10"):
         bulk(tmp_path / "new", part=25)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"photos holds something else than a bulk export \(mine\.png\)"):
+        generate.generate(bulk(tmp_path / "photos"))
 
 
-def test_a_changed_or_lost_file_is_named(tmp_path: Path) -> None:
+def test_a_place_that_is_full_is_one_line_and_what_was_done_stays(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for the full disk. Kills: a traceback, a message without the place, half a part that is left behind."""
+    limited = textwrap.dedent(f"""
+        import resource
+        from pathlib import Path
+        from pipeline import cli, generate
+        from tests.pipeline.test_generate import bulk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        cli.run(lambda: generate.generate(bulk(Path({str(tmp_path / "out")!r}), format="webdataset")))
+    """)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", limited], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*part-00000 of \S+/out cannot be written: .*; mend that, and run the same command again\n", done.stderr)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["job.json"]
+
+
+def test_a_changed_or_lost_file_is_named_and_made_again(tmp_path: Path, capsys) -> None:
+    """Kills: a resume that takes a part with a broken file for whole."""
     generate.generate(bulk(tmp_path / "out", format="png", classes={"all": 30, "left": 20}))
     _, labels = images(tmp_path / "out")
     assert labels.tolist() == [2] * 30 + [0] * 20
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     (tmp_path / "out" / "part-00001" / "images" / "all" / "000025.png").write_bytes(b"other")
     (tmp_path / "out" / "part-00002" / "samples.json").unlink()
     assert generate.verify(str(tmp_path / "out")) == ["part-00001/images/all/000025.png", "part-00002/samples.json"]
+    shutil.rmtree(tmp_path / "out" / "part-00000")
+    generate.generate(bulk(tmp_path / "out", format="png", classes={"all": 30, "left": 20}))
+    assert re.findall(r"part-0000.(?= is made again: )", capsys.readouterr().err) == ["part-00001", "part-00002"]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
 
 
 def test_classes_as_words() -> None:

@@ -48,7 +48,7 @@ def test_each_walk_passes_through_the_image_itself(name: str, conditional: bool,
     config = SampleConfig(seed=4, batch_images=50)
     found = latent_walks.directions_of(trained, config, {})
     assert list(found) == ["factorised", "principal"]
-    itself = sampling.generate(trained.network, trained.inputs(4, range(1)), batch_images=50)
+    itself = sampling.generate(trained.network, trained.prior.seeded(4, range(1)), batch_images=50)
     for images in found.values():
         rows = images.reshape(latent_walks.COUNT, latent_walks.STEPS, *images.shape[1:])
         middle = rows[:, latent_walks.STEPS // 2].astype(int)

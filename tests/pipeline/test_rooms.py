@@ -212,9 +212,10 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
     assert rooms.check(TrackingConfig(experiment="bobs"), "gan-bobs", tmp_path, limit_seconds=PATIENT) == ""
     user("ada", "a wrong one")
     refused(r"wants credentials, and has got none or wrong ones \(401\); set MLFLOW_TRACKING_USERNAME and")
-    # the stage itself: before anything is trained
+    # the stage itself: before it looks for images, which this clone may not have prepared
+    stage = "from pipeline import cli; from pipeline.stages import train; cli.run_stage(train.main)"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pipeline.stages.train"],
+        [sys.executable, "-W", "ignore", "-c", stage],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

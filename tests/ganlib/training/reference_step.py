@@ -49,7 +49,7 @@ class ReferenceTraining:
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.model, self.task, self.optim, self.train = model, task, optim, train
         self.step_number, self.images_seen = step, images_seen
-        self.told = []
+        self.told, self.kept = [], {}
         self.loss = LOSSES.get(task.loss)(**self.now(task.loss_options))
         self.terms = {name: REGULARIZERS.get(name)(**self.now(options)) for name, options in task.regularizers.items()}
         self.augmentations = {name: AUGMENTATIONS.get(name)(**self.now(options)) for name, options in task.augment.items()}
@@ -118,6 +118,8 @@ class ReferenceTraining:
 
     def discriminator_losses(self, shard: "Shard") -> torch.Tensor:
         shard.fake  # noqa: B018 - G draws its noise before D does
+        if self.task.history_images:
+            shard.fake = self.remembered(shard)
         self.note("logit_real", shard.real_judgement.logits)
         self.note("logit_fake", shard.fake_judgement.logits)
         self.note("sign_real", shard.real_judgement.logits.sign())
@@ -126,6 +128,22 @@ class ReferenceTraining:
             is_swapped = torch.rand(shard.count, generator=shard.rng("label noise")) < self.task.label_noise
             real, fake = torch.where(is_swapped[:, None], fake, real), torch.where(is_swapped[:, None], real, fake)
         return self.note("loss_discriminator", self.loss.discriminator(real, fake).mean(1))
+
+    def remembered(self, shard: "Shard") -> torch.Tensor:
+        """Images of earlier updates in the place of half of the new ones, once there are enough (arXiv:1703.10593, section 4)."""
+        kept, source, shown = self.kept.setdefault(shard.counters[-1], []), shard.rng("history"), []
+        is_new = torch.rand(shard.count, generator=source) < 0.5
+        places = torch.randint(self.task.history_images, (shard.count,), generator=source)
+        for image, as_it_comes, place in zip(shard.fake.detach(), is_new, places, strict=True):
+            if len(kept) < self.task.history_images:
+                kept.append(image)
+                shown.append(image)
+            elif as_it_comes:
+                shown.append(image)
+            else:
+                shown.append(kept[place])
+                kept[place] = image
+        return torch.stack(shown)
 
     def generator_losses(self, shard: "Shard") -> torch.Tensor:
         if self.task.generator_loss_weight == 0:

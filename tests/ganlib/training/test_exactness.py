@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HARD = {
     "task__regularizers": {"r1": {"gamma": 1.0, "interval_steps": 4}},
     "task__discriminator_repeats": 2,
+    "task__history_images": 6,
     "model__generator": {"width": 8, "dropout": 0.1},
     "model__discriminator": {"width": 8, "minibatch_stddev": True, "dropout": 0.1},
 }
@@ -91,7 +92,7 @@ def test_one_two_and_four_processes_end_in_the_same_bytes(make_spec):
         alone = make_spec(f"{name} alone", **settings)
         train(alone)
         expected[name] = parts_of(alone.folder)
-    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses", "health"} <= set(
+    assert {"generator", "discriminator", "ema", "optimizer.generator", "optimizer.discriminator", "losses", "health", "pool"} <= set(
         expected["hard"]
     )
     for processes in (2, 4):

@@ -106,7 +106,13 @@ optim:
   discriminator: {name: adam, lr: 1.0e-3, options: {betas: [0.5, 0.99]}}
 train: {augment: {hflip: {}}, logical_workers: 4}
 """
-OTHERS = {"everything": EVERYTHING, "compared": COMPARED, "schedules": SCHEDULES, "restored": RESTORED}
+# D is shown images of earlier steps, in each of its updates and to the terms of these; each logical worker keeps its own.
+REMEMBERED = """
+model: {name: dcgan, discriminator: {normalization: none}}
+task: {history_images: 5, discriminator_repeats: 2, regularizers: {gradient_penalty: {}, r2: {interval_steps: 3}}}
+train: {logical_workers: 4}
+"""
+OTHERS = {"everything": EVERYTHING, "compared": COMPARED, "schedules": SCHEDULES, "restored": RESTORED, "remembered": REMEMBERED}
 CASES = {name: path.read_text(encoding="utf-8") for name, path in RECIPES.items()} | OTHERS
 
 
