@@ -15,7 +15,22 @@ from pathlib import Path
 
 from pipeline.params import CODE, ROOT
 
-VERBS = ("recipe", "submit", "states", "compare", "generate", "export", "seeds", "registry", "exact", "deliver", "results", "deps")
+VERBS = (
+    "recipe",
+    "submit",
+    "states",
+    "compare",
+    "generate",
+    "export",
+    "mark",
+    "detect",
+    "seeds",
+    "registry",
+    "exact",
+    "deliver",
+    "results",
+    "deps",
+)
 MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in VERBS))
 
 

@@ -50,7 +50,7 @@ def band(count: int) -> Tensor:
 
 def luma(images: np.ndarray) -> Tensor:
     """[N, C, H, W] uint8 -> [N, H, W] float32 in 0 to 255; of RGB and RGBA ITU-R BT.601, as in JPEG."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
+    pixels = torch.from_numpy(images.astype(np.float32))
     if images.shape[1] in (3, 4):
         return pixels[:, 0] * 0.299 + pixels[:, 1] * 0.587 + pixels[:, 2] * 0.114
     return pixels.mean(dim=1)

@@ -70,6 +70,7 @@ PIPELINE_FLOORS = (
     {
         "__init__",
         "code_digest",
+        "credentials",
         "discriminator",
         "driver.settings",
         "dvc_ignore",
@@ -86,6 +87,7 @@ PIPELINE_FLOORS = (
     {"continuing", "schema"},
     {"preflight"},
     {"cli"},
+    {"mark"},
     {"driver", "recipe", "deps", "submit"},
     {"tracking"},
     {"selection"},
@@ -93,7 +95,7 @@ PIPELINE_FLOORS = (
     {"cached_outs", "parents"},
     {"compare", "stages"},
     {"bulk"},
-    {"export", "generate"},
+    {"detect", "export", "generate"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
