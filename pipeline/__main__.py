@@ -24,6 +24,7 @@ VERBS = (
     "export",
     "mark",
     "detect",
+    "page",
     "seeds",
     "registry",
     "exact",

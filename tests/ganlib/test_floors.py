@@ -95,7 +95,7 @@ PIPELINE_FLOORS = (
     {"cached_outs", "parents"},
     {"compare", "stages"},
     {"bulk"},
-    {"detect", "export", "generate"},
+    {"detect", "export", "generate", "page"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )
