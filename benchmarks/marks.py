@@ -1,6 +1,7 @@
 """What the mark in the pixels costs and what it lives through. Prints a JSON object for each kind of images.
 
     python benchmarks/marks.py [--strength 1.5] [--images 512] [--fmnist data/prepared] [--photos FOLDER] [--sizes 28 64 256]
+    python benchmarks/marks.py --sizes --project . --samples samples        # what the mark costs in FID
 
 Images: prepared ones where a folder is given (their own size), else drawn textures with the spectrum of photographs (amplitude 1/f: Field 1987,
 JOSA A 4(12)). `found`: share at a p-value below 0.001, of images alone and of batches of 64, with the search for crops where that is the attack;
@@ -12,6 +13,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,11 @@ from PIL import Image
 
 from ganlib.data.arrow import ArrowImages
 from ganlib.marks import detection, pixels
+from ganlib.metrics import measure
+from ganlib.metrics.fid import frechet_distance, moments
+from ganlib.metrics.reference_store import Reference
 from ganlib.rng import keyed_rng
-from ganlib.samples import encode_png
+from ganlib.samples import Samples, encode_png
 
 ALARM = 1e-3
 BATCH = 64
@@ -105,6 +110,37 @@ def measured(images: np.ndarray, strength: float, keys: int) -> dict[str, object
     }
 
 
+@dataclass(frozen=True)
+class Marked:
+    """Samples as they would be handed out."""
+
+    samples: Samples
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.samples.shape
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        return pixels.embed(self.samples.gather(indices), key=KEY, strength=self.strength)
+
+
+def fids(project: Path, folder: Path, strength: float) -> dict[str, dict[str, float]]:
+    """FID of samples against the test split of `project`, as they are and marked, in each extractor of its reference."""
+    digest = json.loads((project / "data" / "prepared" / "manifest.json").read_text())["data_digest"]
+    reference = Reference.read(project / "data" / "reference", data_digest=digest)
+    samples, told = Samples(folder), {}
+    features = [measure.extract(reference, images) for images in (samples, Marked(samples, strength))]
+    for each in reference.described:
+        real = moments(each.features("test"))
+        bare, marked = (frechet_distance(real, moments(of[each.label]["last"])) for of in features)
+        told[each.label] = {"unmarked": round(bare, 4), "marked": round(marked, 4), "cost": round(marked / bare - 1, 5)}
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strength", type=float, default=1.5)
@@ -112,9 +148,13 @@ def main() -> None:
     parser.add_argument("--fmnist", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--sizes", type=int, nargs="*", default=[28, 64, 256])
+    parser.add_argument("--project", type=Path)
+    parser.add_argument("--samples", type=Path)
     parser.add_argument("--keys", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.project is not None:
+        print(json.dumps({"fid": fids(options.project, options.samples, options.strength)}), flush=True)
     kinds = {f"textures {size}": textures(options.images if size < 200 else min(options.images, 2 * BATCH), size) for size in options.sizes}
     for name in ("fmnist", "photos"):
         if (folder := getattr(options, name)) is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ganlib.marks import detection
+from ganlib.pictures import NOTICE
 from ganlib.samples import FACTS_FILE, Samples
 from pipeline import cli, credentials, mark
 
@@ -32,6 +33,7 @@ ALARM = 1e-3
 POOLED = 512  # images that are judged together at most
 CROPS_UP_TO = 64  # images of one size among which crops are looked for unless asked
 SHOWN = 40  # lines
+LABEL = "; says that it is synthetic, unsigned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,14 @@ class Item:
                 return mark.planes(image)
             except (OSError, SyntaxError):
                 raise ValueError(f"{self.file}: no image that can be read to its end") from None
+
+    def label(self) -> bool:
+        """Whether its metadata say, unsigned, that it is synthetic: the notice of this project, or IPTC's digital source type."""
+        if self.row is not None:
+            return False
+        with mark.open_image(self.file) as image:
+            words = [str(value) for name, value in image.info.items() if name in ("Notice", "XML:com.adobe.xmp", "xmp")]
+        return any(NOTICE in text or credentials.SYNTHETIC in text for text in words)
 
     def claim(self) -> credentials.Claim | None:
         kind = KINDS.get(self.file.suffix.lower(), "")
@@ -93,7 +103,7 @@ def _in_folder(place: Path, rows: dict[Path, Samples]) -> Iterator[Item]:
 def detect(items: Sequence[Item], rows: dict[Path, Samples], *, key: str, crops: bool) -> dict[str, Any]:
     """What is found, as JSON.
 
-    Keys: `images` (name, p_value, place, c2pa), `together` (size, images, p_value, place), `left_out` (name: why).
+    Keys: `images` (name, p_value, place, label, c2pa), `together` (size, images, p_value, place), `left_out` (name: why).
     """
     images: list[dict[str, Any]] = []
     together: dict[str, dict[str, Any]] = {}
@@ -106,7 +116,7 @@ def detect(items: Sequence[Item], rows: dict[Path, Samples], *, key: str, crops:
             left_out.update({item.name: str(error) for item, _ in group})
             continue
         for (item, _), found in zip(group, alone, strict=True):
-            images.append({"name": item.name, **asdict(found), "c2pa": None})
+            images.append({"name": item.name, **asdict(found), "label": item.label(), "c2pa": None})
         entry = together.setdefault(size, {"size": size, "images": 0, "p_value": 1.0, "place": both.place, "groups": 0})
         entry["images"] += len(group)
         entry["groups"] += 1
@@ -152,7 +162,7 @@ def signed_manifests(places: Sequence[Path]) -> dict[str, str | None]:
 
 def lines(found: dict[str, Any], key_name: str) -> Iterator[str]:
     for image in found["images"][:SHOWN]:
-        yield f"{image['name']}: {_words(image)}{_claim(image['c2pa'])}"
+        yield f"{image['name']}: {_words(image)}{LABEL if image['label'] else ''}{_claim(image['c2pa'])}"
     if (more := len(found["images"]) - SHOWN) > 0:
         yield f"... and {more:,} more (--json has all)"
     for name, why in list(found["left_out"].items())[:SHOWN]:

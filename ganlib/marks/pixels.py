@@ -6,6 +6,7 @@ otherwise be noise, and no pattern is common to all images. Coefficients are whi
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ def basis(size: int, count: int, start: float = 0.0, stop: float = 1.0) -> Tenso
     return waves.float()
 
 
+@lru_cache(maxsize=2)
 def patterns(key: str) -> Tensor:
     """[PATTERNS, MOST, MOST] drawn from N(0, 1), so that correlations with any image are normal too (section IV.A)."""
     return torch.randn(PATTERNS, MOST, MOST, generator=keyed_rng(seed_of(key), "mark"))

@@ -132,7 +132,7 @@ def test_a_grid_is_marked_signed_and_found(tmp_path: Path, monkeypatch, capsys) 
         assert image.info["Notice"] == "synthetic image, made by a generative model"
     said = run(detect, monkeypatch, capsys, tmp_path / "out")
     assert "grid.png: marked, p = " in said
-    assert "; C2PA: synthetic, made by gan-digits unknown, signed by ours, Tests\n" in said
+    assert "; says that it is synthetic, unsigned; C2PA: synthetic, made by gan-digits unknown, signed by ours, Tests\n" in said
     assert "key of GANPIPE_MARK_KEY: 1 of 1 images have a p-value below 0.001 alone; chance makes 0.001" in said
     assert "a secret" not in said
     monkeypatch.setenv(mark.KEY, "another")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ganlib import sampling
-from pipeline import page
+from pipeline import detect, page
 from pipeline.params import CODE
 from tests import browser
 from tests.pipeline.test_forms import made, translated
@@ -61,6 +61,8 @@ def test_a_page_makes_the_network_s_images_where_there_is_no_network(family: str
     assert seen["first"] == seen["back"]
     assert seen["first"] != seen["slid"]
     assert seen["back"] != seen["classed"]
+    (tmp_path / "saved.png").write_bytes(base64.b64decode(seen["found"]["png"]))
+    assert detect.Item(name="saved", file=tmp_path / "saved.png").label()
     with Image.open(io.BytesIO(base64.b64decode(seen["found"]["png"]))) as image:
         image.load()
         assert image.size == (32, 32)
