@@ -5,8 +5,9 @@ another key or not at all, each correlation is N(0, 1) exactly, and the p-value 
 batch share the key, so alike ones score alike: what they share is taken out first, and the variance of their mean score counts what is left pair by
 pair.
 
-What an image went through is not known, so places are tried: frequencies of the size it has, of twice and of half of it (resized images), and windows
-of up to CROPPED of a side cut away. The p-value is that of the best place times the number of places (Bonferroni).
+What an image went through is not known, so places are tried: frequencies of the size it has, of twice and of half of it (resized images), and
+windows of images of usual sizes (`_wholes`) with up to CROPPED of a side cut away. The p-value is that of the best place times the number of places
+(Bonferroni).
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ from ganlib.marks.pixels import OWN, PATTERNS, SMALLEST, band, basis, frequencie
 SHARES = (OWN, 2 * OWN, OWN / 2)  # frequencies of the image as it was, of one that was halved, of one that was doubled
 FEWEST = 5  # frequencies of which anything can be told
 CROPPED = 0.1
-CROP_FREQUENCIES = 32  # finer ones would need windows at every pixel
 RIDGE = 0.3  # of the least squares in a window, where the waves are no longer orthogonal
 ENOUGH = 1e-6  # a p-value for which no window is tried
 SHARED = 3.0  # what images have in common is taken out where it weighs more than this
@@ -73,7 +73,7 @@ def detect(images: np.ndarray, *, key: str, crops: bool = True) -> tuple[list[De
     """Each of images [N, C, H, W] uint8 alone, and all together, which are taken to have gone through the same.
 
     Args:
-        crops: look for cropped images too, where no mark is found without; about a hundred times the work.
+        crops: look for cropped images too, where no mark is found without; up to a hundred times the work.
 
     Raises:
         ValueError: images that are too small.
@@ -84,11 +84,12 @@ def detect(images: np.ndarray, *, key: str, crops: bool = True) -> tuple[list[De
     pixels, drawn = luma(images), patterns(key)
     resized = list(_resized(height, width))
     alone, together = _best(pixels, resized, drawn)
-    if not crops:
+    windows = list(_windows(height, width)) if crops else []
+    if not windows:
         return alone, together
     open_ = [i for i, found in enumerate(alone) if 2 * found.p_value > ENOUGH]
     if open_ or 2 * together.p_value > ENOUGH:
-        cropped, cropped_together = _best(pixels, list(_windows(height, width)), drawn)
+        cropped, cropped_together = _best(pixels, windows, drawn)
         alone = [_better(one, other) for one, other in zip(alone, cropped, strict=True)]
         return alone, _better(together, cropped_together)
     return [_better(one, one) for one in alone], _better(together, together)
@@ -101,6 +102,7 @@ def _better(one: Detection, other: Detection) -> Detection:
 
 def _best(pixels: Tensor, places: list[_Places], drawn: Tensor) -> tuple[list[Detection], Detection]:
     """Each image at its likeliest place, all of them at theirs; corrected for the number of places."""
+    assert places
     best, names = torch.full((len(pixels),), -torch.inf), [""] * len(pixels)
     most, residual, name_of_all = Tensor([-torch.inf]), torch.ones(1, 1), ""
     for each in places:
@@ -144,29 +146,31 @@ def _resized(height: int, width: int) -> Iterator[_Places]:
 
 def _windows(height: int, width: int) -> Iterator[_Places]:
     """Every crop of up to CROPPED of a side, in steps that the finest frequency does not notice."""
-    count = min(CROP_FREQUENCIES, frequencies(height, width))
-    rows, columns = ([(*cut, _inverse(size, count, *cut)) for cut in _cuts(size, count)] for size in (height, width))
-    for left, right, along in columns:
-        yield _Places(
-            along,
-            tuple(
-                (f"cropped: {top}, {right}, {bottom}, {left} pixels of top, right, bottom, left", across)
-                for top, bottom, across in rows
-                if top + bottom + left + right
-            ),
-        )
+    for whole_height in _wholes(height):
+        for whole_width in _wholes(width):
+            if (whole_height, whole_width) == (height, width):
+                continue
+            count = frequencies(whole_height, whole_width)
+            rows = [(top, _inverse(height, count, top, whole_height)) for top in _offsets(height, whole_height, count)]
+            for left in _offsets(width, whole_width, count):
+                named = tuple((f"cropped: from {left}, {top} of {whole_width}x{whole_height} pixels", matrix) for top, matrix in rows)
+                yield _Places(_inverse(width, count, left, whole_width), named)
 
 
-def _cuts(size: int, count: int) -> list[tuple[int, int]]:
-    """Pixels before and after `size` that may be gone."""
-    most = round(size * CROPPED / (1 - CROPPED))
-    step = max(1, int(size * 0.45 / count))
-    return [(before, after) for before in range(0, most + 1, step) for after in range(0, most - before + 1, step)]
+def _wholes(size: int) -> list[int]:
+    """Sides that images have, of which `size` may be what is left: itself, and multiples of 32, or of 4 below 128."""
+    return [
+        size,
+        *(whole for whole in range(size + 1, size + round(size * CROPPED / (1 - CROPPED)) + 1) if whole % (32 if whole >= 128 else 4) == 0),
+    ]
 
 
-def _inverse(size: int, count: int, before: int, after: int) -> Tensor:
+def _offsets(size: int, whole: int, count: int) -> range:
+    return range(0, whole - size + 1, max(1, round(whole * 0.45 / count)))
+
+
+def _inverse(size: int, count: int, before: int, whole: int) -> Tensor:
     """[count, size]: the coefficients of the whole image that explain the window best (ridge regression)."""
-    whole = size + before + after
     waves = basis(size, count, before / whole, (before + size) / whole).double()
     inverse: Tensor = torch.linalg.solve(waves @ waves.T + RIDGE * torch.eye(count, dtype=torch.float64), waves)
     return inverse.float()
