@@ -73,8 +73,8 @@ def test_false_alarms_are_no_more_than_said(size: int) -> None:
     found = [detection.detect(images, key=f"key {number}") for number in range(150)]
     alone = np.array([one.p_value for each_alone, _ in found for one in each_alone])
     together = np.array([both.p_value for _, both in found])
-    assert np.mean(alone < 0.05) <= 0.05
-    assert np.mean(together < 0.05) <= 0.05
+    assert np.mean(alone < 0.05) <= 0.07  # of 1,200 and of 150, which vary by chance
+    assert np.mean(together < 0.05) <= 0.1
     assert alone.min() > 1e-5
 
 
