@@ -1,10 +1,11 @@
-"""Images a second of a registered generator behind MLflow's scoring server against its network alone, 64 at once. Prints one JSON object.
+"""Images a second of a generator that is served against its network alone, 64 at once. Prints one JSON object for each.
 
-    python benchmarks/serving_throughput.py [--model FOLDER] [--seconds 20] [--clients 1] [--batch 64] [--format bytes png float32]
+    python -m benchmarks.serving_throughput [--model FOLDER] [--seconds 20] [--clients 1] [--batch 64] [--format raw bytes png float32]
 
-The server is a process of its own (uvicorn and MLflow's `/invocations`, as `mlflow models serve` has them, one thread of torch); a client asks for
-images of a seed of its own and reads them as an array. The network alone: the same weights, latents that are drawn already, images as uint8. In turns
-of a few seconds. A ratio by wall needs a machine that is idle; that by CPU is the server's CPU seconds an image against the network's.
+The server is a process of its own, one thread of torch: `raw` is `ganpipe serve`, the others are uvicorn and MLflow's `/invocations`, as
+`mlflow models serve` has them, with that `format`. A client asks for images of a seed of its own and reads them as an array. The network alone: the
+same weights, latents that are drawn already, images as uint8. In turns of a few seconds. A ratio by wall needs a machine that is idle; that by CPU
+is the server's CPU seconds an image against the network's.
 `--clients 8 --seconds 600`: errors, and how the server's memory grows from the first tenth of the time on.
 """
 
@@ -50,6 +51,19 @@ async def main():
     await task
 asyncio.run(main())
 """
+OURS = """
+import sys, tempfile, torch
+from pathlib import Path
+from benchmarks.generate_throughput import default
+from pipeline import generator, serve
+torch.set_num_threads(1)
+kind, name = sys.argv[1:]
+trained = default(name) if kind == "family" else generator.load(Path(name))
+with tempfile.TemporaryDirectory() as scratch:
+    server = serve.Server(serve.load(trained, 1.0, Path(scratch)), host="127.0.0.1", port=0)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
 TURN_SECONDS = 5.0
 
 
@@ -78,12 +92,15 @@ def ask(port: int, until: float, body: Callable[[int], bytes], form: str, batch:
     connection, seed = http.client.HTTPConnection("127.0.0.1", port, timeout=120), first
     while (begun := time.perf_counter()) < until:
         try:
-            connection.request("POST", "/invocations", body(seed), {"Content-Type": "application/json"})
+            accept = {"Accept": "application/octet-stream"} if form == "raw" else {}
+            connection.request("POST", "/invocations", body(seed), {"Content-Type": "application/json", **accept})
             answer = connection.getresponse()
             text, seed = answer.read(), seed + 1
             if answer.status != 200:
                 raise ValueError(f"{answer.status}: {text[:200]!r}")
-            if (got := count_of(json.loads(text)["predictions"], form)) != batch:
+            shape = tuple(map(int, answer.headers["X-Shape"].split(","))) if form == "raw" else ()
+            got = len(np.frombuffer(text, np.uint8).reshape(shape)) if form == "raw" else count_of(json.loads(text)["predictions"], form)
+            if got != batch:
                 raise ValueError(f"{got} images, expected {batch}")
             tally.images += batch
             tally.seconds.append(time.perf_counter() - begun)
@@ -100,7 +117,8 @@ def count_of(told: dict | list, form: str) -> int:
 
 def clients(port: int, seconds: float, number: int, batch: int, form: str) -> Tally:
     def body(seed: int) -> bytes:
-        return json.dumps({"inputs": [], "params": {"count": batch, "seed": seed, "format": form}}).encode()
+        told = {} if form == "raw" else {"format": form}
+        return json.dumps({"inputs": [], "params": {"count": batch, "seed": seed, **told}}).encode()
 
     until, tallies = time.perf_counter() + seconds, [Tally() for _ in range(number)]
     threads = [threading.Thread(target=ask, args=(port, until, body, form, batch, 1_000_000 * i, tally)) for i, tally in enumerate(tallies)]
@@ -129,21 +147,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each format")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--format", nargs="+", default=["bytes"], choices=["bytes", "png", "float32"])
+    parser.add_argument("--format", nargs="+", default=["raw", "bytes"], choices=["raw", "bytes", "png", "float32"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     trained = default(options.family) if options.model is None else generator.load(options.model)
     with tempfile.TemporaryDirectory(prefix="serving-throughput-") as scratch:
-        folder = saved(trained, Path(scratch) / "model")
-        server = subprocess.Popen([sys.executable, "-c", SERVER, str(folder)], stdout=subprocess.PIPE, text=True)
-        try:
-            assert server.stdout is not None
-            port, process = int(server.stdout.readline()), psutil.Process(server.pid)
-            print(json.dumps({form: measured(trained, port, process, options, form) for form in options.format}, indent=1))
-        finally:
-            server.terminate()
-            server.wait()
+        ours = ["family", options.family] if options.model is None else ["folder", str(options.model)]
+        mlflows = [str(saved(trained, Path(scratch) / "model"))]
+        for form in options.format:
+            code, told = (OURS, ours) if form == "raw" else (SERVER, mlflows)
+            server = subprocess.Popen([sys.executable, "-c", code, *told], stdout=subprocess.PIPE, text=True)
+            try:
+                assert server.stdout is not None
+                port, process = int(server.stdout.readline()), psutil.Process(server.pid)
+                print(json.dumps({form: measured(trained, port, process, options, form)}, indent=1), flush=True)
+            finally:
+                server.terminate()
+                server.wait()
 
 
 def measured(trained: TrainedGenerator, port: int, process: psutil.Process, options: argparse.Namespace, form: str) -> dict[str, object]:

@@ -22,6 +22,7 @@ VERBS = (
     "compare",
     "generate",
     "export",
+    "serve",
     "mark",
     "detect",
     "page",

@@ -96,7 +96,7 @@ class Bulk:
         self.trained.options(self.config.truncation)
         _ = self.asked
         storage = self.storage
-        there = storage.names("")
+        there = [name for name in storage.names("") if not name.startswith(".")]  # what a killed process was writing
         if JOB in there:
             if (found := json.loads(storage.read(JOB))) != self.job:
                 differ = ", ".join(f"{key} {found.get(key)!r}, not {value!r}" for key, value in self.job.items() if found.get(key) != value)

@@ -8,9 +8,14 @@ from pipeline.report import numbers
 
 LICENCES = {  # of the named sources
     "fashion-mnist": "MIT (Zalando Research, https://github.com/zalandoresearch/fashion-mnist)",
+    "ring": "none: numbers that this project draws",
+    "grid": "none: numbers that this project draws",
     "digits": "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits, doi:10.24432/C50P49; as scikit-learn has it)",
 }
-UNKNOWN = "not known to this project: whoever gave the images knows it, and what it allows decides what these weights may be used for"
+UNKNOWN = (
+    "not known to this project (params.yaml: register.data_licence): whoever gave the images knows it, and what it allows decides what these "
+    "weights may be used for"
+)
 NOT_SEEN = (
     "Distances are between distributions of features: an image that is wrong where the extractor does not look, or a rare one that is "
     "missing, may not show in them.",
@@ -19,13 +24,22 @@ NOT_SEEN = (
 )
 
 
-def render(facts: Mapping[str, Any], interface: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+def render(
+    facts: Mapping[str, Any],
+    interface: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    *,
+    alarms: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> str:
     """Markdown with the YAML header of Hugging Face.
 
     Args:
         facts: models/generator.json.
         interface: `pipeline.forms.interface`.
         evaluation: reports/evaluation.json of these very weights; None where they were not measured.
+        alarms: of its training; None where they are not known.
+        licence: of the data, where the project says it (`register.data_licence`).
     """
     data, source = facts["data"], str(facts["data"].get("source", "unknown"))
     header = [
@@ -54,14 +68,17 @@ def render(facts: Mapping[str, Any], interface: Mapping[str, Any], evaluation: M
             [
                 f"{data.get('training_images', 'unknown'):,} images of {source}, {data.get('image_size')} pixels; "
                 f"digest {str(facts.get('data_digest', ''))[:16]}.",
-                f"Licence of the data: {LICENCES.get(source, UNKNOWN)}.",
+                f"Licence of the data: {licence or LICENCES.get(source, UNKNOWN)}.",
+                "What the images show, who is in them and whether they agreed is not looked at by this project.",
             ],
         ),
         (
             "Training",
             [
                 f"{facts['images_seen']:,} real images seen; task {facts.get('task', {}).get('name', 'adversarial')}; weights: {facts['weights']}.",
-                f"Run key {facts['run_key']}, commit {facts['git_commit']}, settings {facts.get('params_digest', '')[:16]}.",
+                *_parameters(facts),
+                *([] if alarms is None else [f"Alarms of the training: {', '.join(alarms) or 'none'}."]),
+                f"Run key {facts['run_key']}, commit {facts['git_commit']}{_changed(facts)}, settings {facts.get('params_digest', '')[:16]}.",
                 f"sha256 of the weights: {facts['sha256']}.",
                 *([f"It took over from the training {facts['parent']['run_key']}."] if "parent" in facts else []),
             ],
@@ -83,6 +100,15 @@ def render(facts: Mapping[str, Any], interface: Mapping[str, Any], evaluation: M
     ]
     text = "\n\n".join("\n\n".join(([f"## {title}"] if title else []) + lines) for title, lines in parts)
     return "\n".join(header) + f"\n{text}\n"
+
+
+def _parameters(facts: Mapping[str, Any]) -> list[str]:
+    counted = facts.get("parameters", {})
+    return [f"Parameters: {', '.join(f'{name} {number:,}' for name, number in counted.items())}."] if counted else []
+
+
+def _changed(facts: Mapping[str, Any]) -> str:
+    return f" (with changes in {', '.join(facts['git_changed'])})" if "git_changed" in facts else ""
 
 
 def _is_cut(interface: Mapping[str, Any]) -> bool:

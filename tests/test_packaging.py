@@ -23,6 +23,7 @@ VERBS = (
     "compare",
     "generate",
     "export",
+    "serve",
     "mark",
     "detect",
     "page",

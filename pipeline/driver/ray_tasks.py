@@ -1,6 +1,5 @@
 """Pieces of work that know nothing of each other, done by the workers of a Ray."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -52,9 +51,10 @@ def each(work: Callable[[Given, str], T], given: Given, names: Sequence[str], cl
 def _require_room(cluster: ClusterConfig, *, patience_seconds: float) -> None:
     import ray
 
-    deadline = time.monotonic() + patience_seconds
-    while not room_on((node["Resources"] for node in ray.nodes() if node["Alive"]), cluster):
+    without_gpus, deadline = cluster.model_copy(update={"gpus_per_worker": 0.0}), time.monotonic() + patience_seconds
+    while not room_on((node["Resources"] for node in ray.nodes() if node["Alive"]), without_gpus):
         if time.monotonic() > deadline:
-            needs = f"cluster.cpus_per_worker={cluster.cpus_per_worker:g}, cluster.gpus_per_worker={cluster.gpus_per_worker:g}"
-            raise ClusterError(f"no node has room for a worker ({needs}); this machine has {os.cpu_count()} CPUs; set less, or add nodes")
+            raise ClusterError(
+                f"no node has room for a worker of cluster.cpus_per_worker={cluster.cpus_per_worker:g}; set less, or add nodes"
+            )
         time.sleep(LOOK_SECONDS)

@@ -38,7 +38,7 @@ def register(
     sampled: SampleConfig,
     evaluated: EvaluateConfig,
 ) -> registration.Registration:
-    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and registration.html.
+    """Register the generator when its content is new, and decide who is champion; write reports/registration.json and .html, and model_card.md.
 
     Args:
         data: names the model, unless params.yaml does.
@@ -59,7 +59,9 @@ def register(
     interface = forms.interface(trained, truncation)
     with tempfile.TemporaryDirectory(prefix="register-") as scratch:
         beside = [Path(scratch) / "README.md"]
-        beside[0].write_text(model_card.render(trained.facts, interface, report), encoding="utf-8")
+        alarms = [alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())]
+        card = model_card.render(trained.facts, interface, report, alarms=alarms, licence=config.data_licence)
+        beside[0].write_text(card, encoding="utf-8")
         if config.onnx:
             beside.append(Path(scratch) / forms.ONNX)
             forms.write_onnx(trained, truncation, beside[-1])
@@ -76,7 +78,7 @@ def register(
             truncation=truncation,
             evaluation=report,
             recipe=trained.facts.get("recipe_digest", ""),
-            alarms=[alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())],
+            alarms=alarms,
             spreads=spread.stored(root),
             measure_again=partial(measure_again, sampled=sampled, evaluated=evaluated, tracking=tracking, root=root),
             tags={
@@ -93,6 +95,7 @@ def register(
             beside=beside,
             root=root,
         )
+    atomic_write(root / "reports" / "model_card.md", card.encode())
     write_json(root / "reports" / "registration.json", asdict(outcome))
     atomic_write(root / "reports" / "registration.html", decision.render(asdict(outcome), report).encode())
     return outcome

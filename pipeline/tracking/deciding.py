@@ -18,6 +18,7 @@ from pipeline.tracking.registry_lock import Held
 from pipeline.tracking.settings import RegisterConfig
 from pipeline.tracking.store import Store, Unanswered
 
+CARD = "Model card: README.md, beside the model."
 CONTENT = "content.sha256"
 RECIPE = "gan.recipe"  # the same for trainings that differ in the seed alone
 RULE, NUMBERS, EVIDENCE, FORCED = "promotion.rule", "promotion.numbers", "promotion.evidence", "promotion.forced"
@@ -160,8 +161,8 @@ def summary(decision: Decision) -> dict[str, Any]:
 
 
 def described(words: str, why: str) -> str:
-    """A version's description: what it holds, and what was decided when it was registered."""
-    told = f"\n\nWhen it was registered: {why[: DESCRIPTION_CHARACTERS // 4]}"
+    """A version's description: what it holds, what was decided when it was registered, and where its card is."""
+    told = f"\n\nWhen it was registered: {why[: DESCRIPTION_CHARACTERS // 4]}\n\n{CARD}"
     return shortened(words, DESCRIPTION_CHARACTERS - len(told)) + told
 
 

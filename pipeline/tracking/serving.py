@@ -13,7 +13,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +134,20 @@ class Generator:
         """Row i depends on (seed, i) alone."""
         dim, counts = self.told["latents"]["dim"], self.told["class_counts"]
         is_uniform = self.told["latents"]["distribution"] == "uniform"
-        rows = []
-        for i in indices:
-            rng = keyed(seed, "sample", i)
-            rows.append(torch.rand(1, dim, generator=rng) * 2 - 1 if is_uniform else torch.randn(1, dim, generator=rng))
-        z = torch.cat(rows)
+        z, draw, rng = torch.empty(len(indices), dim), torch.rand if is_uniform else torch.randn, torch.Generator()
+        for row, i in zip(z, indices, strict=True):
+            draw(dim, generator=keyed(seed, "sample", i, rng), out=row)
+        if is_uniform:
+            z = z * 2 - 1
         if not counts:
             return z.numpy()
         ends = torch.tensor(counts).cumsum(0)
         labels = [
             float(classes[n % len(classes)])
             if classes
-            else float(torch.searchsorted(ends, torch.randint(int(ends[-1]), (1,), generator=keyed(seed, "sample label", i)), right=True))
+            else float(
+                torch.searchsorted(ends, torch.randint(int(ends[-1]), (1,), generator=keyed(seed, "sample label", i, rng)), right=True)
+            )
             for n, i in enumerate(indices)
         ]
         return torch.cat([z, torch.tensor(labels)[:, None]], 1).numpy()
@@ -175,26 +177,37 @@ class Generator:
 def wrong(message: str) -> Exception:
     from mlflow.exceptions import MlflowException
 
-    refusal: Exception = MlflowException.invalid_parameter_value(message)
-    return refusal
+    refused: Exception = MlflowException.invalid_parameter_value(message)
+    return refused
+
+
+def refusal() -> type[Exception]:
+    """What `wrong` makes."""
+    from mlflow.exceptions import MlflowException
+
+    found: type[Exception] = MlflowException
+    return found
 
 
 def is_nothing(given: Any) -> bool:
-    return given is None or (not isinstance(given, str) and len(given) == 0)
+    return given is None or (isinstance(given, Sized) and not isinstance(given, str) and len(given) == 0)
 
 
 def numbers(given: Any) -> np.ndarray:
     """Rows of numbers, however MLflow hands them over."""
     try:
-        return np.asarray(given.to_numpy() if callable(getattr(given, "to_numpy", None)) else given, dtype=np.float32)
+        found = np.asarray(given.to_numpy() if callable(getattr(given, "to_numpy", None)) else given, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise wrong(f"expected rows of numbers, all of one length: {error}") from None
+    if found.ndim < 2:
+        raise wrong(f"expected rows of numbers, got an array of {list(found.shape)}")
+    return found
 
 
-def keyed(seed: int, purpose: str, counter: int) -> torch.Generator:
-    """`ganlib.rng.keyed_rng`."""
+def keyed(seed: int, purpose: str, counter: int, rng: torch.Generator) -> torch.Generator:
+    """`rng` as `ganlib.rng.keyed_rng` makes one; a new one for each image would cost as much as its latents."""
     digest = hashlib.blake2b(f"{seed}:{purpose}:{counter}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return rng.manual_seed(int.from_bytes(digest, "big"))
 
 
 def decoded(text: str, row: int) -> np.ndarray:

@@ -51,6 +51,9 @@ class RegisterConfig(Section):
         description="number -> what it may be at most; at least, where higher is better. Hard: with or without a champion",
         strict=False,
     )
+    data_licence: str | None = Field(
+        None, min_length=2, description="of the training images, for the model card; null: what is known of a named source"
+    )
     onnx: bool = Field(False, description="the version holds model.onnx too; needs the packages of `pip install '.[onnx]'`")
     dry_run: bool = Field(False, description="say what would be decided; nothing is registered")
     force: str | None = Field(

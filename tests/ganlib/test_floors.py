@@ -95,7 +95,7 @@ PIPELINE_FLOORS = (
     {"cached_outs", "parents"},
     {"compare", "stages"},
     {"bulk"},
-    {"detect", "export", "generate", "page"},
+    {"detect", "export", "generate", "page", "serve"},
     {"exact"},
     {"__main__"},  # ganpipe, which runs any of them
 )

@@ -108,3 +108,14 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
     unknown = model_card.render(own, json.loads((tmp_path / "out" / "config.json").read_text())["interface"], None)
     assert "not known to this project" in unknown
     assert "Not measured." in unknown
+    assert "Alarms" not in unknown
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["interface"]
+    facts = own | {"parameters": {"generator": 12345}, "git_changed": ["a.py"]}
+    whole = model_card.render(facts, told, None, alarms=["mode_collapse"], licence="CC0 1.0")
+    for words in (
+        "Licence of the data: CC0 1.0.",
+        "Parameters: generator 12,345.",
+        "Alarms of the training: mode_collapse.",
+        "commit c (with changes in a.py)",
+    ):
+        assert words in whole

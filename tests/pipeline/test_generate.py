@@ -80,6 +80,9 @@ def test_another_job_is_refused_before_anything_is_written(tmp_path: Path) -> No
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="--part 25: expected a multiple of --batch 10"):
         bulk(tmp_path / "new", part=25)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".job.json.partial").write_bytes(b"{")  # by SIGKILL, at its first write
+    generate.generate(bulk(tmp_path / "killed"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"photos holds something else than a bulk export \(mine\.png\)"):

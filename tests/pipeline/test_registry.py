@@ -146,7 +146,9 @@ def test_the_first_within_its_limits_then_who_is_better_and_nobody_else(root):
     assert beside("promotion.json")["decision"] == json.loads(json.dumps(better.decision))
     assert {check["kind"] for check in better.decision["checks"]} >= {"superiority over samples", "superiority over seeds"}
     assert (better.champion["name"], better.champion["numbers"]["fid"]) == ("version 1", 5.0)
-    assert store.client.get_model_version(NAME, "3").description == f"three numbers\n\nWhen it was registered: {better.reason}"
+    assert store.client.get_model_version(NAME, "3").description == (
+        f"three numbers\n\nWhen it was registered: {better.reason}\n\nModel card: README.md, beside the model."
+    )
     # what was rejected stays so, whoever is champion now, until it is measured anew
     store.client.set_registered_model_alias(NAME, "champion", "1")
     assert "rejected by these very measurements" in register(root, "b", 6.0).reason
