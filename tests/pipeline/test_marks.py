@@ -1,5 +1,6 @@
 """What is handed out says that it is synthetic, and `ganpipe detect` reads it back."""
 
+import base64
 import datetime
 import json
 import sys
@@ -13,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+from ganlib.marks import detection
 from ganlib.sample_settings import DrawConfig
 from ganlib.samples import encode_png
-from pipeline import credentials, detect, generate, mark
+from pipeline import credentials, detect, generate, mark, serve
 from pipeline.bulk import Bulk
 from pipeline.credentials import Credentials
 from pipeline.mark import PixelMark
@@ -160,6 +162,20 @@ def test_a_bulk_export_is_marked_and_its_manifest_signed(form: str, tmp_path: Pa
     assert "the signature beside it is not of these bytes" in run(detect, monkeypatch, capsys, tmp_path / "out")
     with pytest.raises(ValueError, match="holds the parts of another job"):
         generate.generate(Bulk(trained=trained, config=config, out=str(tmp_path / "out"), part_images=32))
+
+
+def test_a_server_marks_pictures_and_not_numbers(tmp_path: Path) -> None:
+    """Kills: a mark on what is computed with, one of the PNG alone, answers that differ from one request to the next."""
+    model = serve.load(made("dcgan", conditional=False, size=32), 1.0, tmp_path)
+    bare = {form: model.predict(None, None, {"count": 64, "format": form}) for form in ("float32", "uint8")}
+    model.mark = PixelMark(strength=3.0, key="ours").on
+    assert np.array_equal(model.predict(None, None, {"count": 64}), bare["float32"])
+    marked = model.predict(None, None, {"count": 64, "format": "uint8"})
+    assert np.sqrt(((marked.astype(float) - bare["uint8"]) ** 2).mean()) == pytest.approx(3.0, rel=0.1)
+    assert detection.detect(marked, key="ours")[1].p_value < 1e-3
+    assert detection.detect(bare["uint8"], key="ours")[1].p_value > 1e-3
+    told = model.predict(None, None, {"count": 64, "format": "bytes"})
+    assert base64.b64decode(told["data"]) == marked.tobytes()
 
 
 def test_careless_use_of_detect(tmp_path: Path, monkeypatch, capsys) -> None:
