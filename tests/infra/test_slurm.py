@@ -101,9 +101,12 @@ def test_requeued_and_out_of_time_a_training_on_two_nodes_ends_in_the_same_bytes
     script = WORDS + (
         "job=$(sbatch --parsable -N2 --cpus-per-task=1 --mem=0 --time=30 --signal=B:TERM@90 infra/slurm/train.sbatch train)\n"
         'trap "cat slurm-$job.log; scontrol show job $job" EXIT\n'
-        f"saved() {{ ls -d {tmp_path}/workspace/state/*/step-* 2>/dev/null | grep -q .; }}\n"
-        "until_ 120 saved; scontrol requeue $job; again $job; until_ 20 is $job Restarts=1\n"
-        "scontrol update JobId=$job TimeLimit=2; again $job; scontrol update JobId=$job TimeLimit=30\n"
+        f"newest() {{ ls -d {tmp_path}/workspace/state/*/checkpoints/step-* 2>/dev/null | sort | tail -n 1; }}\n"
+        'further() { [ "$(newest)" != "$was" ]; }\n'
+        "was=; until_ 150 further\n"
+        "scontrol requeue $job; again $job; until_ 20 is $job Restarts=1\n"
+        "was=$(newest); until_ 120 further\n"
+        "scontrol update JobId=$job TimeLimit=2; again $job; scontrol update JobId=$job TimeLimit=30\n"  # it is told at Slurm's next look
         "until_ 200 is $job 'JobState=(COMPLETED|FAILED)'\n"
     )
     done = in_lab(tmp_path / "lab", script, environment=environment, cwd=clone.root, timeout=540)
