@@ -36,6 +36,7 @@ def rendered(name: str, target: AnyTarget, cluster: ClusterConfig, root: Path) -
     drain = int(cluster.stop_grace_seconds) + 10
     if isinstance(target, RayJobs):
         words = ["ganpipe", "submit", "--address", target.address, "--workspace", target.storage.path]
+        words += ["--credentials", target.credentials] if target.credentials else []
         return {"submit.sh": shlex.join([*words, "--timeout-minutes", str(60 * target.hours)]) + "\n"}, "sh submit.sh"
     if isinstance(target, Slurm):
         return {"train.sbatch": slurm.script(target, name, root, drain_seconds=drain)}, "sbatch train.sbatch    # from the project's root"

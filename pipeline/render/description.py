@@ -125,6 +125,7 @@ class RayJobs(Target):
     kind: Literal["ray-jobs"]
     address: str = Field(pattern=r"^https?://[^/\s@]+(:\d+)?$", description="http://HEAD:8265, without credentials")
     storage: Storage
+    credentials: Absolute | None = Field(None, description="a file on every node, NAME=VALUE lines: `ganpipe submit --credentials`")
 
 
 class Kubernetes(Target):

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,8 +184,19 @@ def test_slurms_script_is_the_projects_own_with_the_descriptions_header() -> Non
     assert script.index("#SBATCH --output") < script.index(first_command)  # sbatch stops reading options at the first command
 
 
-def test_a_ray_clusters_command_is_that_of_submit() -> None:
-    assert make(TARGETS["ray"])[0]["submit.sh"].startswith("ganpipe submit --address http://ray-head:8265 --workspace /shared/ganpipe")
+def test_a_ray_clusters_command_is_one_that_submit_understands() -> None:
+    """Kills: a flag that submit does not have any more."""
+    from pipeline.submit.command import _arguments
+
+    words = shlex.split(make(changed("ray", credentials="/etc/ganpipe/credentials"))[0]["submit.sh"])
+    assert words[:2] == ["ganpipe", "submit"]
+    options = _arguments(words[2:])
+    assert (options.address, options.workspace, options.credentials) == (
+        "http://ray-head:8265",
+        "/shared/ganpipe",
+        "/etc/ganpipe/credentials",
+    )
+    assert options.timeout_minutes == 24 * 60
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
