@@ -13,7 +13,7 @@ from ganlib.data.ipc import MappedColumns, TableWriter
 from ganlib.data.prepare import prepare_images
 from ganlib.data.settings import DataConfig
 from ganlib.data.shard_cache import FOLDER, GIGABYTES, ShardCache
-from ganlib.data.shards import ShardList, ShardWriter
+from ganlib.data.shards import ShardList, ShardWriter, damaged
 from ganlib.data.sources import fetch_raw
 from ganlib.data.table import Table
 from ganlib.files import sha256_file
@@ -104,6 +104,17 @@ def test_a_store_that_lost_a_shard_is_told_when_the_split_is_opened(tmp_path, st
     open_storage(store).remove(shard.name)
     with pytest.raises(ValueError, match=rf"train.shards.json: .* has no {shard.name} of .* data.store_uri .*dvc repro --force prepare"):
         Table(path)
+
+
+def test_what_a_store_keeps_is_held_against_its_names(tmp_path, store):
+    """Kills a check by size, and one that ends at the first shard."""
+    path, _ = written(tmp_path, store)
+    listed = ShardList.read(path)
+    assert list(damaged(listed)) == []
+    files, (lost, changed) = open_storage(store), listed.shards[1:3]
+    files.remove(lost.name)
+    files.write(changed.name, files.read(changed.name)[::-1])
+    assert [line.partition(" in ")[0] for line in damaged(listed)] == [f"{store} has no {lost.name}", changed.name]
 
 
 def test_a_list_that_is_none_is_refused(tmp_path):
