@@ -16,20 +16,10 @@ from pathlib import Path
 from pipeline.params import CODE, ROOT
 
 VERBS = (
-    "recipe",
-    "submit",
-    "render",
-    "states",
-    "compare",
-    "generate",
-    "export",
-    "serve",
-    "seeds",
-    "registry",
-    "provenance.lineage",
-    "exact",
+    *("recipe", "submit", "render", "states", "compare", "generate", "export", "serve", "mark", "detect", "page"),
+    *("seeds", "registry", "provenance.lineage", "exact", "doctor", "deliver", "results", "prometheus", "deps"),
 )
-MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in (*VERBS, "doctor", "deliver", "results", "prometheus", "deps")))
+MODULES = ("ganlib.catalog", *(f"pipeline.{verb}" for verb in VERBS))
 
 
 def verbs() -> dict[str, str]:

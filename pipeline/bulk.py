@@ -23,6 +23,7 @@ from ganlib.samples import Facts
 from ganlib.sampling import Prior
 from ganlib.storage import Storage, open_storage
 from pipeline.generator import TrainedGenerator
+from pipeline.mark import PixelMark
 from pipeline.stages.sample import batches
 
 PART, JOB = "part.json", "job.json"
@@ -37,12 +38,14 @@ class Bulk:
     Attributes:
         out: a folder, or s3://bucket/prefix, gs://..., az://...
         part_images: of each part but the last; a multiple of `config.batch_images`, so that parts change no image.
+        mark: what is put into the pixels; None: nothing.
     """
 
     trained: TrainedGenerator
     config: DrawConfig
     out: str
     part_images: int = PART_IMAGES
+    mark: PixelMark | None = None
 
     def __post_init__(self) -> None:
         if self.part_images < 1 or self.part_images % self.config.batch_images:
@@ -67,7 +70,8 @@ class Bulk:
     def job(self) -> dict[str, Any]:
         """What makes its images what they are: a folder holds the parts of one job."""
         chosen = self.config.model_dump(mode="json", include={"num_images", "seed", "batch_images", "format", "classes", "truncation"})
-        return {**chosen, "part_images": self.part_images, "generator_sha256": self.trained.facts["sha256"]}
+        marked = {} if self.mark is None else {"mark": self.mark.told}
+        return {**chosen, "part_images": self.part_images, "generator_sha256": self.trained.facts["sha256"], **marked}
 
     @property
     def names(self) -> list[str]:
@@ -132,6 +136,7 @@ def _written(bulk: Bulk, name: str, folder: Path) -> dict[str, Any]:
     with samples.writing(folder, facts, config.format) as writer:
         for inputs in batches(source, numbers, config, counts):
             images = sampling.generate(bulk.trained.network, inputs, batch_images=config.batch_images, **options)
+            images = images if bulk.mark is None else bulk.mark.on(images)
             writer.add(images, None if inputs.labels is None else inputs.labels.numpy())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {

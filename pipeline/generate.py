@@ -15,9 +15,10 @@ from ganlib import config, samples
 from ganlib.pictures import NOTICE
 from ganlib.sample_settings import DrawConfig
 from ganlib.storage import open_storage
-from pipeline import bulk, cli, params
+from pipeline import bulk, cli, credentials, mark, params
 from pipeline.bulk import OUT, PART_IMAGES, Bulk
 from pipeline.compare import find
+from pipeline.credentials import Credentials
 from pipeline.driver import ray_tasks
 from pipeline.driver.settings import ClusterConfig
 from pipeline.params import ROOT
@@ -26,11 +27,12 @@ MANIFEST = "manifest.json"
 NAMED = "--model"
 
 
-def generate(wanted: Bulk, *, workers: int = 1, cluster: ClusterConfig | None = None) -> dict[str, Any]:
+def generate(wanted: Bulk, *, workers: int = 1, cluster: ClusterConfig | None = None, keys: Credentials | None = None) -> dict[str, Any]:
     """Make the parts that are missing or changed, then the manifest, which is returned.
 
     Args:
         workers: parts that are made at once, on the Ray that `cluster` names; without one they are made here, one after the other.
+        keys: of the signature beside the manifest; None: unsigned.
 
     Raises:
         ValueError: a model that is fed images, classes or truncation that it does not have, or `out` holds something else.
@@ -52,6 +54,8 @@ def generate(wanted: Bulk, *, workers: int = 1, cluster: ClusterConfig | None = 
     parts = {name: bulk.part(storage, name) for name in wanted.names}
     manifest = {**wanted.job, "notice": NOTICE, "model": wanted.trained.facts.get("family"), "parts": parts}
     storage.write(MANIFEST, bulk.as_json(manifest))
+    if keys is not None:
+        storage.write(MANIFEST + credentials.SIGNATURE, credentials.sign(keys, bulk.as_json(manifest)))
     return manifest
 
 
@@ -129,6 +133,7 @@ def main() -> None:
     _at_least(0, seed=options.seed)
     if not 0 < options.truncation <= 1:
         raise ValueError(f"--truncation {options.truncation:g}: expected more than 0, and 1 at most")
+    keys = credentials.from_environment()
     cluster = params.section("cluster", ClusterConfig) if options.workers > 1 else None
     with tempfile.TemporaryDirectory(prefix="generate-") as scratch:
         trained = find(options.model, Path(scratch) / "model", ROOT).trained
@@ -139,8 +144,12 @@ def main() -> None:
     asked = {"num_images": total, "seed": options.seed, "batch_images": options.batch, "format": options.format}
     chosen = config.options(DrawConfig, {**asked, "classes": classes, "truncation": options.truncation}, key="sample")
     out = options.out if "://" in options.out else str(Path(options.out).absolute())
-    manifest = generate(Bulk(trained=trained, config=chosen, out=out, part_images=options.part), workers=options.workers, cluster=cluster)
-    print(f"{options.out}: {manifest['num_images']:,} images ({manifest['format']}) in {len(manifest['parts'])} parts, {MANIFEST}")
+    wanted = Bulk(trained=trained, config=chosen, out=out, part_images=options.part, mark=mark.pixel_mark(*trained.image.size))
+    if keys is None:
+        cli.say(f"the manifest is not signed: {credentials.CERTIFICATE} and {credentials.PRIVATE_KEY} are not set")
+    manifest = generate(wanted, workers=options.workers, cluster=cluster, keys=keys)
+    marked = "" if wanted.mark is None else "; marked: `ganpipe detect` finds it"
+    print(f"{options.out}: {manifest['num_images']:,} images ({manifest['format']}) in {len(manifest['parts'])} parts, {MANIFEST}{marked}")
     return None
 
 

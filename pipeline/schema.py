@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ganlib.marks.settings import MarksConfig
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.sample_settings import SampleConfig
 from pipeline import params
@@ -18,6 +19,7 @@ class Params(TrainingParams):
     reference: ReferenceConfig
     evaluate: EvaluateConfig
     register_: RegisterConfig = Field(alias="register")
+    marks: MarksConfig = Field(default_factory=lambda: MarksConfig.model_validate({}))
 
 
 def parse(values: dict[str, Any]) -> Params:

@@ -2,7 +2,7 @@
 
 POST /invocations takes what MLflow's server takes, {"inputs": [...], "params": {...}}, and answers as `pipeline.tracking.serving` says. With `Accept:
 application/octet-stream` the images come as they are: uint8, the shape N,C,H,W in the header X-Shape. GET /ping: 200. What is wrong with a request is
-answered with 400, as JSON, with what is right.
+answered with 400, as JSON, with what is right. Images of 8 bits are marked as `marks` of params.yaml asks for; float32, for computing with, are not.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pydantic import Field
 from ganlib import config
 from ganlib.config import Section
 from ganlib.files import write_json
-from pipeline import cli, forms
+from pipeline import cli, forms, mark
 from pipeline.compare import find
 from pipeline.generator import TrainedGenerator
 from pipeline.params import ROOT
@@ -182,6 +182,8 @@ def main() -> None:
         found = find(options.model, Path(scratch) / "model", ROOT)
         truncation = 1.0 if found.evaluation is None else found.evaluation["protocol"].get("truncation", 1.0)
         model = load(found.trained, truncation, Path(scratch))
+        pixel_mark = mark.pixel_mark(*found.trained.image.size)
+        model.mark = None if pixel_mark is None else pixel_mark.on
         with Server(model, host=options.host, port=options.port) as server:
             cli.say(f"{found.name} at http://{options.host}:{server.server_address[1]}/invocations")
             server.serve_forever()

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = (
-    *("catalog", "recipe", "submit", "render", "states", "compare", "generate", "export", "serve", "seeds", "registry", "lineage"),
-    *("exact", "doctor", "deliver", "results", "prometheus", "deps"),
+    *("catalog", "recipe", "submit", "render", "states", "compare", "generate", "export", "serve", "mark", "detect", "page"),
+    *("seeds", "registry", "lineage", "exact", "doctor", "deliver", "results", "prometheus", "deps"),
 )
 
 
@@ -91,7 +91,8 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel):
     extras = {requirement for requirement in asked if "extra ==" in requirement}
     assert asked - extras == {str(requirement) for requirement in requirements("requirements.in").values()}
     onnx = {f'{requirements("requirements-test.in")[name]}; extra == "onnx"' for name in ("onnx", "onnxscript", "onnxruntime")}
-    assert extras == {'pillow-heif; extra == "heic"'} | onnx  # the wheels of the first carry GPL code: only where it is asked for
+    marks = {f'{requirements("requirements-test.in")["c2pa-python"]}; extra == "marks"'}
+    assert extras == {'pillow-heif; extra == "heic"'} | onnx | marks  # the wheels of the first carry GPL code: only where it is asked for
 
 
 def test_commands_work_on_a_project_that_holds_no_code(installed):

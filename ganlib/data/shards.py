@@ -8,12 +8,13 @@ In a folder the shards are memory-mapped where they lie. Those of an object stor
 room (`ganlib/data/shard_cache.py`); rows of the others are read as ranges.
 """
 
+import hashlib
 import json
 import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -82,6 +83,23 @@ class ShardList:
             raise ValueError(f"{path} does not exist; run the prepare stage first (dvc repro prepare)") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); {RERUN}") from None
+
+
+def damaged(listed: ShardList) -> Iterator[str]:
+    """What is wrong with a split's shards in their store, each read whole and hashed; one at a time is held.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    storage = open_storage(listed.store, key=KEY)
+    for shard in listed.shards:
+        try:
+            found = hashlib.sha256(storage.read(shard.name)).hexdigest()
+        except FileNotFoundError:
+            yield f"{listed.store} has no {shard.name}"
+            continue
+        if found != shard.sha256:
+            yield f"{shard.name} in {listed.store} has the sha256 {found}"
 
 
 class ShardWriter:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+from ganlib.data import shards
 from ganlib.files import sha256_file
 from pipeline.code_digest.names import PACKAGES
 from pipeline.provenance import repository
@@ -59,8 +60,11 @@ def data_set(case: Case) -> str:
     todo = "data/prepared is not the data set that it says: run `dvc repro -f prepare`"
     lines = []
     for split, facts in manifest["splits"].items():
-        found = sha256_file(case.objects.path(files[f"{split}.arrow"]))
-        require_equal(f"sha256 of {split}.arrow", found, facts["sha256"], todo)
+        name = next(name for name in (f"{split}{shards.SUFFIX}", f"{split}.arrow") if name in files)
+        found = sha256_file(case.objects.path(files[name]))
+        require_equal(f"sha256 of {name}", found, facts["sha256"], todo)
+        if name.endswith(shards.SUFFIX) and (problem := next(shards.damaged(shards.ShardList.read(case.objects.path(files[name]))), None)):
+            raise BrokenError(f"{problem}: remove what is damaged, then `dvc repro -f prepare` sends what is not there")
         lines.append(f"{split} {found}\n")
     ordered = sorted(lines, key=lambda line: ("train", "val", "test").index(line.split()[0]))
     digest = hashlib.sha256("".join(ordered).encode()).hexdigest()

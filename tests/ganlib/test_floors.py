@@ -53,7 +53,14 @@ def test_one_file_knows_processes():
 # A file imports from its own room and from lower floors; rooms of one floor know nothing of each other.
 GANLIB_FLOORS = (
     {"__init__", "checks", "config", "cpus", "dist", "fields", "files", "redact", "registry", "rng"},  # what everything stands on
-    {"alarms", "levels", "pictures", "schedule", "storage"},  # numbers of any settings, and what they say; what any array looks like
+    {
+        "alarms",
+        "levels",
+        "marks",
+        "pictures",
+        "schedule",
+        "storage",
+    },  # numbers of any settings, and what they say; what any array looks like
     {"data.settings", "metrics.settings", "models.settings", "modalities", "sample_settings", "tasks.settings", "train_settings"},
     {"data", "ema", "freeze", "models.__init__", "optim", "scalars", "sliced_wasserstein"},
     {"transforms"},
@@ -70,6 +77,7 @@ PIPELINE_FLOORS = (
     {
         "__init__",
         "code_digest",
+        "credentials",
         "discriminator",
         "driver.settings",
         "dvc_ignore",
@@ -96,6 +104,7 @@ PIPELINE_FLOORS = (
     {"continuing", "provenance.record", "schema"},
     {"preflight"},
     {"cli"},
+    {"mark"},
     {"deps", "doctor", "driver", "recipe", "submit"},
     {"tracking"},
     {"provenance.used"},
@@ -104,7 +113,7 @@ PIPELINE_FLOORS = (
     {"cached_outs", "parents"},
     {"compare", "prometheus", "stages"},
     {"bulk"},
-    {"export", "generate", "serve"},
+    {"detect", "export", "generate", "page", "serve"},
     {"exact", "provenance"},
     {"__main__"},  # ganpipe, which runs any of them
 )

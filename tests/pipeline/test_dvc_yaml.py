@@ -46,7 +46,7 @@ def leaves(values, prefix=""):
 
 
 def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
-    free = {f"train.{key}" for key in identity.FREE_TRAIN_KEYS} | {"cluster", "tracking"}
+    free = {f"train.{key}" for key in identity.FREE_TRAIN_KEYS} | {"cluster", "marks", "tracking"}
     named = {name for stage in STAGES.values() for name in stage.get("params", [])}
     sections = {(field.alias or name): field.annotation for name, field in Params.model_fields.items()}
     for section, schema in sections.items():

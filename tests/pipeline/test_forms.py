@@ -19,10 +19,10 @@ GENERATORS = [entry.name for entry in MODELS if "generator" in entry.value.roles
 TRANSLATORS = [entry.name for entry in MODELS if TRANSLATOR in entry.value.roles]
 
 
-def made(name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1)) -> TrainedGenerator:
-    """A generator of 8x8 images with weights of its initialisation, and a mean of w that is not 0 where it has styles."""
+def made(name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1), size: int = 8) -> TrainedGenerator:
+    """A generator of images with weights of its initialisation, and a mean of w that is not 0 where it has styles."""
     model = ModelConfig(name=name, latent_dim=8, conditional=conditional, generator={"width": 8})
-    image = ImageSpec(channels=1, size=(8, 8), class_counts=counts)
+    image = ImageSpec(channels=1, size=(size, size), class_counts=counts)
     network = build_network(model, image, "generator", seed=0).eval()
     if MODELS.get(name).has_styles:
         network.get_buffer("mean_latent.mean").normal_(generator=torch.Generator().manual_seed(0))

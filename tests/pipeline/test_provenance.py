@@ -302,6 +302,10 @@ def test_a_replay_checks_out_what_ran_and_else_begins_nothing(project, tmp_path)
     assert told(trained_changed=("ganlib/losses.py",), trained_commit="2" * 40) == head
     shutil.rmtree(scratch / "clone")
     assert told(files=dirty, commit="1" * 40) == head  # the one that trained
+    shutil.rmtree(scratch / "clone")
+    git(project.root, "commit", "-q", "--allow-empty", "-m", "another")
+    assert told(trained_commit=git(project.root, "rev-parse", "HEAD")) == head  # settings were recorded with the one that registered
+    git(project.root, "reset", "-q", "--soft", code.commit)
 
 
 def test_a_lineage_that_was_changed_or_never_written_is_said(project):

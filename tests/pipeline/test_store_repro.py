@@ -7,6 +7,7 @@ import pytest
 from tests.object_store import object_store
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+NAME = "models:/gan-digits@champion"
 STAGES = ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
 
 
@@ -22,6 +23,7 @@ def test_from_shards_in_a_store_to_a_version_and_back_from_dvcs_cache(make_clone
             *(f"{s}.shards.json" for s in ("test", "train", "val")),
         ]
         assert list((clone.root / "cache").glob("*.arrow"))
+        assert "data set: the bytes of train, val, test" in clone.run("python", "-m", "pipeline", "lineage", "verify", NAME).stdout
         before = clone.lock()
         shutil.rmtree(prepared)
         assert clone.repro() == []

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ganlib.storage import open_storage
+from pipeline.params import ParamsError
 from pipeline.tracking import card, evaluation, logged_models, outbox, training_run
 from pipeline.tracking import store as stores
 from tests.registrations import register, settings
@@ -105,3 +106,9 @@ def test_a_store_that_is_away_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"MLflow at http://127.0.0.1:9 does not answer \(MLFLOW_TRACKING_URI or tracking.uri\)"):
         stores.open_store(config.tracking, tmp_path)
+
+
+def test_what_is_wrong_with_params_is_not_told_as_the_stores_silence():
+    """Kills: an error of this project's own, in a block that talks to the store, under the store's name."""
+    with pytest.raises(ParamsError, match=r"^train\.seed$"), stores.answering("http://127.0.0.1:9"):
+        raise ParamsError("train.seed")

@@ -9,21 +9,19 @@ import numpy as np
 import pytest
 
 from ganlib.data.arrow import SPLITS, read_manifest, split_path
-from ganlib.data.ipc import MappedColumns, TableWriter, image_field
+from ganlib.data.ipc import MappedColumns, TableWriter
 from ganlib.data.prepare import prepare_images
 from ganlib.data.settings import DataConfig
 from ganlib.data.shard_cache import FOLDER, GIGABYTES, ShardCache
-from ganlib.data.shards import ShardList, ShardWriter
+from ganlib.data.shards import ShardList, ShardWriter, damaged
 from ganlib.data.sources import fetch_raw
 from ganlib.data.table import Table
-from ganlib.fields import Field, class_field
 from ganlib.files import sha256_file
 from ganlib.storage import open_storage
 from tests.object_store import object_store
+from tests.tables import FIELDS, columns
 
-DEPTH = Field(name="depth", kind="points", shape=(1, 2, 3), dtype="float32", value_range=(0.0, 12.5))
-FIELDS = (image_field("image", (3, 2, 2)), DEPTH, class_field("label", ("cat", "dog")))
-ROW_BYTES = 12 + 24
+ROW_BYTES = 12 + 24 + 28  # image, depth, caption
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +41,6 @@ def store(request, tmp_path, monkeypatch):
     return f"{server.uri}/{tmp_path.name}"
 
 
-def columns(count: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.integers(0, 256, (count, 3, 2, 2), np.uint8),
-        "depth": rng.normal(size=(count, 1, 2, 3)).astype(np.float32),
-        "label": rng.integers(0, 2, count),
-    }
-
-
 def written(folder: Path, store: str, *, count: int = 23, rows: int = 5) -> tuple[Path, dict[str, np.ndarray]]:
     values, path = columns(count), folder / "train.shards.json"
     with ShardWriter(path, fields=FIELDS, store=store, shard_bytes=rows * ROW_BYTES) as writer:
@@ -65,7 +54,7 @@ def require_rows(table: Table, values: dict[str, np.ndarray]) -> None:
     for name, value in values.items():
         np.testing.assert_array_equal(table.read(name, indices), value[indices])
         assert table.read(name, indices).dtype == value.dtype
-    for name in ("image", "depth"):
+    for name in ("image", "depth", "caption"):
         np.testing.assert_array_equal(table.rows(name, 3, 99), values[name][3:])
 
 
@@ -115,6 +104,17 @@ def test_a_store_that_lost_a_shard_is_told_when_the_split_is_opened(tmp_path, st
     open_storage(store).remove(shard.name)
     with pytest.raises(ValueError, match=rf"train.shards.json: .* has no {shard.name} of .* data.store_uri .*dvc repro --force prepare"):
         Table(path)
+
+
+def test_what_a_store_keeps_is_held_against_its_names(tmp_path, store):
+    """Kills a check by size, and one that ends at the first shard."""
+    path, _ = written(tmp_path, store)
+    listed = ShardList.read(path)
+    assert list(damaged(listed)) == []
+    files, (lost, changed) = open_storage(store), listed.shards[1:3]
+    files.remove(lost.name)
+    files.write(changed.name, files.read(changed.name)[::-1])
+    assert [line.partition(" in ")[0] for line in damaged(listed)] == [f"{store} has no {lost.name}", changed.name]
 
 
 def test_a_list_that_is_none_is_refused(tmp_path):

@@ -1,0 +1,107 @@
+"""The page with a generator in it, as Chromium runs it without a network."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganlib import sampling
+from pipeline import detect, page
+from pipeline.params import CODE
+from tests import browser
+from tests.pipeline.test_forms import made, translated
+
+SCRIPT = """
+const said = () => document.getElementById("said"), wait = ms => new Promise(done => setTimeout(done, ms));
+while (!said() || said().textContent.startsWith("Loading")) await wait(50);
+const pixels = () => [...document.getElementById("shown").getContext("2d").getImageData(0, 0, 32, 32).data];
+const first = pixels();
+const slider = document.querySelector(".direction");
+slider.value = 3;
+await slider.oninput();
+const slid = pixels();
+document.getElementById("straight").onclick();
+await wait(300);
+const back = pixels();
+const chosen = document.getElementById("class");
+chosen.value = "2";
+await chosen.oninput();
+const loaded = performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !/^(blob|data):/.test(name));
+return {words: said().textContent, found: JSON.parse(said().dataset.found), first, slid, back, classed: pixels(), loaded,
+  classes: [...chosen.options].map(option => option.value), sliders: document.querySelectorAll(".direction").length};
+"""
+
+
+def at_hand() -> Path:
+    folder = CODE / "node_modules" / page.PACKAGE
+    if not folder.is_dir():
+        pytest.skip(f"npm install {page.PACKAGE}@{page.RUNTIME}")
+    return page.runtime(folder)
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("family", ["dcgan", "stylegan2"])
+def test_a_page_makes_the_network_s_images_where_there_is_no_network(family: str, tmp_path: Path) -> None:
+    """Chromium compares. Kills: a runtime that is fetched, classes or sliders that do nothing, a download that does not say what it is."""
+    pytest.importorskip("onnxscript")
+    trained = made(family, size=32)
+    (tmp_path / "page.html").write_text(page.render(trained, name="<digits>", folder=at_hand()), encoding="utf-8")
+    seen, errors = browser.evaluated(tmp_path / "page.html", SCRIPT)
+    assert errors == []
+    assert seen["loaded"] == []
+    assert seen["found"]["difference"] <= 1e-4
+    assert seen["words"].startswith("As the trained network to ")
+    assert seen["found"]["milliseconds"] > 0
+    assert (seen["classes"], seen["sliders"]) == (["0", "2"], 6)
+    assert seen["first"] == seen["back"]
+    assert seen["first"] != seen["slid"]
+    assert seen["back"] != seen["classed"]
+    (tmp_path / "saved.png").write_bytes(base64.b64decode(seen["found"]["png"]))
+    assert detect.Item(name="saved", file=tmp_path / "saved.png").label()
+    with Image.open(io.BytesIO(base64.b64decode(seen["found"]["png"]))) as image:
+        image.load()
+        assert image.size == (32, 32)
+        assert image.info["Notice"] == "synthetic image, made by a generative model"
+        assert "trainedAlgorithmicMedia" in image.info["XML:com.adobe.xmp"]
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium")
+def test_a_page_says_when_it_is_not_as_the_network(tmp_path: Path) -> None:
+    """Kills: a comparison that nothing fails."""
+    pytest.importorskip("onnxscript")
+    text = page.render(made("mlp", size=32), name="digits", folder=at_hand())
+    told = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    others = (np.frombuffer(base64.b64decode(told["expected"]), np.float32) + np.float32(1e-3)).tobytes()
+    (tmp_path / "page.html").write_text(text.replace(told["expected"], base64.b64encode(others).decode()), encoding="utf-8")
+    seen, _ = browser.evaluated(tmp_path / "page.html", SCRIPT)
+    assert seen["words"].startswith("NOT as the trained network to 1.0e-3 of 2")
+
+
+def test_directions_change_what_they_are_said_to() -> None:
+    """Against images made here. Kills: steps of another scale, levels of one side, directions in the order of the least change."""
+    trained = made("dcgan", conditional=False, size=32)
+    steps, levels = page.measured_directions(trained, 1.0)
+    z = trained.prior.seeded(0, range(page.SAMPLES)).z
+    assert ((z @ steps.T) / steps.square().sum(dim=1)).std(dim=0) == pytest.approx(torch.ones(6), rel=0.05)
+    with torch.no_grad():
+        ends = [sampling.to_uint8(trained.network(z[:8] + side * steps[0])).astype(float) for side in (-3, 3)]
+    assert levels[0] == pytest.approx(np.abs(ends[0] - ends[1]).mean())
+    assert levels[0] > levels[-1]
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no onnxruntime-web: run `npm install onnxruntime-web@1\.30\.0` here, or give its folder"):
+        page.runtime(tmp_path)
+    for name in (page.CODE, page.WASM):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "package.json").write_text('{"version": "1.29.0"}')
+    with pytest.raises(ValueError, match=r"is onnxruntime-web 1\.29\.0, expected 1\.30\.0"):
+        page.runtime(tmp_path)
+    with pytest.raises(ValueError, match="makes images of images"):
+        page.render(translated("srresnet"), name="x", folder=tmp_path)
