@@ -99,6 +99,7 @@ class Points:
 
     array: np.ndarray  # [N, 1, 1, 2] float32
     labels: None = None
+    is_far: bool = False
 
     def __len__(self) -> int:
         return len(self.array)

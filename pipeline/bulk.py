@@ -86,16 +86,24 @@ class Bulk:
         start = int(name.removeprefix("part-")) * self.part_images
         return range(start, min(start + self.part_images, self.config.num_images))
 
-    def begin(self) -> None:
-        """Say in `out` which job it holds.
+    def require_possible(self) -> Storage:
+        """Look at what is asked for, and at nothing that is there; returns the place.
 
         Raises:
-            ValueError: a model that is fed images, classes or truncation that it does not have, or `out` holds something else.
+            ValueError: a model that is fed images, classes or truncation that it does not have, an address that is none.
         """
         assert isinstance(self.trained.prior, Prior)
         self.trained.options(self.config.truncation)
         _ = self.asked
-        storage = self.storage
+        return self.storage
+
+    def begin(self) -> None:
+        """Say in `out` which job it holds.
+
+        Raises:
+            ValueError: what is asked for is not possible, or `out` holds something else.
+        """
+        storage = self.require_possible()
         there = [name for name in storage.names("") if not name.startswith(".")]  # what a killed process was writing
         if JOB in there:
             if (found := json.loads(storage.read(JOB))) != self.job:

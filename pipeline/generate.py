@@ -8,6 +8,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -144,7 +145,9 @@ def main() -> None:
     asked = {"num_images": total, "seed": options.seed, "batch_images": options.batch, "format": options.format}
     chosen = config.options(DrawConfig, {**asked, "classes": classes, "truncation": options.truncation}, key="sample")
     out = options.out if "://" in options.out else str(Path(options.out).absolute())
-    wanted = Bulk(trained=trained, config=chosen, out=out, part_images=options.part, mark=mark.pixel_mark(*trained.image.size))
+    wanted = Bulk(trained=trained, config=chosen, out=out, part_images=options.part)
+    wanted.require_possible()
+    wanted = replace(wanted, mark=mark.pixel_mark(*trained.image.size))
     if keys is None:
         cli.say(f"the manifest is not signed: {credentials.CERTIFICATE} and {credentials.PRIVATE_KEY} are not set")
     manifest = generate(wanted, workers=options.workers, cluster=cluster, keys=keys)

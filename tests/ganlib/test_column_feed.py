@@ -12,6 +12,7 @@ from ganlib import transforms
 from ganlib.data.arrow import ArrowImages
 from ganlib.data.ipc import TableWriter, image_field
 from ganlib.fields import Field, class_field
+from ganlib.files import sha256_file
 from ganlib.models import ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
 from ganlib.pictures import in_turn
@@ -100,7 +101,11 @@ def test_a_product_of_another_column_is_read_back_and_makes_the_same(table: Arro
     network = build_network(MODEL, image, "generator", role="translator", seed=0, fed=product.fed(image)).eval()
     save_file(network.state_dict(), tmp_path / "generator.safetensors")
     facts = {"family": MODEL.name, "model": MODEL.model_dump(mode="json"), "image": image.model_dump(mode="json")}
-    facts |= {"networks": {"generator": "translator"}, "products": [product.facts()], "sha256": "0" * 64}
+    facts |= {
+        "networks": {"generator": "translator"},
+        "products": [product.facts()],
+        "sha256": sha256_file(tmp_path / "generator.safetensors"),
+    }
     (tmp_path / "generator.json").write_text(json.dumps(facts))
     trained = generator.load(tmp_path)
     assert (trained.product, trained.image) == (product, image)

@@ -437,6 +437,6 @@ def register(project, uri, *, score=1.0):
     config = settings(tracking__uri=uri, register__spread=0.05)
     (project / "samples").mkdir(exist_ok=True)
     (project / "samples" / "grid.png").write_bytes(b"")
-    (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {}}))
+    (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {"split": "test"}}))
     register_stage(config.register_, config.tracking, project, data=config.data, sampled=config.sample, evaluated=config.evaluate)
     return stores.open_store(config.tracking, project).client
