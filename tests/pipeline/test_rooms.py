@@ -187,4 +187,6 @@ def test_who_owns_one_experiment_and_one_model_has_all_that_is_needed(server, us
         text=True,
     )
     assert done.returncode == 1
-    assert [line[:30] for line in done.stderr.splitlines() if line.startswith("error")] == ["error: MLflow at http://127.0.0"], done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: MLflow at http://127.0.0.1:")
+    assert "(401)" in line
