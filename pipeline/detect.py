@@ -29,7 +29,6 @@ KINDS = {
     ".tif": "image/tiff",
 }
 MANIFEST = "manifest.json"
-ALARM = 1e-3
 POOLED = 512  # images that are judged together at most
 CROPS_UP_TO = 64  # images of one size among which crops are looked for unless asked
 SHOWN = 40  # lines
@@ -172,17 +171,17 @@ def lines(found: dict[str, Any], key_name: str) -> Iterator[str]:
             yield f"{entry['images']:,} images of {entry['size']} together: {_words(entry)}"
     for name, signer in found["manifests"].items():
         yield f"{name}: {f'signed by {signer}' if signer else 'the signature beside it is not of these bytes'}"
-    few = sum(image["p_value"] < ALARM for image in found["images"])
+    few = sum(image["p_value"] < detection.FOUND for image in found["images"])
     total = len(found["images"])
     yield (
-        f"{key_name}: {few:,} of {total:,} images have a p-value below {ALARM:g} alone; chance makes {total * ALARM:.2g}. "
+        f"{key_name}: {few:,} of {total:,} images have a p-value below {detection.FOUND:g} alone; chance makes {total * detection.FOUND:.2g}. "
         f"C2PA metadata: {sum(image['c2pa'] is not None for image in found['images']):,}"
     )
 
 
 def _words(entry: dict[str, Any]) -> str:
     p = entry["p_value"]
-    return f"marked, p = {p:.1e} ({entry['place']})" if p < ALARM else f"no mark found, p = {p:.2g}"
+    return f"marked, p = {p:.1e} ({entry['place']})" if p < detection.FOUND else f"no mark found, p = {p:.2g}"
 
 
 def _claim(claim: dict[str, Any] | None) -> str:

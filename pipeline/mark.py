@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ganlib.files import atomic_write
-from ganlib.marks import pixels
+from ganlib.marks import detection, pixels
 from ganlib.marks.settings import MarksConfig
 from ganlib.pictures import NOTICE
 from pipeline import cli, credentials, params
@@ -71,6 +71,8 @@ def marked_png(file: Path, *, model: str, version: str, keys: credentials.Creden
         array = planes(image)
     mark = pixel_mark(*array.shape[1:])
     made = array if mark is None else mark.on(array[None])[0]
+    if mark is not None and (p := detection.detect(made[None], key=mark.key, crops=False)[1].p_value) > detection.FOUND:
+        cli.say(f"{file}: marked, and so small that the mark alone proves nothing (p = {p:.2g}); a larger marks.strength makes it surer")
     stream = io.BytesIO()
     Image.fromarray(made[0] if len(made) == 1 else made.transpose(1, 2, 0)).save(stream, "png", pnginfo=text)
     png = stream.getvalue()

@@ -33,6 +33,9 @@ MEAN, VARIANCE, SKEWNESS = 2.343734, 0.203486, 0.619075  # of the largest of PAT
 COVARIANCE = {1: 1 / PATTERNS, 2: 0.044624, 3: 0.076319, 4: 0.029737, 10: 0.035109, 20: 0.002073}
 
 
+FOUND = 1e-3  # of a p-value: below it a mark is said to be found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Detection:
     """

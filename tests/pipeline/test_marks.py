@@ -208,3 +208,12 @@ def test_what_is_too_small_is_said(capsys) -> None:
     assert mark.pixel_mark(8, 8) is None
     assert "not marked: images of 8x8 are too small" in capsys.readouterr().err
     assert mark.pixel_mark(28, 28) == PixelMark(strength=1.5, key="ganpipe")
+
+
+def test_a_mark_that_will_not_be_found_alone_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
+    for name, size in (("small.png", 28), ("large.png", 256)):
+        (tmp_path / name).write_bytes(encode_png(textures(1, size)[0]))
+    monkeypatch.setattr(sys, "argv", ["ganpipe", str(tmp_path / "small.png"), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")])
+    mark.main()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "proves nothing" in line]
+    assert line.startswith(f"{tmp_path / 'small.png'}: marked, and so small that the mark alone proves nothing (p = ")
