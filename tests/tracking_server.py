@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -22,24 +22,38 @@ def free_port() -> int:
 
 
 class Server:
-    """`mlflow server` over a sqlite file; killed and started again, it is the same one."""
+    """`mlflow server`; killed and started again, it is the same one.
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    Args:
+        backend: address of its database; a sqlite file in `folder` without one. What is asked below of a database is asked of that file.
+        artifacts: where it puts them; a folder in `folder` without it.
+        environment: further variables of its processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        backend: str | None = None,
+        artifacts: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        workers: int = 1,
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
+        self.workers, self._environment = workers, dict(environment or {})
+        self._backend, self._artifacts = backend or f"sqlite:///{folder / 'mlflow.db'}", artifacts or str(folder / "artifacts")
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Server":
         self.folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        places = [
-            "--backend-store-uri",
-            f"sqlite:///{self.folder / 'mlflow.db'}",
-            "--artifacts-destination",
-            str(self.folder / "artifacts"),
-        ]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        address = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self.workers)]
+        command = [sys.executable, "-m", "mlflow", "server", *address]
+        places = ["--backend-store-uri", self._backend, "--artifacts-destination", self._artifacts]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {**os.environ, **quiet, **self._environment}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log, start_new_session=True)
         wait_for(self._answers, f"mlflow server; see {self.folder / 'log'}")
@@ -53,6 +67,8 @@ class Server:
             self._process.wait()
 
     def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "log").read_text()[-3000:]
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                 return True

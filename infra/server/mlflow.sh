@@ -6,7 +6,7 @@ AWS_SECRET_ACCESS_KEY="$(cat "$secrets/s3_secret_key")"
 MLFLOW_AUTH_ADMIN_PASSWORD="$(cat "$secrets/mlflow_admin_password")"
 MLFLOW_FLASK_SERVER_SECRET_KEY="$(cat "$secrets/mlflow_session_key")"
 export AWS_SECRET_ACCESS_KEY MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY
-database="postgresql://mlflow:$(cat "$secrets/postgres_password")@postgres:5432"
+database="postgresql+psycopg2://mlflow:$(cat "$secrets/postgres_password")@postgres:5432"
 
 # The password stands in this file, so nobody else may read it; MLflow takes the address of its accounts from nowhere else.
 umask 077

@@ -74,10 +74,10 @@ def test_mlflow_gets_every_secret_and_none_where_others_can_read_it(tmp_path: Pa
     arguments, variables, config = (part.strip() for part in done.stdout.split("---\n"))
     assert not [value for value in SECRETS.values() if value in arguments]
     assert "--allowed-hosts a.example.org" in arguments
-    assert "MLFLOW_BACKEND_STORE_URI=postgresql://mlflow:aaaa1111@postgres:5432/mlflow" in variables.splitlines()
+    assert "MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:aaaa1111@postgres:5432/mlflow" in variables.splitlines()
     assert "MLFLOW_AUTH_ADMIN_PASSWORD=bbbb2222" in variables.splitlines()
     assert stat.S_IMODE(Path(config).stat().st_mode) == 0o600
-    assert "database_uri = postgresql://mlflow:aaaa1111@postgres:5432/accounts\n" in Path(config).read_text()
+    assert "database_uri = postgresql+psycopg2://mlflow:aaaa1111@postgres:5432/accounts\n" in Path(config).read_text()
     listing = "from mlflow.cli import server; print(*(f'{o}={p.envvar}' for p in server.params for o in p.opts))"
     real = subprocess.run([sys.executable, "-W", "ignore", "-c", listing], capture_output=True, text=True, check=True)
     known = dict(option.split("=") for option in real.stdout.split())
