@@ -213,7 +213,9 @@ def _lost(standing: Standing, version: int | None) -> str:
     if standing.noted is not None:
         last = f"`ganpipe registry promote {standing.name} {standing.noted} --reason ...` gives it back"
         return f"the alias champion is gone, and version {standing.noted} had it last; nobody is crowned because it is missing. {last}"
-    unknown = [number for number, tags in standing.versions.items() if number != version and model_registry.STATE not in tags]
+    # whoever is about to decide of a version has told its recipe: such a one is being registered beside this one, or was never decided of
+    told = (model_registry.STATE, RECIPE)
+    unknown = [number for number, tags in standing.versions.items() if number != version and not any(tag in tags for tag in told)]
     if unknown and not standing.history:
         return (
             f"there is no alias champion, and {len(unknown)} earlier version{'s' if len(unknown) > 1 else ''} of which nobody knows whether one "

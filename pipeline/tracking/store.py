@@ -97,6 +97,7 @@ def _imported() -> Any:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # at once, for a connection that has gone stale; a server that is away is noticed in milliseconds
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",  # through the server: the object store behind it need not be reached from here
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(key, value)

@@ -107,9 +107,21 @@ def test_a_missing_alias_crowns_nobody_without_a_word(root):
     # versions of which nothing is known, as they were registered before there was a history
     for key in store.client.get_registered_model(NAME).tags:
         store.client.delete_registered_model_tag(NAME, key)
-    store.client.delete_model_version_tag(NAME, "1", model_registry.STATE)
+    for key in (model_registry.STATE, deciding.RECIPE):
+        store.client.delete_model_version_tag(NAME, "1", key)
     assert "1 earlier version of which nobody knows whether one had it (1)" in register(root, "b", 4.0).reason
     assert standing(root).champion is None
+
+
+def test_a_version_that_is_being_registered_beside_it_keeps_nobody_from_the_first_place(root, monkeypatch):
+    """Two first registrations at once saw each other's version, and neither was crowned: whoever decides last sees one that was not decided of."""
+    with monkeypatch.context() as before_the_lock:
+        before_the_lock.setattr(deciding, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            register(root, "a", 5.0)
+    assert standing(root).aliases == {}
+    assert register(root, "b", 6.0).aliases == ["challenger", "champion"]
+    assert register(root, "a", 5.0).aliases == ["challenger", "champion"]  # and goes on where it stopped
 
 
 def test_retired_is_for_good_and_says_so(root):
