@@ -34,7 +34,7 @@ SUFFIX = ".shards.json"
 FORMAT = "ganlib-shards-1"
 KEY = "data.store_uri"
 REQUESTS_AT_ONCE = 16  # of one store: a batch of a random order lies in as many shards
-BATCHES_AHEAD = 8  # kept at most: those of a step that was given up are dropped, oldest first
+SHARES_AHEAD = 256  # kept at most, each of one logical worker: far more than are asked for, so only what was given up is dropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,7 @@ class StoredColumns:
             key = (name, indices.tobytes())
             if key not in self._coming:
                 self._coming[key] = self._reading_ahead.submit(self._take, name, indices)
-                if len(self._coming) > BATCHES_AHEAD * len(self._taken):
+                if len(self._coming) > SHARES_AHEAD * len(self._taken):
                     self._coming.popitem(last=False)[1].cancel()
 
     def part(self, name: str, start: int, stop: int) -> np.ndarray:
