@@ -1,7 +1,7 @@
 """Super-resolution and inpainting against plain ways and against the same network without a discriminator: docs/ZOO.md, docs/zoo/restoration/.
 
     python benchmarks/restoration.py --seconds 180          # on the data that `dvc repro reference` prepared
-    python benchmarks/restoration.py --part restoration32   # on others, with their place in docs/ZOO.md
+    python benchmarks/restoration.py --part restoration32 -S task.perceptual=efficientnet_lite0   # on others, with their place in docs/ZOO.md
 
 Every network trains for the same CPU seconds on one core, as in benchmarks/zoo.py, and makes every image of the held-out split from what the
 transform left of it. Plain ways: bicubic enlarging; a hole filled by the solution of the biharmonic equation (scikit-image, which this benchmark
@@ -11,7 +11,7 @@ alone needs: `uv pip install scikit-image==0.25.2`). Sharpness is the mean absol
 import argparse
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import zoo
 from zoo import ROOT, Job, Row, changes_of, run_jobs, settings, shown, told, write_page
 
+from pipeline import edit
+
 PART = "restoration"  # of the page
 RECIPES = {"srgan": "bicubic", "inpainting": "biharmonic"}  # -> its plain way
 WITHOUT = "without discriminator"
+SECOND = "fid@classifier"  # of a second extractor, where there is one: what was trained for the first is not judged by it alone
 
 
-def jobs_of(recipe: str, seed: int, seconds: float, pictures: Path) -> list[Job]:
-    """The recipe as it is, and with its pixel loss alone."""
+def jobs_of(recipe: str, seed: int, seconds: float, pictures: Path, overrides: Sequence[str]) -> list[Job]:
+    """The recipe with `section.key=value` overrides, and with its pixel loss alone."""
     (changes,) = changes_of(recipe)
+    edit.override_values(changes, overrides, where=f"recipes/{recipe}.yaml")
     alone = copy.deepcopy(changes)
     for section in ("model", "optim"):
         del alone[section]["discriminator"]
@@ -71,13 +75,23 @@ def biharmonic(fed: Any) -> Any:
 
 def table(rows: list[Row]) -> str:
     """Markdown: a recipe, its pixel loss alone, its plain way."""
-    columns = ("", "FID", "PSNR (dB)", "SSIM", "sharpness", "precision", "recall", "images seen")
+    keys = [
+        "fid",
+        *([SECOND] if any(SECOND in row.get("results", ()) for row in rows) else []),
+        "psnr",
+        "ssim",
+        "sharpness",
+        "precision",
+        "recall",
+    ]
+    titles = {"fid": "FID", SECOND: "FID, classifier", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+    columns = ("", *(titles.get(key, key) for key in keys), "images seen")
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for name in dict.fromkeys(row["name"] for row in rows):
         group = [row for row in rows if row["name"] == name]
         seen = f"{mean_of_seen(group):,.0f}" if "images_seen" in group[0] else "-"
-        cells = [name, shown(group, "fid"), shown(group, "psnr"), shown(group, "ssim", digits=3)]
-        lines.append("| " + " | ".join([*cells, *(shown(group, key) for key in ("sharpness", "precision", "recall")), seen]) + " |")
+        cells = [name, *(shown(group, key, digits=3 if key == "ssim" else 2) for key in keys), seen]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -92,11 +106,14 @@ def main(say: Callable[[str], None] = print) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, one core each")
     parser.add_argument("--work", type=Path, default=ROOT / ".zoo" / PART, help="scratch folder: states and results")
+    parser.add_argument(
+        "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="override of every recipe, as in `dvc exp run -S`"
+    )
     parser.add_argument("--part", default=PART, metavar="NAME", help="of docs/ZOO.md; another one for other data")
     args = parser.parse_args()
     pictures = zoo.PICTURES / args.part
     pictures.mkdir(parents=True, exist_ok=True)
-    jobs = [job for recipe in args.recipes for job in jobs_of(recipe, args.seed, args.seconds, pictures)]
+    jobs = [job for recipe in args.recipes for job in jobs_of(recipe, args.seed, args.seconds, pictures, args.set_param)]
     trained = run_jobs(jobs, work=args.work.resolve(), parallel=args.parallel, say=say)
     rows: list[Row] = []
     for recipe in args.recipes:
@@ -104,6 +121,7 @@ def main(say: Callable[[str], None] = print) -> None:
         rows.append({"name": RECIPES[recipe], "results": plain(recipe)})
     chosen = "" if args.recipes == list(RECIPES) else f" --recipes {' '.join(args.recipes)}"
     command = f"python benchmarks/restoration.py --seconds {args.seconds:g}{chosen}" + ("" if args.part == PART else f" --part {args.part}")
+    command += "".join(f" -S {item}" for item in args.set_param)
     body = told(trained, command) + "\n\n" + table(rows)
     gallery = "\n".join(
         f"{name}: rows of what it is fed, what it makes, and the image itself.\n\n![{name}](zoo/{args.part}/{name}.png)\n"

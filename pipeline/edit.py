@@ -152,6 +152,21 @@ def override(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         ValueError: unreadable YAML, no `=`, or a key that leads nowhere.
     """
     values, overrides = document(path), list(overrides)
+    override_values(values, overrides, where=path.name)
+    if overrides:
+        write(values, path)
+    return plain(path)
+
+
+def override_values(values: MutableMapping[str, Any], overrides: Iterable[str], *, where: str) -> None:
+    """The same in place.
+
+    Args:
+        where: the file that they are of, for messages.
+
+    Raises:
+        ValueError: no `=`, or a key that leads nowhere.
+    """
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
@@ -161,10 +176,7 @@ def override(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         except YAMLError as error:
             raise ValueError(f"-S {item}: {text!r} is not a YAML value: {error}") from None
         except ValueError as error:
-            raise ValueError(f"-S {item}: {path.name}: {error}") from None
-    if overrides:
-        write(values, path)
-    return plain(path)
+            raise ValueError(f"-S {item}: {where}: {error}") from None
 
 
 def _keeping() -> YAML:
