@@ -53,6 +53,7 @@ class Request:
         stages: to reproduce; none for all.
         job_id: name of the job; None: made of commit and key.
         workspace, results, credentials: absolute paths as the cluster's nodes see them.
+        keep_days: a job that ended so long ago loses its folder to this one; None: infra/job.sh decides.
         again: send it although the same job runs or is done.
         validate: the check of params.yaml.
     """
@@ -64,6 +65,7 @@ class Request:
     workspace: str | None = None
     results: str | None = None
     credentials: str | None = None
+    keep_days: int | None = None
     allow_dirty: bool = False
     again: bool = False
     validate: Callable[[dict[str, Any]], object] = field(default=preflight.parse)
@@ -121,6 +123,8 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         environment["GANPIPE_STATE"] = "" if Path(state_uri).is_absolute() else state_uri
         for variable, value in (("WORKSPACE", request.workspace), ("RESULTS", request.results), ("CREDENTIALS", request.credentials)):
             environment |= {f"GANPIPE_{variable}": value} if value else {}
+        if request.keep_days is not None:
+            environment["GANPIPE_KEEP_DAYS"] = str(request.keep_days)
         labels = {
             "commit": package.commit,
             "overrides": " ".join(request.overrides),
