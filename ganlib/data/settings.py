@@ -56,7 +56,9 @@ class DataConfig(Section):
     )
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="an image of more pixels is broken: a small file can pretend to be a huge one")
     max_inflation: int = Field(
-        MAX_INFLATION, ge=1, description="a .gz, or a file in a .zip, that unpacks to more than so many times its size is refused (above 64 MiB)"
+        MAX_INFLATION,
+        ge=1,
+        description="a .gz, or a file in a .zip, that unpacks to more than so many times its size is refused (above 64 MiB)",
     )
     image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
     label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")

@@ -136,7 +136,9 @@ def open_zip(path: Path, *, max_inflation: int = MAX_INFLATION) -> Iterator[ZipT
                     raise ValueError(refusal(f"{path}: {name}", entry.compress_size, max_inflation))
                 entries[name] = entry
         packed_bytes = path.stat().st_size
-        if sum(entry.file_size for entry in entries.values()) > allowed_bytes(packed_bytes, max_inflation):  # files that share their packed bytes
+        if sum(entry.file_size for entry in entries.values()) > allowed_bytes(
+            packed_bytes, max_inflation
+        ):  # files that share their packed bytes
             raise ValueError(refusal(str(path), packed_bytes, max_inflation))
         yield ZipTree(archive, str(path), sorted(entries), sorted(left_out), entries)
 

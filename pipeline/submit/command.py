@@ -85,7 +85,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workspace", help="folder every node sees, an absolute path: runs, DVC cache and training state live there")
     parser.add_argument("--results", help="folder on the cluster that gets a copy of dvc.lock, reports, samples and models")
     parser.add_argument("--credentials", metavar="FILE", help="on every node, an absolute path: NAME=VALUE lines for the job's environment")
-    parser.add_argument("--keep-days", type=int, metavar="N", help="the job removes folders of runs that ended more than N days ago (default: 30)")
+    parser.add_argument(
+        "--keep-days", type=int, metavar="N", help="the job removes folders of runs that ended more than N days ago (default: 30)"
+    )
     parser.add_argument("--submission-id", help="name of the job; default: made of commit and settings")
     parser.add_argument("--detach", action="store_true", help="submit and leave; `logs JOB --follow` and `fetch JOB` come back")
     parser.add_argument("--follow", nargs="?", const="", metavar="JOB", help="submit nothing, follow this job")

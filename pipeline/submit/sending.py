@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ganlib.redact import redacted
 from pipeline import preflight
+from pipeline.submit import inputs
 from pipeline.submit.package import Package, package_commit, uncommitted
 from pipeline.submit.results import Storage, is_seen
 from pipeline.submit.targets import Job, Known, Target, check_name
@@ -83,8 +84,8 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
     """Package the commit, check it, and send it unless the same job runs already or is done.
 
     Raises:
-        ValueError: a dirty tree, bad overrides or params, a secret, results that have no way home, a package that is too large, a job the cluster
-            refuses.
+        ValueError: a dirty tree, data that the cluster cannot have, bad overrides or params, a secret, results that have no way home, a package
+            that is too large, a job the cluster refuses.
     """
     _check_options(request)
     dirty = uncommitted(request.root)
@@ -109,6 +110,10 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         job_id = request.job_id or (name if not same else f"{name}-{1 + max(_attempt(job.id) for job in same)}")
         if any(job.id == job_id for job in target.jobs()):
             raise ValueError(f"the job server has another job {job_id} already: give --submission-id another name")
+        needed = inputs.look(request.root, package.tree, package.params)
+        if needed.lacking and not request.allow_dirty:
+            listed = "\n".join(f"  {line}" for line in needed.lacking)
+            raise ValueError(f"the job would not have what it needs:\n{listed}\nOr send it without, with --allow-dirty")
         say(
             f"sending commit {package.commit[:12]}, {package.size_bytes / 2**20:.2f} MiB"
             + (f", with {', '.join(request.overrides)}" if request.overrides else "")
@@ -116,6 +121,10 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         if dirty:
             say(f"not sent: {len(dirty)} uncommitted changes")
         say(f"environment sent along (anyone who can open the dashboard may read it): {', '.join(settings) or 'nothing'}")
+        for line in needed.lacking:
+            say(f"not sent: {line}")
+        for line in needed.expected:
+            say(f"expected: {line}")
         state_uri = _state_uri(package.params)
         for warning in _warnings(package, state_uri, settings, request):
             say(f"warning: {warning}")
