@@ -8,19 +8,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "of-this-test"}
 
 
-@dataclass
 class ObjectStore:
-    """A running server; `environment` is what a client needs, `uri` a bucket in it."""
+    """A server of one bucket; `environment` is what a client needs, `uri` a place in the bucket.
 
-    process: subprocess.Popen
-    port: int
+    Args:
+        folder: of its data: killed and started again, it is the same one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, master, volume, filer, admin = free_ports(5)
+        ports = [
+            f"-s3.port={self.port}",
+            f"-master.port={master}",
+            f"-volume.port={volume}",
+            f"-filer.port={filer}",
+            f"-admin.port={admin}",
+        ]
+        quiet = ["-admin.ui=false", "-master.telemetry=false", "-webdav=false", "-debug.port=0"]
+        weed = str(Path(sys.executable).with_name("weed"))
+        self._command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=state", *ports, *quiet]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -29,6 +42,40 @@ class ObjectStore:
     @property
     def uri(self) -> str:
         return "s3://state/trainings"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes an object."""
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=self.folder, env={**os.environ, **SECRETS}, stdout=log, stderr=log, start_new_session=True
+            )
+        from obstore.exceptions import BaseError
+        from obstore.store import S3Store
+
+        client = S3Store(
+            "state",
+            endpoint=f"http://127.0.0.1:{self.port}",
+            region="us-east-1",
+            access_key_id=SECRETS["AWS_ACCESS_KEY_ID"],
+            secret_access_key=SECRETS["AWS_SECRET_ACCESS_KEY"],
+            client_options={"allow_http": True, "read_timeout": "5s"},
+            retry_config={"max_retries": 0},
+        )
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                client.list_with_delimiter()
+                client.put("probe", b"1")
+                return
+            except (OSError, BaseError):
+                assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()[-3000:]
+                time.sleep(0.5)
+
+    def kill(self) -> None:
+        """As a power cut: nobody listens any more."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def stop(self) -> None:
         """As `kill -STOP`: the server is there and answers nothing."""
@@ -58,47 +105,11 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """SeaweedFS with one bucket, its data in a temporary folder; ends with the block."""
-    s3, master, volume, filer, admin = free_ports(5)
     with tempfile.TemporaryDirectory(prefix="weed", ignore_cleanup_errors=True) as folder:
-        ports = [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}"]
-        quiet = ["-admin.ui=false", "-master.telemetry=false", "-webdav=false", "-debug.port=0"]
-        command = [
-            str(Path(sys.executable).with_name("weed")),
-            "mini",
-            f"-dir={folder}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-bucket=state",
-        ]
-        with (Path(folder) / "log").open("w") as log:
-            process = subprocess.Popen(
-                [*command, *ports, *quiet], cwd=folder, env={**os.environ, **SECRETS}, stdout=log, stderr=log, start_new_session=True
-            )
-        store = ObjectStore(process, s3)
+        store = ObjectStore(Path(folder))
         try:
-            from obstore.exceptions import BaseError
-            from obstore.store import S3Store
-
-            client = S3Store(
-                "state",
-                endpoint=f"http://127.0.0.1:{s3}",
-                region="us-east-1",
-                access_key_id=SECRETS["AWS_ACCESS_KEY_ID"],
-                secret_access_key=SECRETS["AWS_SECRET_ACCESS_KEY"],
-                client_options={"allow_http": True, "read_timeout": "5s"},
-                retry_config={"max_retries": 0},
-            )
-            deadline = time.monotonic() + 90
-            while True:
-                try:
-                    client.list_with_delimiter()
-                    client.put("probe", b"1")
-                    break
-                except (OSError, BaseError):
-                    assert process.poll() is None, (Path(folder) / "log").read_text()[-3000:]
-                    assert time.monotonic() < deadline, (Path(folder) / "log").read_text()[-3000:]
-                    time.sleep(0.5)
+            store.start()
             yield store
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with suppress(ProcessLookupError):  # killed by the test
+                store.kill()

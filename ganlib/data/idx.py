@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from ganlib.data.given import split_of_file
+from ganlib.data.inflation import allowed_bytes, refusal
 from ganlib.data.raw import RawRecord
+from ganlib.data.settings import MAX_INFLATION
 
 DTYPES: dict[int, np.dtype[Any]] = {
     code: np.dtype(f">{kind}") for code, kind in {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}.items()
@@ -81,18 +83,27 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path | None]]:
     return [(images[stem], labels.get(stem)) for stem in sorted(images)]
 
 
-def copy_uncompressed(source: Path, folder: Path) -> Path:
+def copy_uncompressed(source: Path, folder: Path, *, max_inflation: int = MAX_INFLATION) -> Path:
     """Copy `source` into `folder`, decompressed where it ends in .gz, so that the copy is the same however the file came.
 
     Raises:
-        ValueError: a damaged or truncated .gz.
+        ValueError: a damaged or truncated .gz, or one that grows by more than `max_inflation`; no more than that is written.
     """
     target = folder / source.name.removesuffix(".gz")
-    opener = gzip.open if source.suffix == ".gz" else open
+    if source.suffix != ".gz":
+        with source.open("rb") as file, target.open("wb") as written:
+            shutil.copyfileobj(file, written, 1 << 20)
+        return target
+    packed_bytes = source.stat().st_size
+    left = allowed_bytes(packed_bytes, max_inflation)
     with target.open("wb") as written:
         try:
-            with opener(source, "rb") as file:
-                shutil.copyfileobj(file, written, 1 << 20)
+            with gzip.open(source, "rb") as file:
+                while block := file.read(1 << 20):
+                    left -= len(block)
+                    if left < 0:
+                        raise ValueError(refusal(str(source), packed_bytes, max_inflation))
+                    written.write(block)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{source} is damaged or truncated: {error}") from None
     return target

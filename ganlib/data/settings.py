@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from ganlib.config import Section
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit
+MAX_INFLATION = 100  # as in Apache POI's ZipSecureFile; deflate cannot do better than about 1032
 Resize = Literal["lanczos", "bicubic", "bilinear", "hamming", "box", "nearest"]
 Crop = Literal["center", "pad", "stretch"]
 
@@ -54,6 +55,11 @@ class DataConfig(Section):
         "full", description="large JPEGs: every pixel decoded, then resized; or shrunk by the decoder first (faster, slightly other pixels)"
     )
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="an image of more pixels is broken: a small file can pretend to be a huge one")
+    max_inflation: int = Field(
+        MAX_INFLATION,
+        ge=1,
+        description="a .gz, or a file in a .zip, that unpacks to more than so many times its size is refused (above 64 MiB)",
+    )
     image_column: str = Field("image", description="parquet: column with images, or their paths; file names in a file of labels")
     label_column: str | None = Field("label", description="column with labels (parquet, a file of labels), or null for none")
     columns: dict[str, ColumnConfig] = Field(

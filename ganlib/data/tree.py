@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ganlib.data.inflation import allowed_bytes, refusal
+from ganlib.data.settings import MAX_INFLATION
+
 # What file managers, NAS boxes and notebooks leave among the files; thumbnails of pictures are pictures too.
 SYSTEM_NAMES = {"@eadir", "@recently-snapshot", "@recycle", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "desktop.ini"}
 SYSTEM_NAMES |= {"ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db"}
@@ -104,11 +107,11 @@ class ZipTree:
 
 
 @contextmanager
-def open_zip(path: Path) -> Iterator[ZipTree]:
+def open_zip(path: Path, *, max_inflation: int = MAX_INFLATION) -> Iterator[ZipTree]:
     """The files in the zip archive `path`, compressed or not.
 
     Raises:
-        ValueError: no zip archive, or encrypted files, links or one name twice in it.
+        ValueError: no zip archive; encrypted files, links or one name twice in it; a file, or all of them, that grow by more than `max_inflation`.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -129,7 +132,14 @@ def open_zip(path: Path) -> Iterator[ZipTree]:
                 )
                 if problem or name in entries:
                     raise ValueError(f"{path}: {name} {problem or 'is in it twice'}; pack the archive anew, with plain files")
+                if entry.file_size > allowed_bytes(entry.compress_size, max_inflation):  # zipfile itself reads no more than `file_size`
+                    raise ValueError(refusal(f"{path}: {name}", entry.compress_size, max_inflation))
                 entries[name] = entry
+        packed_bytes = path.stat().st_size
+        if sum(entry.file_size for entry in entries.values()) > allowed_bytes(
+            packed_bytes, max_inflation
+        ):  # files that share their packed bytes
+            raise ValueError(refusal(str(path), packed_bytes, max_inflation))
         yield ZipTree(archive, str(path), sorted(entries), sorted(left_out), entries)
 
 

@@ -85,6 +85,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workspace", help="folder every node sees, an absolute path: runs, DVC cache and training state live there")
     parser.add_argument("--results", help="folder on the cluster that gets a copy of dvc.lock, reports, samples and models")
     parser.add_argument("--credentials", metavar="FILE", help="on every node, an absolute path: NAME=VALUE lines for the job's environment")
+    parser.add_argument(
+        "--keep-days", type=int, metavar="N", help="the job removes folders of runs that ended more than N days ago (default: 30)"
+    )
     parser.add_argument("--submission-id", help="name of the job; default: made of commit and settings")
     parser.add_argument("--detach", action="store_true", help="submit and leave; `logs JOB --follow` and `fetch JOB` come back")
     parser.add_argument("--follow", nargs="?", const="", metavar="JOB", help="submit nothing, follow this job")
@@ -104,6 +107,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--follow: expected the name of a job")
     if (options.job is None) != (options.verb in ("send", "list")):
         parser.error(f"{options.verb}: " + ("expected the name of a job" if options.job is None else f"unexpected {options.job}"))
+    if options.keep_days is not None and options.keep_days < 0:
+        parser.error(f"--keep-days {options.keep_days}: expected a number of days from 0")
     if options.retry < 0 or (options.retry and options.detach):
         parser.error("--retry: expected a number from 1, and no --detach: whoever sends a job again must see how it ends")
     return options
@@ -158,6 +163,7 @@ def _send(options: argparse.Namespace, root: Path | None, validate: Callable[[di
         workspace=options.workspace,
         results=options.results,
         credentials=options.credentials,
+        keep_days=options.keep_days,
         allow_dirty=options.allow_dirty,
         again=options.again,
         validate=validate,

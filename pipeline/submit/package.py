@@ -33,6 +33,7 @@ class Package:
     Attributes:
         digest: sha256 of the names, permissions and bytes in it: the same whatever zlib packs them.
         remote: address of its default DVC remote; empty without one.
+        tree: folder with the files in it.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Package:
     params: dict[str, Any]
     digest: str
     remote: str
+    tree: Path
 
 
 def head_commit(root: Path) -> str:
@@ -87,7 +89,7 @@ def package_commit(
     size_bytes = path.stat().st_size
     if size_bytes >= max_bytes:
         raise ValueError(_too_large(tree, size_bytes, max_bytes))
-    return Package(path=path, commit=commit, size_bytes=size_bytes, params=params, digest=digest, remote=remote)
+    return Package(path=path, commit=commit, size_bytes=size_bytes, params=params, digest=digest, remote=remote, tree=tree)
 
 
 def _refuse_secrets(value: Any, key: str = "") -> None:

@@ -9,12 +9,14 @@ import argparse
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ganlib.config import Section
 from ganlib.files import atomic_write
+from ganlib.redact import redacted
 from pipeline import cli
 from pipeline.submit.package import git
 from pipeline.submit.targets import check_name
@@ -78,7 +80,8 @@ class Storage:
             OSError: the storage cannot be reached.
         """
         try:
-            listed = self._fs.ls(self._folder, detail=False)
+            with _asking(self.address):
+                listed = self._fs.ls(self._folder, detail=False)
         except FileNotFoundError:
             return []
         return sorted(name.removesuffix(".json") for name in (path.rpartition("/")[2] for path in listed) if name.endswith(".json"))
@@ -88,15 +91,30 @@ class Storage:
 
         Raises:
             ValueError: nothing.
+            OSError: the storage cannot be reached.
         """
         try:
-            return Record.model_validate_json(self._fs.cat_file(self._fs.join(self._folder, f"{check_name(job)}.json")))
+            with _asking(self.address):
+                return Record.model_validate_json(self._fs.cat_file(self._fs.join(self._folder, f"{check_name(job)}.json")))
         except FileNotFoundError:
             raise ValueError(f"job {job} left no results in {self.address}: it has not succeeded, or pushed to another place") from None
 
     def write(self, record: Record) -> None:
-        self._fs.makedirs(self._folder, exist_ok=True)
-        self._fs.pipe_file(self._fs.join(self._folder, f"{check_name(record.job)}.json"), record.model_dump_json().encode())
+        """Raises OSError where the storage cannot be reached."""
+        with _asking(self.address):
+            self._fs.makedirs(self._folder, exist_ok=True)
+            self._fs.pipe_file(self._fs.join(self._folder, f"{check_name(record.job)}.json"), record.model_dump_json().encode())
+
+
+@contextmanager
+def _asking(address: str) -> Iterator[None]:
+    """Turn what a store's client raises into OSError: those of S3, GCS and Azure each have exceptions of their own, which are none."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{address} cannot be reached: {redacted(_line(error))}") from None
 
 
 def fetch(root: Path, storage: Storage, record: Record, *, force: bool = False, say: Callable[[str], object] = print) -> None:
@@ -110,8 +128,6 @@ def fetch(root: Path, storage: Storage, record: Record, *, force: bool = False, 
     Raises:
         ValueError: local changes, another commit's params.yaml or dvc.lock, or outs that the storage has not.
     """
-    from dvc.exceptions import DvcException
-
     ours = {name: (root / name).read_bytes() if (root / name).is_file() else None for name in APPLIED}
     theirs = {"params.yaml": record.params_yaml.encode(), "dvc.lock": record.dvc_lock.encode()}
     if not force:
@@ -119,15 +135,16 @@ def fetch(root: Path, storage: Storage, record: Record, *, force: bool = False, 
     try:
         for name in APPLIED:
             atomic_write(root / name, theirs[name])
-        storage.repo.stage_cache.pull(None)
-        storage.repo.pull(targets=[f"{root / 'dvc.yaml'}:{stage}" for stage in record.stages], force=force)
+        with _asking(storage.address):
+            storage.repo.stage_cache.pull(None)
+            storage.repo.pull(targets=[f"{root / 'dvc.yaml'}:{stage}" for stage in record.stages], force=force)
     except BaseException as error:
         for name, data in ours.items():
             if data is None:
                 (root / name).unlink(missing_ok=True)
             else:
                 atomic_write(root / name, data)
-        if isinstance(error, (DvcException, OSError)):
+        if isinstance(error, OSError):
             raise ValueError(f"the results of {record.job} could not be fetched from {storage.address}: {_line(error)}") from None
         raise
     changed = [name for name in APPLIED if ours[name] != theirs[name]]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ganlib.redact import redacted
 from pipeline import preflight
+from pipeline.submit import inputs
 from pipeline.submit.package import Package, package_commit, uncommitted
 from pipeline.submit.results import Storage, is_seen
 from pipeline.submit.targets import Job, Known, Target, check_name
@@ -53,6 +54,7 @@ class Request:
         stages: to reproduce; none for all.
         job_id: name of the job; None: made of commit and key.
         workspace, results, credentials: absolute paths as the cluster's nodes see them.
+        keep_days: a job that ended so long ago loses its folder to this one; None: infra/job.sh decides.
         again: send it although the same job runs or is done.
         validate: the check of params.yaml.
     """
@@ -64,6 +66,7 @@ class Request:
     workspace: str | None = None
     results: str | None = None
     credentials: str | None = None
+    keep_days: int | None = None
     allow_dirty: bool = False
     again: bool = False
     validate: Callable[[dict[str, Any]], object] = field(default=preflight.parse)
@@ -81,8 +84,8 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
     """Package the commit, check it, and send it unless the same job runs already or is done.
 
     Raises:
-        ValueError: a dirty tree, bad overrides or params, a secret, results that have no way home, a package that is too large, a job the cluster
-            refuses.
+        ValueError: a dirty tree, data that the cluster cannot have, bad overrides or params, a secret, results that have no way home, a package
+            that is too large, a job the cluster refuses.
     """
     _check_options(request)
     dirty = uncommitted(request.root)
@@ -107,6 +110,10 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         job_id = request.job_id or (name if not same else f"{name}-{1 + max(_attempt(job.id) for job in same)}")
         if any(job.id == job_id for job in target.jobs()):
             raise ValueError(f"the job server has another job {job_id} already: give --submission-id another name")
+        needed = inputs.look(request.root, package.tree, package.params)
+        if needed.lacking and not request.allow_dirty:
+            listed = "\n".join(f"  {line}" for line in needed.lacking)
+            raise ValueError(f"the job would not have what it needs:\n{listed}\nOr send it without, with --allow-dirty")
         say(
             f"sending commit {package.commit[:12]}, {package.size_bytes / 2**20:.2f} MiB"
             + (f", with {', '.join(request.overrides)}" if request.overrides else "")
@@ -114,6 +121,10 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         if dirty:
             say(f"not sent: {len(dirty)} uncommitted changes")
         say(f"environment sent along (anyone who can open the dashboard may read it): {', '.join(settings) or 'nothing'}")
+        for line in needed.lacking:
+            say(f"not sent: {line}")
+        for line in needed.expected:
+            say(f"expected: {line}")
         state_uri = _state_uri(package.params)
         for warning in _warnings(package, state_uri, settings, request):
             say(f"warning: {warning}")
@@ -121,6 +132,8 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
         environment["GANPIPE_STATE"] = "" if Path(state_uri).is_absolute() else state_uri
         for variable, value in (("WORKSPACE", request.workspace), ("RESULTS", request.results), ("CREDENTIALS", request.credentials)):
             environment |= {f"GANPIPE_{variable}": value} if value else {}
+        if request.keep_days is not None:
+            environment["GANPIPE_KEEP_DAYS"] = str(request.keep_days)
         labels = {
             "commit": package.commit,
             "overrides": " ".join(request.overrides),

@@ -152,6 +152,10 @@ def test_results_come_home_and_the_same_job_is_not_run_twice(
     assert _send(server, repository, shared, "-S", "train.seed=7", "--results", str(tmp_path / "kept")) == 0
     assert f"job {job} has done this commit" in capsys.readouterr().out
     assert "up to date" in _dvc(repository, "status")
+    (repository / "params.yaml").write_text((repository / "params.yaml").read_text() + "# mine\n")  # it cannot be applied here
+    arguments = ("-S", "train.seed=7", "--results", str(tmp_path / "kept"), "--allow-dirty")
+    assert _send(server, repository, shared, *arguments) == targets.NOT_HOME
+    assert "params.yaml would be overwritten" in capsys.readouterr().err
     assert not shared.exists()
 
 
@@ -256,6 +260,54 @@ def test_interrupt_stops_the_job(server: Server, repository: Path, tmp_path: Pat
     assert process.returncode == targets.INTERRUPTED, output
     assert "job interrupted: STOPPED" in output
     assert "Traceback" not in output
+
+
+def test_contact_that_is_lost_leaves_the_job_running(
+    server: Server, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A follower that is ended, a job server that is silent, and a second Ctrl-C: one job goes through all three."""
+    shared, name = tmp_path / "shared", "followed"
+    assert _send(server, repository, shared, "-S", "train.mode=wait", "--submission-id", name, "--detach") == 0
+    until(shared / "state" / "waiting.txt")
+    call = f"command.main(['logs', {name!r}, '--follow', '--address', {server.address!r}], root=pathlib.Path({str(repository)!r}))"
+    code = f"import sys, pathlib; from pipeline.submit import command; sys.exit({call})"
+
+    def follower() -> "subprocess.Popen[str]":
+        process = subprocess.Popen([sys.executable, "-uc", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        while "making with seed" not in (line := process.stdout.readline()):
+            assert line, "it ended before it followed"
+        return process
+
+    ended = follower()
+    ended.terminate()
+    assert ended.wait(30) == -signal.SIGTERM
+
+    (dashboard,) = [process for process in _processes_of(server, "dashboard/dashboard.py") if process.ppid() == server.head.pid]
+    monkeypatch.setattr(ray_jobs, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setitem(ray_jobs.RayJobs.__init__.__kwdefaults__, "lost_seconds", 1.0)  # type: ignore[index]
+    target = ray_jobs.RayJobs(server.address)
+    dashboard.suspend()
+    try:
+        assert following.follow(target, name).exit_code == targets.LOST
+    finally:
+        dashboard.resume()
+    assert f"`ganpipe submit logs {name} --follow`" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    assert _run(server, repository, "status", name) == 0
+    assert "RUNNING" in capsys.readouterr().out
+
+    twice = follower()
+    assert twice.stdout is not None
+    twice.send_signal(signal.SIGINT)
+    while "Ctrl-C again leaves it running" not in (line := twice.stdout.readline()):
+        assert line, "it did not stop the job"
+    twice.send_signal(signal.SIGINT)
+    output, _ = twice.communicate(timeout=60)
+    assert twice.returncode == targets.INTERRUPTED
+    assert f"job {name} was asked to stop, but nobody waited for it" in output
+    assert _run(server, repository, "stop", name) == 0
 
 
 def _processes_of(server: Server, word: str) -> list[psutil.Process]:

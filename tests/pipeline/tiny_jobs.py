@@ -75,7 +75,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def make_repository(root: Path, *, remote: Path | None = None) -> Path:
+def make_repository(root: Path, *, remote: Path | str | None = None) -> Path:
     """A committed pipeline of two stages, with an ignored file beside it."""
     config = f"[core]\n    remote = ours\n['remote \"ours\"']\n    url = {remote}\n" if remote else ""
     for name, text in {
@@ -171,7 +171,9 @@ def job_server(*, token: str = "") -> Iterator[Server]:
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),  # infra/job.sh runs pipeline.submit.results, which the tiny commit has not
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),  # infra/job.sh runs pipeline.submit.results, which the tiny commit has not
         "RAY_AUTH_MODE": "token" if token else "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -19,6 +19,10 @@ class Idx:
                 f"{config.path} holds no IDX images; expected names like train-images-idx3-ubyte.gz "
                 "with train-labels-idx1-ubyte.gz beside it (params.yaml: data.path)"
             )
-        copied = [(copy_uncompressed(images, raw), None if labels is None else copy_uncompressed(labels, raw)) for images, labels in pairs]
+
+        def copy(path: Path) -> Path:
+            return copy_uncompressed(path, raw, max_inflation=config.max_inflation)
+
+        copied = [(copy(images), None if labels is None else copy(labels)) for images, labels in pairs]
         labels = check_pairs(copied)
         return Fetched(layout="idx", class_names=None if labels is None else numbered_classes(labels, where=config.path))

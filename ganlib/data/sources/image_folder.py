@@ -21,7 +21,7 @@ class ImageFolder:
     """A folder or a zip of images: class folders, splits above them, a file of labels, StyleGAN's dump, or plain files (docs/data.md)."""
 
     def fetch(self, config: DataConfig, raw: Path) -> Fetched:
-        with _opened(Path(config.path)) as (tree, beside):
+        with _opened(Path(config.path), config.max_inflation) as (tree, beside):
             images, others = split_images(tree.files)
             ignored = [*others, *tree.left_out, *beside]
             if not images:
@@ -49,10 +49,10 @@ class ImageFolder:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Tree, list[str]]]:
+def _opened(path: Path, max_inflation: int) -> Iterator[tuple[Tree, list[str]]]:
     """The files at `path`, a folder or a zip archive, or in the one archive of a folder without images; and what lies beside the archive."""
     if path.is_file():
-        with open_zip(path) as archive:
+        with open_zip(path, max_inflation=max_inflation) as archive:
             yield archive, []
         return
     if not path.is_dir():
@@ -67,7 +67,7 @@ def _opened(path: Path) -> Iterator[tuple[Tree, list[str]]]:
         raise ValueError(
             f"{path} holds {len(zips):,} zip archives, {', '.join(map(printable, zips[:5]))}; set data.path to one, or unpack them"
         )
-    with open_zip(path / zips[0]) as archive:
+    with open_zip(path / zips[0], max_inflation=max_inflation) as archive:
         yield archive, [name for name in (*others, *tree.left_out) if name != zips[0]]
 
 

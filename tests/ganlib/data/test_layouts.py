@@ -25,6 +25,7 @@ from ganlib.data.raw import SourceInfo
 from ganlib.data.readers import open_raw
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import fetch_raw
+from ganlib.data.tree import open_zip
 
 Row = tuple[str, str | None, str | None]  # path, class, split
 
@@ -320,6 +321,29 @@ def test_archives_that_cannot_be_read(tmp_path: Path) -> None:
         written.writestr(entry, "elsewhere.png")
     with pytest.raises(ValueError, match=r"link\.zip: a\.png is a link"):
         fetched(tmp_path / "link.zip")
+
+
+def test_a_decompression_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:
+    """Kills: a limit on the archive alone, which plain images beside the bomb dilute; one on each file alone, which overlapping files get round."""
+    diluted, many = tmp_path / "diluted.zip", tmp_path / "many.zip"
+    with zipfile.ZipFile(diluted, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png(0))
+        archive.writestr("b.bin", np.random.default_rng(0).bytes(2**20))
+        archive.writestr("c.png", bytes(80 * 2**20))
+    with pytest.raises(ValueError, match=r"c\.png unpacks to more than 67,108,864 bytes from .* set data\.max_inflation above 100"):
+        fetched(diluted)
+    with open_zip(diluted, max_inflation=2000) as tree:
+        assert tree.size_bytes("c.png") == 80 * 2**20
+    with zipfile.ZipFile(many, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "ab":
+            archive.writestr(f"{name}.png", bytes(40 * 2**20))
+    with pytest.raises(ValueError, match=r"many\.zip unpacks to more than"):
+        fetched(many)
+    hidden = tmp_path / "hidden.zip"  # what is left out is not unpacked
+    with zipfile.ZipFile(hidden, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png(0))
+        archive.writestr("__MACOSX/b.png", bytes(80 * 2**20))
+    assert [row[0] for row in fetched(hidden)[0]] == ["a.png"]
 
 
 # files of labels

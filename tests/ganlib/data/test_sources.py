@@ -227,6 +227,31 @@ def test_bad_idx(tmp_path: Path) -> None:
     assert read_idx(tmp_path / "empty").shape == (0, 4, 4)
 
 
+def bomb(path: Path, mebibytes: int) -> None:
+    """A .gz of an IDX file of zeros."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(bytes([0, 0, 8, 3]) + np.array([mebibytes, 1024, 1024], ">u4").tobytes())
+        for _ in range(mebibytes):
+            file.write(bytes(2**20))
+
+
+def test_a_decompression_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    """A real one: 256 MiB of zeros. Kills a limit that is looked at when all of it is written, and one that no key raises."""
+    incoming, raw = tmp_path / "incoming", tmp_path / "raw"
+    incoming.mkdir()
+    bomb(incoming / "train-images-idx3-ubyte.gz", 256)
+    packed = (incoming / "train-images-idx3-ubyte.gz").stat().st_size
+    with pytest.raises(ValueError, match=r"unpacks to more than .* from .* decompression bomb .* set data\.max_inflation above 100"):
+        fetched("idx", incoming, raw)
+    assert sum(path.stat().st_size for path in raw.iterdir()) <= max(100 * packed, 64 * 2**20)
+    fetched("idx", incoming, tmp_path / "allowed", max_inflation=2000)
+    assert len(open_raw(tmp_path / "allowed")) == 256
+    (incoming / "train-images-idx3-ubyte.gz").unlink()
+    bomb(incoming / "train-images-idx3-ubyte.gz", 60)  # the same ratio, and nothing to fear
+    fetched("idx", incoming, tmp_path / "small")
+    assert len(open_raw(tmp_path / "small")) == 60
+
+
 # parquet
 
 
