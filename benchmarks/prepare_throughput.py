@@ -2,21 +2,32 @@
 process and on two. Prints one JSON object.
 
     python benchmarks/prepare_throughput.py [--png 60000] [--jpeg 2000] [--seed 0]
+    python benchmarks/prepare_throughput.py --large [--scale 1.0] [--kinds png_28 jpeg_512] [--scratch DIR]
 
 The images are made here (smooth noise with fine grain, about as large as photographs) and removed afterwards. Packing the files (fetch)
 is timed apart. The outputs of one and two processes are compared byte for byte.
+
+`--large`: 1,000,000 grey PNGs of 28x28, all different, and 100,000 JPEGs of 512x512 prepared as 128x128 (hard links to 400 of them, 14 GB of
+disk with what becomes of them), times `--scale`. A tenth, a third and all of them are fetched and prepared, each in a process of its own: wall and
+CPU seconds of it and its children, and the peak of their memory that is no page of a file (RssAnon, looked at ten times a second). Time is linear
+where `microseconds_of_cpu_an_image` stays, memory is flat where `peak_mb` does.
 """
 
 import argparse
 import io
 import json
+import multiprocessing
 import os
+import resource
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from ganlib.data.arrow import read_manifest
@@ -25,6 +36,7 @@ from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 
 NUM_FOLDERS = 10
+NUM_LINKED = 400  # distinct JPEGs of --large
 NUM_CONTENTS = 40  # distinct large pictures; copies of one differ in their grain
 
 
@@ -66,12 +78,99 @@ def measure(config: DataConfig, root: Path, count: int) -> dict[str, Any]:
     return {key: round(value, 2) if isinstance(value, float) else value for key, value in result.items()}
 
 
+def add_large_pngs(folder: Path, have: int, count: int, rng: np.random.Generator) -> None:
+    """28x28 grey PNGs number `have` to `count`, 1,000 in a folder."""
+    for number in range(have, count):
+        if number % 1000 == 0:
+            (folder / f"{number // 1000:04d}").mkdir()
+        grid = Image.fromarray(rng.integers(0, 256, (7, 7), np.uint8)).resize((28, 28), Image.Resampling.BICUBIC)
+        grid.save(folder / f"{number // 1000:04d}" / f"{number:07d}.png", compress_level=1)
+
+
+def add_large_jpegs(folder: Path, have: int, count: int, rng: np.random.Generator) -> None:
+    """512x512 RGB JPEGs number `have` to `count`, 1,000 in a folder; all are links to the first NUM_LINKED."""
+    for number in range(have, count):
+        if number % 1000 == 0:
+            (folder / f"{number // 1000:04d}").mkdir()
+        path = folder / f"{number // 1000:04d}" / f"{number:07d}.jpg"
+        if number < NUM_LINKED:
+            photo(512, rng).save(path, "JPEG", quality=90)
+        else:
+            os.link(folder / "0000" / f"{number % NUM_LINKED:07d}.jpg", path)
+
+
+def anonymous_bytes(process: psutil.Process) -> int:
+    """Of a process and all below it: memory that is no page of a file."""
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(OSError, psutil.Error):
+            lines = Path(f"/proc/{each.pid}/status").read_text().splitlines()
+            total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+    return total
+
+
+def watched(work: Callable[..., object], *arguments: object, images: int) -> dict[str, float]:
+    """Run `work` in a process of its own, and say what it took."""
+    before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    watch = psutil.Process(process.pid)
+    while process.is_alive():
+        with suppress(psutil.Error):
+            peak = max(peak, anonymous_bytes(watch))
+        process.join(0.1)
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} of {images:,} images ended with exit code {process.exitcode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(cpu, 1),
+        "microseconds_of_cpu_an_image": round(1e6 * cpu / images, 1),
+        "peak_mb": round(peak / 2**20),
+    }
+
+
+LARGE: dict[str, tuple[Callable[[Path, int, int, np.random.Generator], None], int, dict[str, object]]] = {
+    "png_28": (add_large_pngs, 1_000_000, {"image_size": (28, 28), "channels": 1}),
+    "jpeg_512": (add_large_jpegs, 100_000, {"image_size": (128, 128), "channels": 3}),
+}
+
+
+def large(kinds: list[str], *, scale: float, seed: int, scratch: Path | None) -> dict[str, Any]:
+    results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 2)}
+    for kind in kinds:
+        add, most, options = LARGE[kind]
+        results[kind], rng, have = {}, np.random.default_rng(seed), 0
+        with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+            folder = Path(temporary) / "incoming"
+            folder.mkdir()
+            config = DataConfig.model_validate({"source": "image_folder", "path": str(folder), "classes": "none", **options})
+            for share in (10, 3, 1):
+                count = int(most * scale) // share
+                add(folder, have, count, rng)
+                have = count
+                results[kind][f"{count}"] = {
+                    "fetch": watched(fetch, config, Path(temporary), images=count),
+                    "prepare": watched(prepare, config, Path(temporary), images=count),
+                }
+                print(json.dumps({kind: {count: results[kind][f"{count}"]}}), flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--png", type=int, default=60_000, help="28x28 grey PNGs")
     parser.add_argument("--jpeg", type=int, default=2_000, help="1024x1024 RGB JPEGs, prepared as 256x256")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--large", action="store_true", help="many images: time and memory against their number")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of --large")
+    parser.add_argument("--kinds", nargs="+", choices=list(LARGE), default=list(LARGE), help="of --large")
+    parser.add_argument("--scratch", type=Path, default=None, help="of --large: a folder on a disk with 20 GB")
     arguments = parser.parse_args()
+    if arguments.large:
+        print(json.dumps(large(arguments.kinds, scale=arguments.scale, seed=arguments.seed, scratch=arguments.scratch), indent=2))
+        return
     rng = np.random.default_rng(arguments.seed)
     results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 2)}
     kinds = (
