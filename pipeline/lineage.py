@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.code_digest.names import PACKAGES
 from pipeline.params import ROOT
 
-# Imports that cannot change a result, left out of every closure: they refuse bad settings, or say how a stage starts and ends.
-INERT = frozenset({"pipeline.preflight", "pipeline.cli"})
+# Imports that cannot change a result, left out of every closure: they refuse bad settings, say how a stage starts and ends, or have other machines
+# run a stage's own functions, in an order that the stage checks.
+INERT = frozenset({"pipeline.preflight", "pipeline.cli", "pipeline.driver.ray_data"})
 
 
 UNKNOWN = "unknown"  # a commit that nobody can tell

@@ -7,10 +7,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,12 @@ from ganlib.data.arrow import SPLITS, write_manifest
 from ganlib.data.contract import Contract, Converted
 from ganlib.data.decoders import Decoder
 from ganlib.data.ipc import LABEL, TableWriter
-from ganlib.data.raw import RawImages, RawRecord, read_source
+from ganlib.data.raw import RawImages, read_source
 from ganlib.data.readers import open_raw
+from ganlib.data.rows import Elsewhere, Range, Work
 from ganlib.data.settings import DataConfig
 from ganlib.data.shards import SUFFIX, ShardWriter
-from ganlib.data.soundness import BrokenImage
-from ganlib.data.splits import content_digest, splitting
-from ganlib.data.suffixes import not_read
+from ganlib.data.splits import splitting
 from ganlib.data.values import Survey
 from ganlib.fields import IMAGE, Field, class_field
 from ganlib.files import require_space
@@ -41,11 +41,14 @@ TASKS_KEPT = 4  # per process, converted before their turn to be written
 PARALLEL_SECONDS = 1.0  # work below this is done here: starting processes costs about as much
 
 
-def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: int | None = None) -> dict[str, Any]:
+def prepare_images(
+    config: DataConfig, raw: Path, folder: Path, *, processes: int | None = None, elsewhere: Elsewhere | None = None
+) -> dict[str, Any]:
     """Convert `raw`, check the data contract, and write {train,val,test}.arrow, or lists of shards, and manifest.json into the empty `folder`.
 
     Args:
         processes: None: every core this process may use, one where the work is small. The output is the same for any number.
+        elsewhere: converts in place of processes of this machine; the output is the same.
 
     Returns:
         The report for reports/data.json.
@@ -66,7 +69,7 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
     stored_bytes = reader.sizes_bytes()
     if processes is None:
         processes = 1 if _estimated_seconds(reader, stored_bytes, image_bytes) < PARALLEL_SECONDS else usable_cpus()
-    tasks = split_work(stored_bytes, image_bytes)
+    work = Work(reader=reader, ranges=tuple(split_work(stored_bytes, image_bytes)), decoder=decoder, others=others)
     splits_by = splitting(
         config.splits,
         reader.given_splits(),
@@ -88,10 +91,8 @@ def prepare_images(config: DataConfig, raw: Path, folder: Path, *, processes: in
         writers = [_writer(config, folder, split, (made, *labels, *further)) for split in SPLITS]
         for writer in writers:
             stack.enter_context(writer)
-        converted = stack.enter_context(
-            closing(_convert_in_order(reader, tasks, (decoder, others), contract.survey, min(processes, max(len(tasks), 1))))
-        )
-        for part in converted:
+        converted = elsewhere(work) if elsewhere is not None else _convert_in_order(work, contract.survey, processes)
+        for part in stack.enter_context(closing(_all_of(work, converted))):
             splits = splits_by.assign(part.digests[:, 0], part.given)
             contract.add(part, splits)
             for index, writer in enumerate(writers):
@@ -133,99 +134,6 @@ def split_work(stored_bytes: np.ndarray, image_bytes: int) -> list[tuple[int, in
     return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def convert_rows(
-    reader: RawImages,
-    start: int,
-    stop: int,
-    decoder: Decoder,
-    full: Collection[str] = (),
-    others: Mapping[str, Decoder] | None = None,
-) -> Converted:
-    """Convert rows start..stop-1 of the source; runs in any process.
-
-    Args:
-        full: kinds of values of which nothing new can be seen.
-        others: of further columns, by name.
-    """
-    images: list[np.ndarray] = []
-    kept: list[tuple[int, int, int, int, int, int]] = []  # label, given split, row, page, height, width
-    broken: list[tuple[str, str]] = []
-    broken_labels: list[int] = []
-    survey = Survey.after(full)
-    num_classes = None if reader.class_names is None else len(reader.class_names)
-    further: dict[str, list[np.ndarray]] = {name: [] for name in others or {}}
-    with ExitStack() as guards:
-        for each in (decoder, *(others or {}).values()):
-            guards.enter_context(each.guarded())
-        for row, record in enumerate(reader.read(start, stop), start=start):
-            label = -1
-            try:
-                if record.image is None:
-                    raise BrokenImage("no image bytes (null)")
-                label = _label(record.label, num_classes)
-                if isinstance(record.image, bytes) and (kind := not_read(record.name)) is not None:
-                    raise BrokenImage(f"{kind}, which is not read")
-                pages = decoder.decode(record.image, survey, name=record.name)
-                beside = {name: _beside(name, record, other) for name, other in (others or {}).items()}
-            except BrokenImage as error:
-                broken.append((record.name, str(error)))
-                broken_labels.append(label)
-                continue
-            given = -1 if record.split is None else SPLITS.index(record.split)
-            for page, (image, (height, width)) in enumerate(pages):
-                images.append(image)
-                kept.append((label, given, row, page if len(pages) > 1 else -1, height, width))
-                for name, value in beside.items():
-                    further[name].append(value)
-    stacked = _stacked(images, decoder)
-    digests = b"".join(content_digest(image)[:16] for image in stacked)
-    table = np.array(kept, np.int64).reshape(-1, 6)
-    return Converted(
-        images=stacked,
-        labels=table[:, 0],
-        given=table[:, 1].astype(np.int8),
-        rows=table[:, 2],
-        pages=table[:, 3],
-        digests=np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64),
-        sizes=table[:, 4:],
-        broken=tuple(broken),
-        broken_labels=np.array(broken_labels, np.int64),
-        survey=survey,
-        others={name: _stacked(values, other) for (name, other), values in zip((others or {}).items(), further.values(), strict=True)},
-    )
-
-
-def _stacked(rows: list[np.ndarray], decoder: Decoder) -> np.ndarray:
-    stacked = np.empty((len(rows), *decoder.shape), decoder.dtype)
-    for place, row in zip(stacked, rows, strict=True):  # np.stack would keep the order of their bytes in memory
-        place[...] = row
-    return stacked
-
-
-def _beside(name: str, record: RawRecord, decoder: Decoder) -> np.ndarray:
-    """The value of a further column."""
-    value = record.others[name]
-    if value is None:
-        raise BrokenImage(f"column {name}: null")
-    try:
-        ((array, _),) = decoder.decode(value, Survey(), name=record.name)
-    except BrokenImage as error:
-        raise BrokenImage(f"column {name}: {error}") from None
-    return array
-
-
-def _label(label: int | None, num_classes: int | None) -> int:
-    if num_classes is None:
-        return -1
-    if label is None:
-        raise BrokenImage("no label (null)")
-    if label == -1:
-        raise BrokenImage("no label (-1)")  # as Hugging Face's data sets withhold them
-    if not 0 <= label < num_classes:
-        raise BrokenImage(f"label {label}, expected 0..{num_classes - 1}")
-    return label
-
-
 def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes: int) -> float:
     """Of conversion on one core, from measurements with small PNG and large JPEG files."""
     if reader.is_encoded:
@@ -234,29 +142,40 @@ def _estimated_seconds(reader: RawImages, stored_bytes: np.ndarray, image_bytes:
     return len(stored_bytes) * (8e-6 if is_copied else 60e-6) + float(stored_bytes.sum()) * 1e-9
 
 
-def _convert_in_order(
-    reader: RawImages, tasks: list[tuple[int, int]], columns: tuple[Decoder, Mapping[str, Decoder]], survey: Survey, processes: int
-) -> Generator[Converted, None, None]:
-    decoder, others = columns
+def _all_of(work: Work, converted: Generator[tuple[Range, Converted], None, None]) -> Generator[Converted, None, None]:
+    """What `converted` gives, which must be all ranges in their order: nothing else makes the same bytes wherever it is done."""
+    with closing(converted):
+        for wanted in work.ranges:
+            found, part = next(converted, (None, None))
+            if found != wanted or part is None:
+                raise RuntimeError(f"rows {wanted} were to come next, not {found}")
+            yield part
+
+
+def _convert_in_order(work: Work, survey: Survey, processes: int) -> Generator[tuple[Range, Converted], None, None]:
+    processes = min(processes, len(work.ranges))
     if processes <= 1:
-        for start, stop in tasks:
-            yield convert_rows(reader, start, stop, decoder, survey.full(), others)
+        for rows in work.ranges:
+            yield rows, work.convert(rows, survey.full())
         return
     helpers = processes - 1  # this process converts too: it would only wait, and beside as many helpers as cores it would compete
     pool = ProcessPoolExecutor(helpers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    waiting, pending = deque(tasks), deque[Future[Converted]]()
+    waiting, pending = deque(work.ranges), deque[tuple[Range, Future[Converted]]]()
+    alone = replace(work, ranges=())  # a task knows its own
     try:
         while waiting or pending:
-            unfinished = sum(not future.done() for future in pending)
+            unfinished = sum(not future.done() for _, future in pending)
             while waiting and unfinished < TASKS_PER_HELPER * helpers:
-                pending.append(pool.submit(convert_rows, reader, *waiting.popleft(), decoder, survey.full(), others))
+                rows = waiting.popleft()
+                pending.append((rows, pool.submit(alone.convert, rows, survey.full())))
                 unfinished += 1
-            if waiting and not pending[0].done() and len(pending) < TASKS_KEPT * processes:
+            if waiting and not pending[0][1].done() and len(pending) < TASKS_KEPT * processes:
                 own: Future[Converted] = Future()
-                pending.append(own)
-                own.set_result(convert_rows(reader, *waiting.popleft(), decoder, survey.full(), others))
+                pending.append((waiting.popleft(), own))
+                own.set_result(work.convert(pending[-1][0], survey.full()))
             else:
-                yield pending.popleft().result()
+                rows, future = pending.popleft()
+                yield rows, future.result()
     except BrokenProcessPool:
         raise OSError(
             f"one of {processes} converting processes died, most likely for lack of memory; free some memory, "

@@ -37,11 +37,32 @@ class Seat(NamedTuple):
     chosen: str
 
 
+def code_in(folder: str) -> str:
+    """sha256 of the .py files of ganlib and pipeline in `folder`."""
+    return _digest_of_code()(folder)
+
+
+def _digest_of_code() -> Callable[[str], str]:
+    """A function that travels by value, as `look_around`'s."""
+
+    def digest_of(folder: str) -> str:
+        import hashlib
+        from pathlib import Path
+
+        digest, root = hashlib.sha256(), Path(folder)
+        for package in ("ganlib", "pipeline"):
+            for path in sorted((root / package).rglob("*.py")):
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()
+
+    return digest_of
+
+
 def look_around() -> Callable[[], tuple[object, ...]]:
     """A function for a worker that returns a Seat's values. Its own module need not be there, or not as it is here: it travels by value."""
+    digest_of = _digest_of_code()
 
     def look() -> tuple[object, ...]:
-        import hashlib
         import importlib.util
         import os
         import platform
@@ -51,16 +72,13 @@ def look_around() -> Callable[[], tuple[object, ...]]:
         import ray.util
         import torch
 
-        found, digest = importlib.util.find_spec("ganlib"), hashlib.sha256()
+        found = importlib.util.find_spec("ganlib")
         folder = Path(found.origin).parent.parent if found is not None and found.origin else Path("nowhere")
-        for package in ("ganlib", "pipeline"):
-            for path in sorted((folder / package).rglob("*.py")):
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
         interfaces = {name: [entry.address for entry in entries] for name, entries in psutil.net_if_addrs().items()}
         return (
             os.uname().nodename,
             ray.util.get_node_ip_address() if ray.is_initialized() else "",
-            (torch.__version__, platform.python_version(), digest.hexdigest()),
+            (torch.__version__, platform.python_version(), digest_of(str(folder))),
             str(folder),
             interfaces,
             os.environ.get("GLOO_SOCKET_IFNAME") or os.environ.get("NCCL_SOCKET_IFNAME", ""),

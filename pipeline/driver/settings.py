@@ -23,6 +23,9 @@ class ClusterConfig(Section):
         min_length=1,
         description="of every node, for gloo and NCCL, such as eth0; null: what GLOO_SOCKET_IFNAME of a node says, else that of Ray's address",
     )
+    prepare: Literal["local", "ray"] = Field(
+        "local", description="where prepare decodes and resizes: processes of the machine it runs on, or every CPU of the Ray at `address`"
+    )
     max_failures: int = Field(3, ge=0, description="how often the worker group is restarted after a failure")
     hang_timeout_seconds: float = Field(300, gt=0, description="a worker that finishes no step for so long is replaced", strict=False)
     stop_grace_seconds: float = Field(30, gt=0, description="after Ctrl-C or SIGTERM, so long may the last checkpoint take", strict=False)

@@ -4,28 +4,32 @@ from pathlib import Path
 from typing import Any
 
 from ganlib.data.prepare import prepare_images
+from ganlib.data.rows import Elsewhere
 from ganlib.data.settings import DataConfig
 from ganlib.files import atomic_folder, write_json
 from pipeline import cli, params
 
 
-def prepare(config: DataConfig, root: Path, *, processes: int | None = None) -> dict[str, Any]:
+def prepare(config: DataConfig, root: Path, *, processes: int | None = None, elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     """Convert, check and split `root`/data/raw; returns the report it writes.
 
     Args:
         processes: None: as many as are worth it. Never changes a byte of the output.
+        elsewhere: converts in their place; neither does this.
 
     Raises:
         ValueError, OSError: nothing is left behind.
     """
     with atomic_folder(root / "data" / "prepared") as folder:
-        report = prepare_images(config, root / "data" / "raw", folder, processes=processes)
+        report = prepare_images(config, root / "data" / "raw", folder, processes=processes, elsewhere=elsewhere)
     write_json(root / "reports" / "data.json", report)
     return report
 
 
 def main() -> None:
-    report = prepare(params.section("data", DataConfig), params.ROOT)
+    from pipeline.driver.ray_data import elsewhere  # no result depends on where
+
+    report = prepare(params.section("data", DataConfig), params.ROOT, elsewhere=elsewhere(params.ROOT / "data" / "raw"))
     images, copies = report["images"], report["duplicates"]["extra_copies"]
     print(
         f"prepared {images['total']:,} images: train {images['train']:,}, val {images['val']:,}, test {images['test']:,}; "

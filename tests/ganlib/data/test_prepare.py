@@ -1,6 +1,7 @@
 """Preparation: the same bytes for any number of processes, the split by content, the contract and its report."""
 
 import io
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from PIL import Image
 
 from ganlib.data.arrow import SPLITS, ArrowImages, read_manifest
+from ganlib.data.contract import Converted
 from ganlib.data.decode import Conversion
 from ganlib.data.idx import write_idx
 from ganlib.data.pack import PackWriter
-from ganlib.data.prepare import convert_rows, prepare_images, split_work
+from ganlib.data.prepare import prepare_images, split_work
 from ganlib.data.raw import Fetched, write_source
 from ganlib.data.readers import open_raw
+from ganlib.data.rows import Elsewhere, Range, Work, convert_rows
 from ganlib.data.settings import DataConfig
 from ganlib.data.splits import assign, content_digest
 from ganlib.files import sha256_file
@@ -219,3 +222,27 @@ def test_sizes_that_are_not_square(tmp_path: Path, channels: int) -> None:
     files: list[tuple[str, int | None, bytes | None]] = [(str(number), None, encode(picture(number, (20, 30)))) for number in range(40)]
     prepared(pack(tmp_path / "raw", files), tmp_path / "out", image_size=(6, 10), channels=channels)
     assert ArrowImages(tmp_path / "out" / "train.arrow").shape == (channels, 6, 10)
+
+
+def test_what_is_converted_elsewhere_must_come_in_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: parts that are written as they come, and a cluster that gave up halfway taken for the end."""
+    monkeypatch.setattr("ganlib.data.prepare.TASK_BYTES", 8 << 10)
+    raw = pack(tmp_path / "raw", [(f"{number}.png", None, encode(picture(number))) for number in range(90)])
+    config = DataConfig.model_validate({"source": "image_folder", "image_size": (8, 8), "val_fraction": 0.2, "test_fraction": 0.3})
+    prepared(raw, tmp_path / "here")
+
+    def elsewhere(turn: Callable[[list[Range]], list[Range]]) -> Elsewhere:
+        def convert(work: Work) -> Generator[tuple[Range, Converted], None, None]:
+            assert len(work.ranges) > 3
+            yield from ((rows, work.convert(rows)) for rows in turn(list(work.ranges)))
+
+        return convert
+
+    for name, turn in {"same": lambda ranges: ranges, "turned": lambda ranges: ranges[::-1], "short": lambda ranges: ranges[:-1]}.items():
+        (tmp_path / name).mkdir()
+        if name == "same":
+            prepare_images(config, raw, tmp_path / name, elsewhere=elsewhere(turn))
+            assert files_of(tmp_path / name) == files_of(tmp_path / "here")
+        else:
+            with pytest.raises(RuntimeError, match=r"rows \(\d+, 90\) were to come next, not None|rows \(0, \d+\) were to come next, not"):
+                prepare_images(config, raw, tmp_path / name, elsewhere=elsewhere(turn))
