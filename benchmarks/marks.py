@@ -1,6 +1,6 @@
 """What the mark in the pixels costs and what it lives through. Prints a JSON object for each kind of images.
 
-    python benchmarks/marks.py [--strength 1.5] [--images 512] [--fmnist data/prepared] [--photos FOLDER] [--sizes 28 64 256]
+    python benchmarks/marks.py [--strength 2] [--images 512] [--fmnist data/prepared] [--photos FOLDER] [--sizes 28 64 256]
     python benchmarks/marks.py --sizes --project . --samples samples        # what the mark costs in FID
 
 Images: prepared ones where a folder is given (their own size), else drawn textures with the spectrum of photographs (amplitude 1/f: Field 1987,
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from ganlib.data.arrow import ArrowImages
-from ganlib.marks import detection, pixels
+from ganlib.marks import detection, embedding, pixels
 from ganlib.metrics import measure
 from ganlib.metrics.fid import frechet_distance, moments
 from ganlib.metrics.reference_store import Reference
@@ -34,7 +34,7 @@ KEY = "benchmark"
 
 
 def textures(count: int, size: int) -> np.ndarray:
-    rng, k, waves = keyed_rng(0, "textures", size), torch.arange(size, dtype=torch.float32), pixels.basis(size, size)
+    rng, k, waves = keyed_rng(0, "textures", size), torch.arange(size, dtype=torch.float32), embedding.basis(size, size)
     drawn = waves.T @ (torch.randn(count, size, size, generator=rng) / torch.hypot(k[:, None], k[None]).clamp(min=1)) @ waves
     return (drawn / drawn.std() * 40 + 128).round().clamp(0, 255).to(torch.uint8)[:, None].numpy()
 
@@ -143,7 +143,7 @@ def fids(project: Path, folder: Path, strength: float) -> dict[str, dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--strength", type=float, default=1.5)
+    parser.add_argument("--strength", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--fmnist", type=Path)
     parser.add_argument("--photos", type=Path)

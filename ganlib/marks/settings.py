@@ -11,7 +11,7 @@ class MarksConfig(Section):
     """What says, in exported images, that they are synthetic. Images that the pipeline measures are never marked."""
 
     pixels: bool = Field(True, description="an invisible mark in the pixels of what `ganpipe generate` and `ganpipe page` hand out")
-    strength: float = Field(1.5, gt=0, le=16, description="root mean square of the mark, in grey levels of 255", strict=False)
+    strength: float = Field(2.0, gt=0, le=16, description="root mean square of the mark, in grey levels of 255", strict=False)
     key: str = Field(
         "ganpipe",
         min_length=1,

@@ -207,7 +207,7 @@ def test_careless_use_of_detect(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_what_is_too_small_is_said(capsys) -> None:
     assert mark.pixel_mark(8, 8) is None
     assert "not marked: images of 8x8 are too small" in capsys.readouterr().err
-    assert mark.pixel_mark(28, 28) == PixelMark(strength=1.5, key="ganpipe")
+    assert mark.pixel_mark(28, 28) == PixelMark(strength=2.0, key="ganpipe")
 
 
 def test_a_mark_that_will_not_be_found_alone_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
