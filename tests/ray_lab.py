@@ -19,6 +19,12 @@ import psutil
 
 NAMESPACES = ("--mount", "--net", "--pid", "--uts")
 TOKEN = "5f0c2b7d9e1a4c83b6d2f7a0e9c4b185"  # of no cluster but this one
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": TOKEN,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a node whose head is gone ends after it, and starts again
+}
 NETWORK = "10.78.0"
 HOME = 254  # where jobs are sent from
 GCS_PORT, JOB_PORT = 6379, 8265
@@ -89,7 +95,7 @@ class RayLab:
         with (self.folder / f"n{number}.log").open("ab") as log:
             outer = subprocess.Popen(
                 [*self._enter(), *command, str(number), str(self.folder / f"n{number}.hosts"), *ray],
-                env={**self.environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**self.environment, **RAY},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -109,6 +115,14 @@ class RayLab:
             psutil.wait_procs([unshare], timeout=30)
         cable = ["ip", "link", "delete", f"v{number}"]  # the kernel takes its time to do so
         subprocess.run(["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *cable], check=False, capture_output=True)
+
+    def wait(self, *, seconds: float = 300) -> None:
+        """Return once every node has joined."""
+        deadline = time.monotonic() + seconds
+        for number in self.nodes:
+            while "Ray runtime started" not in (self.folder / f"n{number}.log").read_text(errors="replace"):
+                assert time.monotonic() < deadline, f"node {number} did not start:\n{self.logs()}"
+                time.sleep(0.2)
 
     def processes(self, number: int, word: str) -> list[psutil.Process]:
         """Those of a node whose command line has `word` in it."""
