@@ -83,6 +83,7 @@ class RayLab:
     holder: psutil.Process
     address: str = f"http://{NETWORK}.1:{JOB_PORT}"
     nodes: dict[int, psutil.Process] = field(default_factory=dict)  # number -> the first process in its table
+    started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def start(self, number: int) -> None:
         """Switch a node on."""
@@ -100,6 +101,7 @@ class RayLab:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        self.started.append(outer)
         node = _child(_child(psutil.Process(outer.pid)))  # nsenter, unshare, bash
         cable = ["ip", "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)]
         for ip in (cable, ["ip", "link", "set", f"v{number}", "master", "br0"], ["ip", "link", "set", f"v{number}", "up"]):
@@ -136,13 +138,16 @@ class RayLab:
     def popen(self, command: Sequence[str], *, cwd: Path, log: Path) -> "subprocess.Popen[bytes]":
         """A command on the machine from which jobs are sent."""
         with log.open("ab") as output:
-            return subprocess.Popen(
-                [*self._enter(), "env", "-C", str(cwd), *command],
-                env={**self.environment, "RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.address},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+            self.started.append(
+                subprocess.Popen(
+                    [*self._enter(), "env", "-C", str(cwd), *command],
+                    env={**self.environment, "RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.address},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
             )
+        return self.started[-1]
 
     def logs(self) -> str:
         """The end of what each node said."""
@@ -163,6 +168,7 @@ def ray_lab(folder: Path, *, nodes: int, environment: Mapping[str, str]) -> Iter
     outer = subprocess.Popen(
         ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-euc", HOLD], stdout=subprocess.PIPE, text=True
     )
+    lab: RayLab | None = None
     try:
         assert outer.stdout is not None
         assert outer.stdout.readline() == "ready\n", "the network did not open"
@@ -172,9 +178,11 @@ def ray_lab(folder: Path, *, nodes: int, environment: Mapping[str, str]) -> Iter
         yield lab
     finally:
         left = psutil.Process(outer.pid).children(recursive=True)
-        for process in left:  # the first process of a table takes all others with it
+        for namespace in left:  # the first process of a table takes all others with it
             with suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
+                namespace.send_signal(signal.SIGKILL)
         outer.kill()
-        outer.wait()
+        outer.communicate()
         psutil.wait_procs(left, timeout=30)
+        for process in lab.started if lab is not None else []:
+            process.wait(30)
