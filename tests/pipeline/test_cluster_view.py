@@ -24,9 +24,15 @@ class SlowView(ClusterView):
 
 def test_a_look_that_has_begun_is_waited_for_when_the_training_fails() -> None:
     """Kills a view that is left while it looks at the cluster, as when the store of the state went away."""
-    with pytest.raises(OSError, match="the store is away"), SlowView() as view:
-        assert view.has_begun.wait(10)
-        raise OSError("the store is away")
+    view = SlowView()
+
+    def fail() -> None:
+        with view:
+            assert view.has_begun.wait(10)
+            raise OSError("the store is away")
+
+    with pytest.raises(OSError, match="the store is away"):
+        fail()
     assert view.looks == 1
     time.sleep(0.4)
     assert view.looks == 1
