@@ -96,11 +96,12 @@ def test_a_store_that_restarts_changes_nothing_and_one_that_stays_away_is_said(m
             assert status == "FINISHED"
             kept = open_storage("s3://state/mlflow")
             assert kept.size_bytes("") > 0
-            clone.run("dvc", "push", "--run-cache", "train")
+            stages = ("fetch", "prepare", "reference", "train")
+            clone.run("dvc", "push", "--run-cache", *stages)
             home = clone.copy(tmp_path / "home")
             for name in (".dvc/cache", "models", "data/prepared", "reports"):
                 shutil.rmtree(home.root / name)
-            home.run("dvc", "pull", "train", "prepare", "fetch", "reference")
+            home.run("dvc", "pull", *stages)
             assert "up to date" in home.run("dvc", "status", "train").stdout
             assert home.repro("train") == []
 
