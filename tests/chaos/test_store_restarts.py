@@ -61,7 +61,7 @@ def test_a_store_that_restarts_changes_nothing_and_one_that_stays_away_is_said(m
     taken for whole, a run of MLflow that is lost.
     """
     clone: Clone = make_clone()
-    clone.set(train__total_images=16_000, train__select=None, train__health_interval_images=0)
+    clone.set(train__total_images=48_000, train__select=None, train__health_interval_images=0)
     log = tmp_path / "output.txt"
     with object_store() as store:
         for name, value in store.environment.items():  # this test looks into the store too

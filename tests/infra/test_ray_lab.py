@@ -43,7 +43,7 @@ def test_a_node_dies_then_the_head_and_the_single_machines_bytes_come_home(make_
     anew, a way home that trains again.
     """
     clone, shared, log = make_clone(), tmp_path / "shared", tmp_path / "submit.log"
-    clone.set(train__total_images=16_000, train__select=None, train__health_interval_images=0)
+    clone.set(train__total_images=32_000, train__select=None, train__health_interval_images=0)
     clone.run("dvc", "remote", "add", "-d", "ours", str(tmp_path / "remote"))
     clone.commit("a remote")
     state = shared / "state"
