@@ -19,6 +19,12 @@ import psutil
 
 NAMESPACES = ("--mount", "--net", "--pid", "--uts")
 TOKEN = "5f0c2b7d9e1a4c83b6d2f7a0e9c4b185"  # of no cluster but this one
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": TOKEN,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a node whose head is gone ends after it, and starts again
+}
 NETWORK = "10.78.0"
 HOME = 254  # where jobs are sent from
 GCS_PORT, JOB_PORT = 6379, 8265
@@ -32,7 +38,8 @@ ip link set br0 up
 echo ready
 exec sleep infinity
 """
-# A service that ends is started again, as systemd and Kubernetes do.
+# A service that ends is started again, as systemd and Kubernetes do, and what it has left behind ends: `ray start` gives up after 30 s, which a
+# busy machine outlasts, and leaves its children.
 NODE = f"""
 number=$1 hosts=$2
 shift 2
@@ -44,7 +51,7 @@ until ip link show eth0 >/dev/null 2>&1; do sleep 0.1; done
 ip link set lo up
 ip address add "{NETWORK}.$number/24" dev eth0
 ip link set eth0 up
-while :; do "$@" || true; sleep 1; done
+while :; do "$@" || true; kill -KILL -1 2>/dev/null || true; sleep 1; done
 """
 
 
@@ -76,6 +83,7 @@ class RayLab:
     holder: psutil.Process
     address: str = f"http://{NETWORK}.1:{JOB_PORT}"
     nodes: dict[int, psutil.Process] = field(default_factory=dict)  # number -> the first process in its table
+    started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def start(self, number: int) -> None:
         """Switch a node on."""
@@ -88,11 +96,12 @@ class RayLab:
         with (self.folder / f"n{number}.log").open("ab") as log:
             outer = subprocess.Popen(
                 [*self._enter(), *command, str(number), str(self.folder / f"n{number}.hosts"), *ray],
-                env={**self.environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**self.environment, **RAY},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        self.started.append(outer)
         node = _child(_child(psutil.Process(outer.pid)))  # nsenter, unshare, bash
         cable = ["ip", "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)]
         for ip in (cable, ["ip", "link", "set", f"v{number}", "master", "br0"], ["ip", "link", "set", f"v{number}", "up"]):
@@ -109,6 +118,14 @@ class RayLab:
         cable = ["ip", "link", "delete", f"v{number}"]  # the kernel takes its time to do so
         subprocess.run(["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *cable], check=False, capture_output=True)
 
+    def wait(self, *, seconds: float = 300) -> None:
+        """Return once every node has joined."""
+        deadline = time.monotonic() + seconds
+        for number in self.nodes:
+            while "Ray runtime started" not in (self.folder / f"n{number}.log").read_text(errors="replace"):
+                assert time.monotonic() < deadline, f"node {number} did not start:\n{self.logs()}"
+                time.sleep(0.2)
+
     def processes(self, number: int, word: str) -> list[psutil.Process]:
         """Those of a node whose command line has `word` in it."""
         found = []
@@ -121,13 +138,16 @@ class RayLab:
     def popen(self, command: Sequence[str], *, cwd: Path, log: Path) -> "subprocess.Popen[bytes]":
         """A command on the machine from which jobs are sent."""
         with log.open("ab") as output:
-            return subprocess.Popen(
-                [*self._enter(), "env", "-C", str(cwd), *command],
-                env={**self.environment, "RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.address},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+            self.started.append(
+                subprocess.Popen(
+                    [*self._enter(), "env", "-C", str(cwd), *command],
+                    env={**self.environment, "RAY_AUTH_TOKEN": TOKEN, "RAY_API_SERVER_ADDRESS": self.address},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
             )
+        return self.started[-1]
 
     def logs(self) -> str:
         """The end of what each node said."""
@@ -148,6 +168,7 @@ def ray_lab(folder: Path, *, nodes: int, environment: Mapping[str, str]) -> Iter
     outer = subprocess.Popen(
         ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-euc", HOLD], stdout=subprocess.PIPE, text=True
     )
+    lab: RayLab | None = None
     try:
         assert outer.stdout is not None
         assert outer.stdout.readline() == "ready\n", "the network did not open"
@@ -157,9 +178,11 @@ def ray_lab(folder: Path, *, nodes: int, environment: Mapping[str, str]) -> Iter
         yield lab
     finally:
         left = psutil.Process(outer.pid).children(recursive=True)
-        for process in left:  # the first process of a table takes all others with it
+        for namespace in left:  # the first process of a table takes all others with it
             with suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
+                namespace.send_signal(signal.SIGKILL)
         outer.kill()
-        outer.wait()
+        outer.communicate()
         psutil.wait_procs(left, timeout=30)
+        for process in lab.started if lab is not None else []:
+            process.wait(30)

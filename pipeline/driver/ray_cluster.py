@@ -28,6 +28,7 @@ LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
 JOIN_SECONDS = 60.0  # for a Ray that runs already to take us in
 START_SECONDS = 120.0  # for one of our own to get up, on a machine that is busy with others
 LOOK_SECONDS = 2.0  # how often the cluster is looked at
+LEAVE_SECONDS = 20.0  # for a look at the cluster that has begun; a call waits for ever where the head is gone
 HEAD_SECONDS = 30.0  # a Ray that is silent for so long is gone; it ends this process itself after a minute
 OWN_RAY_SECONDS = 6.0  # the same for one of our own
 
@@ -216,12 +217,15 @@ class ClusterView:
         self.is_draining = False
 
     def __enter__(self) -> "ClusterView":
-        threading.Thread(target=self._watch, name="view of the cluster", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="view of the cluster", daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """What is asked of Ray after its shutdown ends this process on the spot, without a word of ours: a look that has begun is waited for."""
         self._is_over.set()
         self._wake.set()
+        self._watcher.join(LEAVE_SECONDS)
 
     def _watch(self) -> None:
         while not self._is_over.is_set():
@@ -247,6 +251,8 @@ class ClusterView:
 
         host, _, port = self._gcs.rpartition(":")
         _connect(host, int(port))
+        if self._is_over.is_set():
+            return
         draining = ray_private.draining_nodes()
         nodes = [node for node in ray.nodes() if node["Alive"]]
         here = next(node for node in nodes if node["NodeID"] == self._node)
@@ -254,6 +260,8 @@ class ClusterView:
             self._patience_seconds = min(self._patience_seconds, OWN_RAY_SECONDS)
             raise ConnectionError("the raylet of this node is gone")
         alive = {node["NodeID"]: node for node in nodes if node["NodeID"] not in draining and _is_there(node)}
+        if self._is_over.is_set():
+            return
         free = ray_private.free_resources()
         self._totals = {kind: sum(node["Resources"].get(kind, 0) for node in alive.values()) for kind in ("CPU", "GPU")}
         self.nodes, self.is_draining = len(alive), bool(draining)

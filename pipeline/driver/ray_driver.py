@@ -85,7 +85,8 @@ class _Driver:
             ClusterError: a final failure, too many failures, or nothing to run on.
             RayLost: the Ray is gone.
         """
-        self._may_wait = self._may_wait or (not is_own and len(self._sizes) > 1)
+        has_begun = self._newest > 0  # it had room once: after a head that died, nodes come back one by one
+        self._may_wait = self._may_wait or (not is_own and (len(self._sizes) > 1 or has_begun))
         self._build = (
             None if is_own else build_here()
         )  # what a Ray that we joined was sent when we did: a file that is saved later is none of it

@@ -51,8 +51,8 @@ def stop(target: Target, job: Known, *, say: Say = print) -> None:
 
 
 def _stop(target: Target, job_id: str, why: str, exit_code: int, say: Say) -> Outcome:
-    say(f"{why}: stopping job {job_id}; Ctrl-C again leaves it running")
     try:
+        say(f"{why}: stopping job {job_id}; Ctrl-C again leaves it running")
         target.stop(job_id)
         outcome = target.follow(job_id, write=lambda text: None, deadline=time.monotonic() + 2 * STOP_WAIT_SECONDS)
     except (KeyboardInterrupt, Lost, TimedOut, OSError, RuntimeError):

@@ -28,6 +28,8 @@ LONGEST_POLL_SECONDS = 30.0  # of the backoff while the head does not answer
 REQUEST_SECONDS = 60.0  # Ray's client itself waits for ever for an answer
 UPLOAD_SECONDS = 600.0  # for a package of up to 100 MiB to arrive
 LOST_SECONDS = 600.0  # a head that is silent for longer is given up; the job is not
+AGENT_SECONDS = 120.0  # a head answers before the process on its node that starts jobs is there
+NO_AGENT = "No available agent to submit job"  # Ray's words for it
 LAST_LINES = 20  # of what is said about a failure: a traceback and a log end with the reason
 # Ray's words for a job that could not be set up, which another try would not change; without an exit code, all others mean that its driver died.
 CANNOT_START = frozenset({"RUNTIME_ENV_SETUP_FAILURE", "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE", "JOB_ENTRYPOINT_COMMAND_START_ERROR"})
@@ -58,22 +60,27 @@ class RayJobs:
             raise Unreachable(f"{redacted(address)} answers, but not as a Ray job server: {redacted(str(error), of=address)}") from None
 
     def submit(self, package: Package, job: Job) -> None:
-        """Upload the package, which Ray keeps by its hash, and start the job."""
-        try:
-            _within(
-                UPLOAD_SECONDS,
-                lambda: self._client.submit_job(
-                    entrypoint=shlex.join(["sh", JOB_SCRIPT, *job.stages]),
-                    submission_id=job.id,
-                    runtime_env={
-                        "working_dir": str(package.path),
-                        "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
-                    },
-                    metadata=dict(job.labels),
-                ),
-            )
-        except RuntimeError as error:
-            raise ValueError(f"the job server refused job {job.id}: {last_lines(str(error), most=1)}") from None
+        """Upload the package, which Ray keeps by its hash, and start the job; a head that has only just started is waited for."""
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                _within(UPLOAD_SECONDS, lambda: self._send(package, job))
+                return
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise ValueError(f"the job server refused job {job.id}: {last_lines(str(error), most=1)}") from None
+            time.sleep(self._poll_seconds)
+
+    def _send(self, package: Package, job: Job) -> None:
+        self._client.submit_job(
+            entrypoint=shlex.join(["sh", JOB_SCRIPT, *job.stages]),
+            submission_id=job.id,
+            runtime_env={
+                "working_dir": str(package.path),
+                "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
+            },
+            metadata=dict(job.labels),
+        )
 
     def follow(self, job_id: str, *, write: Callable[[str], object], deadline: float | None = None) -> Outcome:
         """Stream the log; the status that is polled beside it decides, so a log that ends early or hangs changes nothing."""

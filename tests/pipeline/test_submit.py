@@ -308,6 +308,32 @@ def test_what_cannot_be_seen_from_here_is_warned_of(repository: Path, monkeypatc
     assert warnings(**seen) == ""
 
 
+def test_a_head_that_has_only_just_started_is_waited_for(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills a job that is refused for good because its node is not ready yet, and a refusal that is tried again for ever."""
+
+    class Client:
+        def __init__(self, *said: str) -> None:
+            self.said = list(said)
+
+        def submit_job(self, **_: object) -> None:
+            if self.said:
+                raise RuntimeError(f"Request failed with status code 500: {self.said.pop(0)}")
+
+    target = ray_jobs.RayJobs.__new__(ray_jobs.RayJobs)
+    target._poll_seconds = 0.01
+    target._client = Client(
+        "No available agent to submit job, please try again later.", "No available agent to submit job.", "Job one exists"
+    )
+    package = package_commit(repository, tmp_path, validate=anything)
+    with pytest.raises(ValueError, match=r"the job server refused job one: .*Job one exists"):
+        target.submit(package, Job(id="one"))
+    target.submit(package, Job(id="one"))
+    monkeypatch.setattr(ray_jobs, "AGENT_SECONDS", 0.0)
+    target._client = Client(*["No available agent to submit job"] * 2)
+    with pytest.raises(ValueError, match="No available agent"):
+        target.submit(package, Job(id="one"))
+
+
 # --- the address and the token ----------------------------------------------------------------------------------------------------------
 
 

@@ -279,9 +279,9 @@ def test_contact_that_is_lost_leaves_the_job_running(
             assert line, "it ended before it followed"
         return process
 
-    ended = follower()
-    ended.terminate()
-    assert ended.wait(30) == -signal.SIGTERM
+    with follower() as ended:
+        ended.terminate()
+        assert ended.wait(30) == -signal.SIGTERM
 
     (dashboard,) = [process for process in _processes_of(server, "dashboard/dashboard.py") if process.ppid() == server.head.pid]
     monkeypatch.setattr(ray_jobs, "REQUEST_SECONDS", 0.5)
@@ -298,14 +298,14 @@ def test_contact_that_is_lost_leaves_the_job_running(
     assert _run(server, repository, "status", name) == 0
     assert "RUNNING" in capsys.readouterr().out
 
-    twice = follower()
-    assert twice.stdout is not None
-    twice.send_signal(signal.SIGINT)
-    while "Ctrl-C again leaves it running" not in (line := twice.stdout.readline()):
-        assert line, "it did not stop the job"
-    twice.send_signal(signal.SIGINT)
-    output, _ = twice.communicate(timeout=60)
-    assert twice.returncode == targets.INTERRUPTED
+    with follower() as twice:
+        assert twice.stdout is not None
+        twice.send_signal(signal.SIGINT)
+        while "Ctrl-C again leaves it running" not in (line := twice.stdout.readline()):
+            assert line, "it did not stop the job"
+        twice.send_signal(signal.SIGINT)
+        output, _ = twice.communicate(timeout=60)
+    assert twice.returncode == targets.INTERRUPTED, output
     assert f"job {name} was asked to stop, but nobody waited for it" in output
     assert _run(server, repository, "stop", name) == 0
 

@@ -191,7 +191,9 @@ def job_server(*, token: str = "") -> Iterator[Server]:
         while True:
             try:
                 ray_jobs._status(address, {})
-                break
+                if b"Ray runtime started" in (scratch / "log").read_bytes():  # it answers before, and gives up after 30 s on a busy machine
+                    break
+                raise Unreachable
             except Unreachable:
                 assert head.poll() is None, (scratch / "log").read_text()
                 assert time.monotonic() < deadline, "the job server did not start"
