@@ -2,13 +2,14 @@
 
 A step of V logical workers on w workers takes
 
-    fixed + (V / w) * (shard + images per shard * image) * max(1, w * threads / cores) + reduction(w)
+    (fixed + (V / w) * (shard + images per shard * image) + reduction(w)) * max(1, w * threads / cores)
     reduction(w) = 2 (w - 1) / w * gradient bytes / bandwidth + 2 log2(w) * buckets * latency
 
 The second line is recursive halving and doubling (ganlib/dist.py; Thakur, Rabenseifner, Gropp 2005, section 4.5), each network's gradients once an
 update. Nothing of it is taken to be hidden behind the backward pass, so it is an upper bound. `fixed` is what does not shrink: optimizers, averages.
+Workers that share cores share them for all of it: on one machine the link is these cores too.
 
-    python benchmarks/scale_model.py --measure               # fit with 1 worker, predict 2 and 4, run them by torchrun
+    python benchmarks/scale_model.py --measure      # fit 1 worker's steps and the link of 2 idle ones, predict 2 and 4, run them by torchrun
     python benchmarks/scale_model.py --workers 1 8 64 1024 --logical-workers 1024 --fixed-ms 20 --image-ms 10 --parameters-millions 60 --gigabits 100
 """
 
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -52,10 +54,9 @@ class Step:
     threads: int = 1
 
     def compute_seconds(self, workers: int) -> float:
-        shards = self.logical_workers / workers
-        crowding = max(1.0, workers * self.threads / self.cores)
-        images = self.batch_images / self.logical_workers
-        return (self.fixed_seconds + shards * (self.shard_seconds + images * self.image_seconds)) * crowding
+        """With cores of their own."""
+        shards, images = self.logical_workers / workers, self.batch_images / self.logical_workers
+        return self.fixed_seconds + shards * (self.shard_seconds + images * self.image_seconds)
 
     def reduction_seconds(self, workers: int) -> float:
         if workers == 1:
@@ -64,11 +65,15 @@ class Step:
         travels = 2 * (workers - 1) / workers * self.gradient_bytes / self.bandwidth
         return travels + 2 * math.log2(workers) * buckets * self.latency_seconds
 
+    def seconds(self, workers: int) -> float:
+        crowding = max(1.0, workers * self.threads / self.cores)
+        return (self.compute_seconds(workers) + self.reduction_seconds(workers)) * crowding
+
     def images_per_second(self, workers: int) -> float:
         """Raises ValueError where the logical workers do not divide over so many."""
         if self.logical_workers % workers:
             raise ValueError(f"workers={workers} is no divisor of logical_workers={self.logical_workers}")
-        return self.batch_images / (self.compute_seconds(workers) + self.reduction_seconds(workers))
+        return self.batch_images / self.seconds(workers)
 
     def efficiency(self, workers: int) -> float:
         """Against so many times one worker with cores of its own."""
@@ -123,8 +128,38 @@ def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch
     return batch_images / statistics.median(line["images_per_second"] for line in lines[1:])
 
 
-def measure(*, steps: int, bandwidth: float, latency_seconds: float) -> dict[str, object]:
-    """Fit on one worker, predict 1, 2 and 4, and run them."""
+def exchanging(*, small: int = 256, large: int = 4 << 20, times: int = 60) -> dict[str, float]:
+    """In one of two processes that have nothing else to do: bandwidth and latency of their link, from reductions of two sizes of buffer."""
+    import torch
+
+    from ganlib import dist
+
+    dist.open_from_environment()
+    medians = []
+    for num_bytes in (small, large):
+        taken = []
+        for _ in range(times):
+            dist.barrier()
+            start = time.perf_counter()
+            dist._reduce_over_processes(torch.ones(num_bytes // 4)).wait()
+            taken.append(time.perf_counter() - start)
+        medians.append(statistics.median(taken))
+    dist.close()
+    return {"latency_seconds": medians[0] / 2, "bandwidth": (large - small) / max(medians[1] - medians[0], 1e-9)}
+
+
+def measured_link() -> dict[str, float]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, "--exchange"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(told.splitlines()[-1]))
+
+
+def measure(*, steps: int) -> dict[str, object]:
+    """Fit one worker's steps and the link, predict 1, 2 and 4 workers, and run them.
+
+    One worker is fitted on shards of the same size as it will have in a group: 4, 2 and 1 of 16 images, and on one larger step.
+    """
     from ganlib import models
     from ganlib.models import ImageSpec
     from pipeline import preflight
@@ -138,7 +173,7 @@ def measure(*, steps: int, bandwidth: float, latency_seconds: float) -> dict[str
         def run(workers: int, v: int, batch: int) -> float:
             return measured_seconds(Path(folder), workers=workers, logical_workers=v, batch_images=batch, steps=steps)
 
-        alone = {(v, batch): run(1, v, batch) for v, batch in ((4, 64), (1, 64), (4, 128))}
+        alone = {(v, batch): run(1, v, batch) for v, batch in ((4, 64), (2, 32), (1, 16), (4, 128))}
         fixed, shard, each = fitted(alone)
         step = Step(
             fixed_seconds=fixed,
@@ -147,8 +182,7 @@ def measure(*, steps: int, bandwidth: float, latency_seconds: float) -> dict[str
             logical_workers=4,
             batch_images=64,
             gradient_bytes=num_bytes,
-            bandwidth=bandwidth,
-            latency_seconds=latency_seconds,
+            **measured_link(),
             cores=len(os.sched_getaffinity(0)),
         )
         found = {workers: 64 / (alone[4, 64] if workers == 1 else run(workers, 4, 64)) for workers in (1, 2, 4)}
@@ -164,6 +198,7 @@ def measure(*, steps: int, bandwidth: float, latency_seconds: float) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--exchange", action="store_true", help=argparse.SUPPRESS)  # one of the two processes of `measured_link`
     parser.add_argument("--steps", type=int, default=240, help="of each measured training")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--logical-workers", type=int, default=4)
@@ -177,7 +212,10 @@ def main() -> None:
     args = parser.parse_args()
     bandwidth, latency = args.gigabits * 1e9 / 8, args.latency_us * 1e-6
     if args.measure:
-        print(json.dumps(measure(steps=args.steps, bandwidth=bandwidth, latency_seconds=latency), indent=1))
+        print(json.dumps(measure(steps=args.steps), indent=1))
+        return
+    if args.exchange:
+        print(json.dumps(exchanging()))
         return
     step = Step(
         fixed_seconds=args.fixed_ms / 1e3,
