@@ -2,14 +2,15 @@
 
 A step of V logical workers on w workers takes
 
-    (fixed + (V / w) * (shard + images per shard * image) + reduction(w)) * max(1, w * threads / cores)
+    ((fixed + (V / w) * (shard + images per shard * image)) * beside + reduction(w)) * max(1, w * threads / cores)
     reduction(w) = 2 (w - 1) / w * gradient bytes / bandwidth + 2 log2(w) * buckets * latency
 
 The second line is recursive halving and doubling (ganlib/dist.py; Thakur, Rabenseifner, Gropp 2005, section 4.5), each network's gradients once an
 update. Nothing of it is taken to be hidden behind the backward pass, so it is an upper bound. `fixed` is what does not shrink: optimizers, averages.
-Workers that share cores share them for all of it: on one machine the link is these cores too.
+Workers that share cores share them for all of it: on one machine the link is these cores too. `beside` is what a worker loses, without a message, to
+others at work on the same machine (caches, memory): 1 alone.
 
-    python benchmarks/scale_model.py --measure      # fit 1 worker's steps and the link of 2 idle ones, predict 2 and 4, run them by torchrun
+    python benchmarks/scale_model.py --measure      # fit 1 worker's steps, 2 that know nothing of each other, and a link; predict 2 and 4, run them
     python benchmarks/scale_model.py --workers 1 8 64 1024 --logical-workers 1024 --fixed-ms 20 --image-ms 10 --parameters-millions 60 --gigabits 100
 """
 
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -40,6 +42,7 @@ class Step:
         gradient_bytes: of each update of a step, all networks together (float32).
         bandwidth: bytes a second of one worker's link; latency_seconds: of a message.
         cores: that a machine of these workers shares; threads: of each worker.
+        beside: times that a worker's step takes where others are at work on the same machine.
     """
 
     fixed_seconds: float
@@ -52,11 +55,13 @@ class Step:
     latency_seconds: float
     cores: float = math.inf
     threads: int = 1
+    beside: float = 1.0
 
     def compute_seconds(self, workers: int) -> float:
         """With cores of their own."""
         shards, images = self.logical_workers / workers, self.batch_images / self.logical_workers
-        return self.fixed_seconds + shards * (self.shard_seconds + images * self.image_seconds)
+        alone = self.fixed_seconds + shards * (self.shard_seconds + images * self.image_seconds)
+        return alone * (self.beside if workers > 1 else 1.0)
 
     def reduction_seconds(self, workers: int) -> float:
         if workers == 1:
@@ -90,7 +95,7 @@ def fitted(seconds: dict[tuple[int, int], float]) -> tuple[float, float, float]:
     return float(fixed), float(shard), float(image)
 
 
-def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch_images: int, steps: int) -> float:
+def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch_images: int, steps: int, name: str = "") -> float:
     """Of a step of params.yaml's recipe on made-up images: the median between lines of the history, the first left out."""
     import numpy as np
 
@@ -105,7 +110,7 @@ def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch
         images = np.random.default_rng(0).integers(0, 256, (4096, config.data.channels, height, width), dtype=np.uint8)
         with ArrowWriter(data, shape=images.shape[1:], class_names=["any"]) as writer:
             writer.append(images, np.zeros(len(images), dtype=np.int64))
-    folder = scratch / f"{workers}-{logical_workers}-{batch_images}"
+    folder = scratch / f"{workers}-{logical_workers}-{batch_images}{name}"
     folder.mkdir(exist_ok=True)
     quiet = {
         "total_images": steps * batch_images,
@@ -170,11 +175,15 @@ def measure(*, steps: int) -> dict[str, object]:
     num_bytes = 4 * sum(parameter.numel() for network in networks for parameter in network.parameters())
     with tempfile.TemporaryDirectory() as folder:
 
-        def run(workers: int, v: int, batch: int) -> float:
-            return measured_seconds(Path(folder), workers=workers, logical_workers=v, batch_images=batch, steps=steps)
+        def run(workers: int, v: int, batch: int, name: str = "") -> float:
+            return measured_seconds(Path(folder), workers=workers, logical_workers=v, batch_images=batch, steps=steps, name=name)
 
+        cores = len(os.sched_getaffinity(0))
         alone = {(v, batch): run(1, v, batch) for v, batch in ((4, 64), (2, 32), (1, 16), (4, 128))}
         fixed, shard, each = fitted(alone)
+        with ThreadPoolExecutor(cores) as pool:
+            together = [pool.submit(run, 1, 2, 32, f"-{number}") for number in range(cores)]
+        beside = max(1.0, statistics.mean(done.result() for done in together) / alone[2, 32])
         step = Step(
             fixed_seconds=fixed,
             shard_seconds=shard,
@@ -183,7 +192,8 @@ def measure(*, steps: int) -> dict[str, object]:
             batch_images=64,
             gradient_bytes=num_bytes,
             **measured_link(),
-            cores=len(os.sched_getaffinity(0)),
+            cores=cores,
+            beside=beside,
         )
         found = {workers: 64 / (alone[4, 64] if workers == 1 else run(workers, 4, 64)) for workers in (1, 2, 4)}
     predicted = {workers: step.images_per_second(workers) for workers in found}
