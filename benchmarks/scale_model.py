@@ -2,15 +2,16 @@
 
 A step of V logical workers on w workers takes
 
-    ((fixed + (V / w) * (shard + images per shard * image)) * beside + reduction(w)) * max(1, w * threads / cores)
+    ((fixed + (V / w) * (shard + images per shard * image)) * beside + group + reduction(w)) * max(1, w * threads / cores)
     reduction(w) = 2 (w - 1) / w * gradient bytes / bandwidth + 2 log2(w) * buckets * latency
 
 The second line is recursive halving and doubling (ganlib/dist.py; Thakur, Rabenseifner, Gropp 2005, section 4.5), each network's gradients once an
 update. Nothing of it is taken to be hidden behind the backward pass, so it is an upper bound. `fixed` is what does not shrink: optimizers, averages.
 Workers that share cores share them for all of it: on one machine the link is these cores too. `beside` is what a worker loses, without a message, to
-others at work on the same machine (caches, memory): 1 alone.
+others at work on the same machine (caches, memory): 1 alone. `group` is what a step costs because its worker is one of several, however many and
+however large: DDP's wrapper and hooks, waiting for the slower one; 0 for one worker.
 
-    python benchmarks/scale_model.py --measure      # fit 1 worker's steps, 2 that know nothing of each other, and a link; predict 2 and 4, run them
+    python benchmarks/scale_model.py --measure      # fit 1 worker, 2 apart, 2 on a half of the step, a link; predict 1, 2, 4 and run them
     python benchmarks/scale_model.py --workers 1 8 64 1024 --logical-workers 1024 --fixed-ms 20 --image-ms 10 --parameters-millions 60 --gigabits 100
 """
 
@@ -24,8 +25,11 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,6 +47,7 @@ class Step:
         bandwidth: bytes a second of one worker's link; latency_seconds: of a message.
         cores: that a machine of these workers shares; threads: of each worker.
         beside: times that a worker's step takes where others are at work on the same machine.
+        group_seconds: a step, of a worker that is one of several.
     """
 
     fixed_seconds: float
@@ -56,12 +61,13 @@ class Step:
     cores: float = math.inf
     threads: int = 1
     beside: float = 1.0
+    group_seconds: float = 0.0
 
     def compute_seconds(self, workers: int) -> float:
         """With cores of their own."""
         shards, images = self.logical_workers / workers, self.batch_images / self.logical_workers
         alone = self.fixed_seconds + shards * (self.shard_seconds + images * self.image_seconds)
-        return alone * (self.beside if workers > 1 else 1.0)
+        return alone if workers == 1 else alone * self.beside + self.group_seconds
 
     def reduction_seconds(self, workers: int) -> float:
         if workers == 1:
@@ -95,8 +101,16 @@ def fitted(seconds: dict[tuple[int, int], float]) -> tuple[float, float, float]:
     return float(fixed), float(shard), float(image)
 
 
-def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch_images: int, steps: int, name: str = "") -> float:
-    """Of a step of params.yaml's recipe on made-up images: the median between lines of the history, the first left out."""
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a step took: wall, and CPU of each worker, which others on the same cores do not lengthen."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def measured(scratch: Path, *, workers: int, logical_workers: int, batch_images: int, steps: int, name: str = "") -> Taken:
+    """Of a step of params.yaml's recipe on made-up images: wall as the median between lines of the history, the first left out."""
     import numpy as np
 
     from ganlib.data.arrow import ArrowWriter
@@ -128,9 +142,24 @@ def measured_seconds(scratch: Path, *, workers: int, logical_workers: int, batch
     group = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *group, "-m", "ganlib.training", str(folder / "spec.json")]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return batch_images / statistics.median(line["images_per_second"] for line in lines[1:])
+    seen: dict[int, float] = {}  # lines of the history -> CPU seconds of the workers when they were there
+    training = psutil.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while training.poll() is None:
+        lines = (folder / "history.jsonl").read_text().count("\n") if (folder / "history.jsonl").exists() else 0
+        if lines not in seen:
+            with suppress(psutil.Error):
+                at_work = [training, *training.children(recursive=True)]
+                seen[lines] = sum(sum(each.cpu_times()[:2]) for each in at_work if "ganlib.training" in each.cmdline())
+        time.sleep(0.02)
+    if training.returncode:
+        raise SystemExit(training.stderr.read().decode()[-2000:])
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    first, last = 1, max(lines for lines in seen if lines < len(history))  # at the last line they end
+    steps_between = (history[last - 1]["images_seen"] - history[first - 1]["images_seen"]) / batch_images
+    return Taken(
+        seconds=batch_images / statistics.median(line["images_per_second"] for line in history[1:]),
+        cpu_seconds=(seen[last] - seen[first]) / steps_between / workers,
+    )
 
 
 def exchanging(*, small: int = 256, large: int = 4 << 20, times: int = 60) -> dict[str, float]:
@@ -163,7 +192,8 @@ def measured_link() -> dict[str, float]:
 def measure(*, steps: int) -> dict[str, object]:
     """Fit one worker's steps and the link, predict 1, 2 and 4 workers, and run them.
 
-    One worker is fitted on shards of the same size as it will have in a group: 4, 2 and 1 of 16 images, and on one larger step.
+    One worker is fitted on shards of the same size as it will have in a group: 4, 2 and 1 of 16 images, and on one larger step. What a group
+    costs is what two workers of one such shard each take beyond that and their messages.
     """
     from ganlib import models
     from ganlib.models import ImageSpec
@@ -175,15 +205,15 @@ def measure(*, steps: int) -> dict[str, object]:
     num_bytes = 4 * sum(parameter.numel() for network in networks for parameter in network.parameters())
     with tempfile.TemporaryDirectory() as folder:
 
-        def run(workers: int, v: int, batch: int, name: str = "") -> float:
-            return measured_seconds(Path(folder), workers=workers, logical_workers=v, batch_images=batch, steps=steps, name=name)
+        def run(workers: int, v: int, batch: int, name: str = "") -> Taken:
+            return measured(Path(folder), workers=workers, logical_workers=v, batch_images=batch, steps=steps, name=name)
 
         cores = len(os.sched_getaffinity(0))
         alone = {(v, batch): run(1, v, batch) for v, batch in ((4, 64), (2, 32), (1, 16), (4, 128))}
-        fixed, shard, each = fitted(alone)
+        fixed, shard, each = fitted({key: taken.seconds for key, taken in alone.items()})
         with ThreadPoolExecutor(cores) as pool:
             together = [pool.submit(run, 1, 2, 32, f"-{number}") for number in range(cores)]
-        beside = max(1.0, statistics.mean(done.result() for done in together) / alone[2, 32])
+        beside = max(1.0, statistics.mean(done.result().seconds for done in together) / alone[2, 32].seconds)
         step = Step(
             fixed_seconds=fixed,
             shard_seconds=shard,
@@ -195,12 +225,19 @@ def measure(*, steps: int) -> dict[str, object]:
             cores=cores,
             beside=beside,
         )
-        found = {workers: 64 / (alone[4, 64] if workers == 1 else run(workers, 4, 64)) for workers in (1, 2, 4)}
-    predicted = {workers: step.images_per_second(workers) for workers in found}
+        pair = replace(step, logical_workers=2, batch_images=32)
+        step = replace(step, group_seconds=max(0.0, run(2, 2, 32).seconds - pair.seconds(2)))
+        taken = {workers: alone[4, 64] if workers == 1 else run(workers, 4, 64) for workers in (1, 2, 4)}
+    predicted = {workers: step.images_per_second(workers) for workers in taken}
+    found = {workers: 64 / each.seconds for workers, each in taken.items()}
     return {
         "step": asdict(step),
         "images_per_second": {n: {"predicted": round(predicted[n], 1), "measured": round(found[n], 1)} for n in found},
         "predicted / measured": {n: round(predicted[n] / found[n], 3) for n in found},
+        "CPU milliseconds of a worker's step": {
+            n: {"predicted": round(1e3 * alone[4 // n, 64 // n].cpu_seconds, 1), "measured": round(1e3 * each.cpu_seconds, 1)}
+            for n, each in taken.items()
+        },
         "load": os.getloadavg()[0],
     }
 
@@ -216,6 +253,7 @@ def main() -> None:
     parser.add_argument("--fixed-ms", type=float, default=5.0)
     parser.add_argument("--shard-ms", type=float, default=1.0)
     parser.add_argument("--image-ms", type=float, default=1.0)
+    parser.add_argument("--group-ms", type=float, default=0.0)
     parser.add_argument("--parameters-millions", type=float, default=1.0, help="of all networks")
     parser.add_argument("--gigabits", type=float, default=10.0, help="a second, of one worker's link")
     parser.add_argument("--latency-us", type=float, default=50.0)
@@ -233,6 +271,7 @@ def main() -> None:
         image_seconds=args.image_ms / 1e3,
         logical_workers=args.logical_workers,
         batch_images=args.logical_workers * args.images_per_shard,
+        group_seconds=args.group_ms / 1e3,
         gradient_bytes=4e6 * args.parameters_millions,
         bandwidth=bandwidth,
         latency_seconds=latency,

@@ -27,9 +27,9 @@ def test_a_step_by_hand() -> None:
     assert STEP.images_per_second(2) == pytest.approx(128 / (0.082 + 0.1008))
     assert STEP.reduction_seconds(1) == 0
     assert STEP.efficiency(1) == 1
-    beside = replace(STEP, beside=1.5)
-    assert beside.compute_seconds(1) == STEP.compute_seconds(1)
-    assert beside.compute_seconds(2) == pytest.approx(1.5 * 0.082)
+    several = replace(STEP, beside=1.5, group_seconds=0.01)
+    assert several.compute_seconds(1) == STEP.compute_seconds(1)
+    assert several.compute_seconds(2) == pytest.approx(1.5 * 0.082 + 0.01)
     with pytest.raises(ValueError, match="workers=3 is no divisor of logical_workers=8"):
         STEP.images_per_second(3)
 
