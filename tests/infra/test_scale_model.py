@@ -27,6 +27,9 @@ def test_a_step_by_hand() -> None:
     assert STEP.images_per_second(2) == pytest.approx(128 / (0.082 + 0.1008))
     assert STEP.reduction_seconds(1) == 0
     assert STEP.efficiency(1) == 1
+    several = replace(STEP, beside=1.5, group_seconds=0.01)
+    assert several.compute_seconds(1) == STEP.compute_seconds(1)
+    assert several.compute_seconds(2) == pytest.approx(1.5 * 0.082 + 0.01)
     with pytest.raises(ValueError, match="workers=3 is no divisor of logical_workers=8"):
         STEP.images_per_second(3)
 
@@ -36,6 +39,7 @@ def test_workers_that_share_cores_gain_nothing_and_a_free_link_leaves_what_is_fi
     free = replace(STEP, bandwidth=math.inf, latency_seconds=0.0)
     crowded = replace(free, cores=2, fixed_seconds=0.0)
     assert crowded.images_per_second(4) == pytest.approx(crowded.images_per_second(2))
+    assert replace(STEP, cores=2).seconds(4) == pytest.approx(2 * STEP.seconds(4))  # the messages too
     assert free.images_per_second(8) == pytest.approx(128 / 0.028)
 
 

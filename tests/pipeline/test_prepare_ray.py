@@ -65,7 +65,7 @@ def test_two_nodes_write_what_one_process_writes(tmp_path: Path) -> None:
     assert told["store"][0] == told["store"][1]
     assert sorted(told["store"][0]["files"])[1:] == ["test.shards.json", "train.shards.json", "val.shards.json"]
     assert told["fail"][0] == told["fail"][1]
-    assert re.match(r"ValueError: 2 of 240 images cannot be used:\n  class1/0007\.png: truncated", told["fail"][0])
+    assert re.match(r"ValueError: 2 of 240 images cannot be used:\n  class0/0120\.png: truncated", told["fail"][0])
     assert re.match(r"ClusterError: node \S+ has other files in", told["elsewhere"])
 
 
