@@ -1,4 +1,4 @@
-"""Images a second of `ganpipe generate` against its parts alone: latents, network and PNG encoding in a bare loop. Prints one JSON object.
+"""Images a second of `ganpipe generate` against its parts alone: latents, network, mark and PNG encoding in a bare loop. Prints one JSON object.
 
     python benchmarks/generate_throughput.py [--model FOLDER] [--images 5000] [--turns 3] [--format parquet png webdataset]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ganlib import sampling
+from ganlib.marks.settings import MarksConfig
 from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Product
@@ -26,8 +27,10 @@ from pipeline import generator
 from pipeline.bulk import Bulk
 from pipeline.generate import generate
 from pipeline.generator import SAMPLE, TrainedGenerator
+from pipeline.mark import PixelMark
 
 BATCH_IMAGES = 250
+MARK = PixelMark(strength=MarksConfig.model_validate({}).strength, key="benchmark")
 
 
 def default(family: str = "dcgan") -> TrainedGenerator:
@@ -41,14 +44,15 @@ def default(family: str = "dcgan") -> TrainedGenerator:
 def alone(trained: TrainedGenerator, count: int) -> None:
     for start in range(0, count, BATCH_IMAGES):
         inputs = trained.prior.seeded(1, range(start, min(start + BATCH_IMAGES, count)))
-        for image in sampling.generate(trained.network, inputs, batch_images=BATCH_IMAGES):
+        for image in MARK.on(sampling.generate(trained.network, inputs, batch_images=BATCH_IMAGES)):
             encode_png(image)
 
 
 def exported(trained: TrainedGenerator, count: int, form: str) -> None:
     config = DrawConfig.model_validate({"num_images": count, "seed": 1, "batch_images": BATCH_IMAGES, "format": form})
     with tempfile.TemporaryDirectory(prefix="generate-throughput-") as folder:
-        generate(Bulk(trained=trained, config=config, out=f"{folder}/out", part_images=count - count % BATCH_IMAGES or BATCH_IMAGES))
+        part = count - count % BATCH_IMAGES or BATCH_IMAGES
+        generate(Bulk(trained=trained, config=config, out=f"{folder}/out", part_images=part, mark=MARK))
 
 
 def timed(run: Callable[[], None]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Images a second of a generator that is served against its network alone, 64 at once. Prints one JSON object for each.
 
-    python -m benchmarks.serving_throughput [--model FOLDER] [--seconds 20] [--clients 1] [--batch 64] [--format raw bytes png float32]
+    python -m benchmarks.serving_throughput [--model FOLDER] [--seconds 20] [--clients 1] [--batch 64] [--format raw marked bytes png float32]
 
-The server is a process of its own, one thread of torch: `raw` is `ganpipe serve`, the others are uvicorn and MLflow's `/invocations`, as
+The server is a process of its own, one thread of torch: `marked` is `ganpipe serve`, `raw` the same without the mark in the
+pixels (as `ganpipe serve` is where marks.pixels is off), the others are uvicorn and MLflow's `/invocations`, as
 `mlflow models serve` has them, with that `format`. A client asks for images of a seed of its own and reads them as an array. The network alone: the
 same weights, latents that are drawn already, images as uint8. In turns of a few seconds. A ratio by wall needs a machine that is idle; that by CPU
 is the server's CPU seconds an image against the network's.
@@ -52,18 +53,19 @@ async def main():
 asyncio.run(main())
 """
 OURS = """
-import sys, tempfile, torch
+import sys, torch
 from pathlib import Path
-from benchmarks.generate_throughput import default
+from benchmarks.generate_throughput import MARK, default
 from pipeline import generator, serve
 torch.set_num_threads(1)
-kind, name = sys.argv[1:]
-trained = default(name) if kind == "family" else generator.load(Path(name))
-with tempfile.TemporaryDirectory() as scratch:
-    server = serve.Server(serve.load(trained, 1.0, Path(scratch)), host="127.0.0.1", port=0)
-    print(server.server_address[1], flush=True)
-    server.serve_forever()
+form, kind, name = sys.argv[1:]
+model = serve.load(default(name) if kind == "family" else generator.load(Path(name)), 1.0)
+model.mark = MARK.on if form == "marked" else None
+server = serve.Server(model, host="127.0.0.1", port=0)
+print(server.server_address[1], flush=True)
+server.serve_forever()
 """
+OWN = ("raw", "marked")
 TURN_SECONDS = 5.0
 
 
@@ -92,14 +94,14 @@ def ask(port: int, until: float, body: Callable[[int], bytes], form: str, batch:
     connection, seed = http.client.HTTPConnection("127.0.0.1", port, timeout=120), first
     while (begun := time.perf_counter()) < until:
         try:
-            accept = {"Accept": "application/octet-stream"} if form == "raw" else {}
+            accept = {"Accept": "application/octet-stream"} if form in OWN else {}
             connection.request("POST", "/invocations", body(seed), {"Content-Type": "application/json", **accept})
             answer = connection.getresponse()
             text, seed = answer.read(), seed + 1
             if answer.status != 200:
                 raise ValueError(f"{answer.status}: {text[:200]!r}")
-            shape = tuple(map(int, answer.headers["X-Shape"].split(","))) if form == "raw" else ()
-            got = len(np.frombuffer(text, np.uint8).reshape(shape)) if form == "raw" else count_of(json.loads(text)["predictions"], form)
+            shape = tuple(map(int, answer.headers["X-Shape"].split(","))) if form in OWN else ()
+            got = len(np.frombuffer(text, np.uint8).reshape(shape)) if form in OWN else count_of(json.loads(text)["predictions"], form)
             if got != batch:
                 raise ValueError(f"{got} images, expected {batch}")
             tally.images += batch
@@ -117,7 +119,7 @@ def count_of(told: dict | list, form: str) -> int:
 
 def clients(port: int, seconds: float, number: int, batch: int, form: str) -> Tally:
     def body(seed: int) -> bytes:
-        told = {} if form == "raw" else {"format": form}
+        told = {} if form in OWN else {"format": form}
         return json.dumps({"inputs": [], "params": {"count": batch, "seed": seed, **told}}).encode()
 
     until, tallies = time.perf_counter() + seconds, [Tally() for _ in range(number)]
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each format")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--format", nargs="+", default=["raw", "bytes"], choices=["raw", "bytes", "png", "float32"])
+    parser.add_argument("--format", nargs="+", default=["raw", "marked", "bytes"], choices=["raw", "marked", "bytes", "png", "float32"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -156,7 +158,7 @@ def main() -> None:
         ours = ["family", options.family] if options.model is None else ["folder", str(options.model)]
         mlflows = [str(saved(trained, Path(scratch) / "model"))]
         for form in options.format:
-            code, told = (OURS, ours) if form == "raw" else (SERVER, mlflows)
+            code, told = (OURS, [form, *ours]) if form in OWN else (SERVER, mlflows)
             server = subprocess.Popen([sys.executable, "-c", code, *told], stdout=subprocess.PIPE, text=True)
             try:
                 assert server.stdout is not None

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MOST = 64  # frequencies: a finer mark would not live through JPEG
@@ -60,12 +59,20 @@ def _luma(levels: Tensor) -> Tensor:
 
 def spread(coefficients: Tensor, ring: Tensor) -> Tensor:
     """[N, K, K]: the mean square of the coefficients around each, five by five, in the ring."""
+    near = _near(len(ring))
+    return _both(coefficients.square() * ring, near, near) / _both(ring, near, near).clamp(min=1e-6) + FLOOR
 
-    return _around(coefficients.square() * ring) / _around(ring[None]).clamp(min=1e-6) + FLOOR
+
+@lru_cache(maxsize=64)
+def _near(count: int) -> Tensor:
+    """[count, count]: a mean of five, those beyond the ends being 0."""
+    places = torch.arange(count)
+    return ((places[:, None] - places).abs() <= 2).float() / 5
 
 
-def _around(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x[:, None], 5, stride=1, padding=2)[:, 0]
+def _both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows @ x @ columns.T of each x, as two products of large matrices."""
+    return ((x @ columns.T).mT @ rows.T).mT
 
 
 def embed(images: np.ndarray, *, patterns: Tensor, strength: float) -> np.ndarray:
@@ -81,12 +88,13 @@ def embed(images: np.ndarray, *, patterns: Tensor, strength: float) -> np.ndarra
     marked = images.copy()
     colours = torch.from_numpy(marked)[:, : 3 if images.shape[1] == 4 else None]
     levels = colours.float()
-    coefficients = rows @ _luma(levels) @ columns.T
+    coefficients = _both(_luma(levels), rows, columns)
     deviations = spread(coefficients, ring).sqrt_()
     drawn = patterns[:, :count, :count] * ring
     likeness = (coefficients / deviations).flatten(1) @ drawn.flatten(1).T
     chosen = drawn.index_select(0, likeness.argmax(dim=1))
-    added = rows.T @ chosen.div_(deviations.sqrt_()) @ columns  # more where the image hides it less, for JPEG's sake
+    chosen /= deviations.sqrt_()  # more where the image hides it less, for JPEG's sake
+    added = (chosen.mT @ rows).mT @ columns
     is_marked = ((colours - 1) < 254).float()  # of 0, 8 bits make 255
     share = is_marked.mean(dim=(1, 2, 3))
     is_whole = (share < LEAST).float()

@@ -32,9 +32,13 @@ class Generator:
     mark: Callable[[np.ndarray], np.ndarray] | None = None  # what a server of this project puts into the pixels
 
     def load_context(self, context: Any) -> None:
-        self.told: dict[str, Any] = json.loads(Path(context.artifacts["interface"]).read_text(encoding="utf-8"))
-        self.graph = torch.export.load(context.artifacts["graph"]).module()
-        self.truncation = next((tensor for name, tensor in self.graph.named_buffers() if name.rpartition(".")[2] == "truncation"), None)
+        told = json.loads(Path(context.artifacts["interface"]).read_text(encoding="utf-8"))
+        self.begin(told, torch.export.load(context.artifacts["graph"]).module())
+
+    def begin(self, told: dict[str, Any], graph: torch.nn.Module) -> None:
+        """Answer with what `graph` makes of the one array; `told` says what that is."""
+        self.told, self.graph = told, graph
+        self.truncation = next((tensor for name, tensor in graph.named_buffers() if name.rpartition(".")[2] == "truncation"), None)
         self.turn = threading.Lock()  # truncation is a number of the graph
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
@@ -54,7 +58,7 @@ class Generator:
         made = self.made(x, asked.get("truncation"))
         if form == "float32":
             return made
-        levels = np.clip(np.rint((made + 1) * 127.5), 0, 255).astype(np.uint8)
+        levels = in_levels(made)
         levels = levels if self.mark is None else self.mark(levels)
         if form == "uint8":
             return levels
@@ -137,9 +141,10 @@ class Generator:
         """Row i depends on (seed, i) alone."""
         dim, counts = self.told["latents"]["dim"], self.told["class_counts"]
         is_uniform = self.told["latents"]["distribution"] == "uniform"
-        z, draw, rng = torch.empty(len(indices), dim), torch.rand if is_uniform else torch.randn, torch.Generator()
-        for row, i in zip(z, indices, strict=True):
-            draw(dim, generator=keyed(seed, "sample", i, rng), out=row)
+        z, rng = torch.empty(len(indices), dim), torch.Generator()
+        for row, i in zip(z, indices, strict=True):  # uniform_ and normal_ are what torch.rand and torch.randn call
+            keyed(seed, "sample", i, rng)
+            row.uniform_(generator=rng) if is_uniform else row.normal_(generator=rng)
         if is_uniform:
             z = z * 2 - 1
         if not counts:
@@ -166,8 +171,8 @@ class Generator:
         with torch.no_grad(), contextlib.nullcontext() if self.truncation is None else self.turn:
             if self.truncation is not None:
                 self.truncation.fill_(asked)
-            made = torch.cat([self.graph(part) for part in torch.from_numpy(np.ascontiguousarray(x)).split(BATCH)])
-        return made.numpy()
+            made = [self.graph(part) for part in torch.from_numpy(np.ascontiguousarray(x)).split(BATCH)]
+            return (made[0] if len(made) == 1 else torch.cat(made)).numpy()
 
     def require_few(self, count: int) -> None:
         most = MAX_VALUES // int(np.prod(self.told["images"]))
@@ -194,6 +199,13 @@ def refusal() -> type[Exception]:
 
 def is_nothing(given: Any) -> bool:
     return given is None or (isinstance(given, Sized) and not isinstance(given, str) and len(given) == 0)
+
+
+def in_levels(made: np.ndarray) -> np.ndarray:
+    """uint8 of float32 in [-1, 1], which is written over: a new array for each step would cost more than the steps."""
+    made += 1
+    made *= 127.5
+    return np.clip(np.rint(made, out=made), 0, 255, out=made).astype(np.uint8)
 
 
 def numbers(given: Any) -> np.ndarray:

@@ -164,9 +164,9 @@ def test_a_bulk_export_is_marked_and_its_manifest_signed(form: str, tmp_path: Pa
         generate.generate(Bulk(trained=trained, config=config, out=str(tmp_path / "out"), part_images=32))
 
 
-def test_a_server_marks_pictures_and_not_numbers(tmp_path: Path) -> None:
+def test_a_server_marks_pictures_and_not_numbers() -> None:
     """Kills: a mark on what is computed with, one of the PNG alone, answers that differ from one request to the next."""
-    model = serve.load(made("dcgan", conditional=False, size=32), 1.0, tmp_path)
+    model = serve.load(made("dcgan", conditional=False, size=32), 1.0)
     bare = {form: model.predict(None, None, {"count": 64, "format": form}) for form in ("float32", "uint8")}
     model.mark = PixelMark(strength=3.0, key="ours").on
     assert np.array_equal(model.predict(None, None, {"count": 64}), bare["float32"])

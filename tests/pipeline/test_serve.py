@@ -17,9 +17,9 @@ RAW = {"Accept": serve.BYTES}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     trained = made("dcgan", counts=(3, 0, 5))
-    with serve.Server(serve.load(trained, 1.0, tmp_path_factory.mktemp("model")), host="127.0.0.1", port=0) as running:
+    with serve.Server(serve.load(trained, 1.0), host="127.0.0.1", port=0) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield trained, running.server_address[1]
