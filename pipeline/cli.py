@@ -50,9 +50,20 @@ def run(main: Callable[[], None]) -> None:
         say("interrupted")
         sys.exit(130)
     except (ValueError, OSError) as error:
-        message = error.strerror if isinstance(error, OSError) and error.strerror and error.filename is None else str(error)
-        say(f"error: {redacted(message)}")
+        say(f"error: {redacted(_told(error))}")
         sys.exit(1)
+
+
+def _told(error: ValueError | OSError) -> str:
+    """What a person is told of it: of what the system says, more than its name."""
+    if not isinstance(error, OSError) or not error.strerror or error.filename is not None:
+        return str(error)
+    if isinstance(error, ConnectionError):
+        return (
+            f"the connection to a server was lost ({error.strerror}): it stopped, or was started again, while this command spoke to it; "
+            "see that it answers, then run the same command again"
+        )
+    return error.strerror
 
 
 def say(text: str) -> None:
