@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import closing
 from http.client import HTTPConnection
 
 import pytest
@@ -22,9 +23,9 @@ def test_a_server_that_is_killed_is_told_in_words(capsys: pytest.CaptureFixture[
         thread.start()
 
         def ask() -> None:
-            connection = HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=10)
-            connection.request("POST", "/", b"x" * 1000)
-            connection.getresponse()
+            with closing(HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=10)) as connection:
+                connection.request("POST", "/", b"x" * 1000)
+                connection.getresponse()
 
         with pytest.raises(SystemExit) as ended:
             cli.run(ask)
