@@ -78,8 +78,9 @@ class ObjectStore:
         self.process.wait()
 
     def stop(self) -> None:
-        """As `kill -STOP`: the server is there and answers nothing."""
+        """As `kill -STOP`: the server is there and answers nothing. Waited for: its threads answer on until each has heard of it."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)

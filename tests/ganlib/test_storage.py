@@ -385,16 +385,19 @@ def test_a_store_that_hangs_is_named_and_holds_up_no_signal(s3, monkeypatch):
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
     files = open_storage(f"{s3.uri}/hangs")
     files.write("name", b"abc")
+    s3.stop()
     before = signal.signal(signal.SIGUSR1, lambda *_: s3.resume())
+    later = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1))
+    later.start()
     try:
-        s3.stop()
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         assert files.read("name") == b"abc"
         s3.stop()
         with pytest.raises(StorageError, match=r"reading s3://state/trainings/hangs/name failed: .*no answer within 4 s"):
             files.read("name")
     finally:
         s3.resume()
+        later.cancel()
+        later.join()  # unheard, the signal would end the process that runs the tests
         signal.signal(signal.SIGUSR1, before)
     assert files.read("name") == b"abc"
 
