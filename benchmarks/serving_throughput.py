@@ -63,6 +63,7 @@ model = serve.load(default(name) if kind == "family" else generator.load(Path(na
 model.mark = MARK.on if form == "marked" else None
 server = serve.Server(model, host="127.0.0.1", port=0)
 print(server.server_address[1], flush=True)
+serve.keep_what_is_loaded()
 server.serve_forever()
 """
 OWN = ("raw", "marked")

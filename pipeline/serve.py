@@ -81,12 +81,6 @@ class Server(ThreadingHTTPServer):
         self.model = model
         self.turn = BoundedSemaphore(at_once)
 
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Until `shutdown`. What was loaded stays as long, so the collector of cycles need not go through it again and again."""
-        gc.collect()
-        gc.freeze()
-        super().serve_forever(poll_interval)
-
     def answer(self, data: bytes, *, is_raw: bool) -> tuple[bytes, Mapping[str, str]]:
         """A body, and the headers that say what it is.
 
@@ -171,6 +165,12 @@ def _error(code: str, message: str) -> bytes:
     return json.dumps({"error_code": code, "message": message}).encode()
 
 
+def keep_what_is_loaded() -> None:
+    """For a process that does nothing but serve: what it has loaded stays, so the collector of cycles need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.serve", description=__doc__)
     parser.add_argument("--model", required=True, help="models:/NAME@ALIAS, models:/NAME/VERSION, a run key, or a folder like models/")
@@ -189,6 +189,7 @@ def main() -> None:
         model.mark = None if pixel_mark is None else pixel_mark.on
         with Server(model, host=options.host, port=options.port) as server:
             cli.say(f"{found.name} at http://{options.host}:{server.server_address[1]}/invocations")
+            keep_what_is_loaded()
             server.serve_forever()
 
 

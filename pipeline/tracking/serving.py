@@ -202,10 +202,10 @@ def is_nothing(given: Any) -> bool:
 
 
 def in_levels(made: np.ndarray) -> np.ndarray:
-    """uint8 of float32 in [-1, 1], which is written over: a new array for each step would cost more than the steps."""
-    made += 1
-    made *= 127.5
-    return np.clip(np.rint(made, out=made), 0, 255, out=made).astype(np.uint8)
+    """uint8 of float32 in [-1, 1]. One new array, not one a step: they would cost more than the steps."""
+    levels = made + 1
+    levels *= 127.5
+    return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 
 
 def numbers(given: Any) -> np.ndarray:
