@@ -1,10 +1,12 @@
 """A real clone of this project with a tiny recipe on the digits, and a way to run it as a user does. For the tests and for tests/chaos/chaos.py."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,17 @@ def new_clone(root: Path, home: Path) -> Clone:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes((ROOT / name).read_bytes())
     (root / "dvc.lock").unlink(missing_ok=True)
+    clone = Clone(root, environment(home))
+    clone.set(**{f"{section}__{key}": value for section, keys in TINY.items() for key, value in keys.items()})
+    clone.run("git", "init", "-q")
+    clone.commit("tiny")
+    return clone
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Of a user who has set nothing."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "DVC_"))}
-    environment = {
+    return {
         **keep,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(home),
@@ -92,8 +103,18 @@ def new_clone(root: Path, home: Path) -> Clone:
         "GIT_COMMITTER_NAME": "t",
         "GIT_COMMITTER_EMAIL": "t@example.org",
     }
-    clone = Clone(root, environment)
-    clone.set(**{f"{section}__{key}": value for section, keys in TINY.items() for key, value in keys.items()})
-    clone.run("git", "init", "-q")
-    clone.commit("tiny")
-    return clone
+
+
+def made_once(place: Path, make: Callable[[Clone], None]) -> Clone:
+    """The clone in the folder `place`, on which `make` has been called once, by whichever of the processes that test together came first."""
+    place.mkdir(exist_ok=True)
+    root, home, done = place / "clone", place / "home", place / "done"
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait
+        if not done.exists():
+            for folder in (root, home):  # of one that failed
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+            make(new_clone(root, home))
+            done.touch()
+    return Clone(root, environment(home))

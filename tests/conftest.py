@@ -1,10 +1,11 @@
 """Clones of this project for the tests that run it as a user does."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.clones import Clone, new_clone
+from tests.clones import Clone, made_once, new_clone
 from tests.object_store import ObjectStore, object_store
 
 
@@ -19,15 +20,19 @@ def make_clone(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_prepared(make_clone, tmp_path_factory):
+def together(tmp_path_factory, worker_id) -> Path:
+    """A folder that all processes of this run of the tests see."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def make_prepared(together, tmp_path_factory):
     """make_prepared() -> a fresh Clone whose data are prepared; only the first one costs a `dvc repro prepare`."""
-    ready = []
 
     def make() -> Clone:
-        if not ready:
-            ready.append(make_clone())
-            ready[0].run("dvc", "repro", "prepare")
-        return ready[0].copy(tmp_path_factory.mktemp("prepared") / "clone")
+        ready = made_once(together / "prepared", lambda clone: clone.repro("prepare"))
+        return ready.copy(tmp_path_factory.mktemp("prepared") / "clone")
 
     return make
 
@@ -40,8 +45,10 @@ def s3() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def finished(make_clone) -> Clone:
+def finished(together, tmp_path_factory) -> Clone:
     """A clone in which `dvc repro` has run once. Tests leave it as they find it, or copy it: other files come after."""
-    clone = make_clone()
-    assert clone.repro() == ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
-    return clone
+
+    def run(clone: Clone) -> None:
+        assert clone.repro() == ["fetch", "prepare", "reference", "calibrate", "train", "sample", "evaluate", "register"]
+
+    return made_once(together / "finished", run).copy(tmp_path_factory.mktemp("finished") / "clone")

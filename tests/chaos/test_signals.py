@@ -187,10 +187,12 @@ def clone(make_prepared, tmp_path_factory):
     assert left == []
 
 
-def test_a_stopped_training_saves_ends_and_says_so(clone):
-    """Ctrl-C at everything, SIGTERM to the stage, SIGTERM to dvc: three attempts at one training that would not end by itself."""
-    clone.set(train__total_images=10**8, train__history_interval_images=10**6, train__grid_interval_images=10**8)
+ENDLESS = {"train__total_images": 10**8, "train__history_interval_images": 10**6, "train__grid_interval_images": 10**8}
 
+
+def test_ctrl_c_saves_ends_and_says_so(clone):
+    """At everything, as a terminal sends it."""
+    clone.set(**ENDLESS)
     training = Training(clone)
     os.killpg(training.dvc.pid, signal.SIGINT)
     assert training.end() != 0
@@ -198,6 +200,11 @@ def test_a_stopped_training_saves_ends_and_says_so(clone):
     assert re.search("exited with (130|-2)$", training.said, re.MULTILINE)
     is_saved_and_gone(training)
 
+
+@pytest.mark.slow
+def test_sigterm_saves_ends_and_says_so(clone):
+    """To the stage, then to dvc: two attempts at one training."""
+    clone.set(**ENDLESS)
     training = Training(clone)
     os.kill(training.stage(), signal.SIGTERM)
     assert training.end() != 0

@@ -225,6 +225,7 @@ def test_the_run_cache_restores_without_training(changed):
     assert (changed.root / "models" / "generator.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_dvc_exp_run_compares(changed):
     changed.run("git", "add", "-A")
     changed.run("git", "commit", "-qm", "results")

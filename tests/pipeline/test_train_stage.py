@@ -74,6 +74,7 @@ def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_ther
         text=True,
         start_new_session=True,
     )
+    prepared.set(train__total_images=6400)
     try:
         address = ""
         for line in head.stdout:  # "... ray start --address='IP:PORT'"
@@ -83,9 +84,9 @@ def test_a_tracking_server_that_is_away_stops_no_training_and_a_ray_that_is_ther
         assert address
         settings = [f"RAY_ADDRESS={address}", "MLFLOW_TRACKING_URI=http://127.0.0.1:9"]
         done = prepared.run("env", *settings, "python", "-m", "pipeline.stages.train", timeout=300)
-        assert "32,000 / 32,000 images" in done.stdout
+        assert "6,400 / 6,400 images" in done.stdout
         assert "warning: MLflow" in done.stderr
-        assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 32_000
+        assert json.loads((prepared.root / "models" / "generator.json").read_text())["images_seen"] == 6400
     finally:
         head.terminate()  # `--block` takes what it started with it
         head.wait(timeout=60)
