@@ -149,7 +149,7 @@ def test_black_and_white_stay() -> None:
 
 @pytest.mark.parametrize("grey_rows", [0, 1])
 def test_an_image_of_black_and_white_is_marked_all_the_same(grey_rows: int) -> None:
-    """Also with a twenty-eighth of other levels. Kills: a mark that is nowhere, without a word, in drawings and digits, or in their few grey pixels."""
+    """Also with a row of grey. Kills: a mark that is nowhere, without a word, in drawings and digits, or in their few grey pixels."""
     images = np.where(textures(64, 28) > 128, 255, 0).astype(np.uint8)
     images[:, :, 14 : 14 + grey_rows] = 100
     _, together = detection.detect(pixels.embed(images, key="ours", strength=4.0), key="ours", crops=False)
