@@ -85,7 +85,7 @@ def test_constants_of_the_null() -> None:
     """Against draws. Kills: a typing error in a moment or in the series, one of another number of patterns."""
     rng = keyed_rng(0, "null")
     for r in (0.0, 0.5, 0.8, 1.0):
-        a = torch.randn(60_000, pixels.PATTERNS, generator=rng)
+        a = torch.randn(60_000, embedding.PATTERNS, generator=rng)
         b = r * a + (1 - r * r) ** 0.5 * torch.randn(a.shape, generator=rng)
         one, other = a.amax(dim=1).double(), b.amax(dim=1).double()
         assert float(one.mean()) == pytest.approx(detection.MEAN, abs=0.01)
