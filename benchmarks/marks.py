@@ -1,6 +1,6 @@
 """What the mark in the pixels costs and what it lives through. Prints a JSON object for each kind of images.
 
-    python benchmarks/marks.py [--strength 2] [--images 512] [--fmnist data/prepared] [--photos FOLDER] [--sizes 28 64 256]
+    python benchmarks/marks.py [--strength 2] [--images 512] [--prepared data/prepared FOLDER] [--sizes 28 64 256]
     python benchmarks/marks.py --sizes --project . --samples samples        # what the mark costs in FID
     python benchmarks/marks.py --sizes --project . --samples train          # what it would, were the samples as good as that split's real images
 
@@ -153,8 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strength", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--fmnist", type=Path)
-    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--prepared", type=Path, nargs="*", default=[], metavar="FOLDER")
     parser.add_argument("--sizes", type=int, nargs="*", default=[28, 64, 256])
     parser.add_argument("--project", type=Path)
     parser.add_argument("--samples", help="a folder, or train or val: real images in their place")
@@ -164,9 +163,7 @@ def main() -> None:
     if options.project is not None:
         print(json.dumps({"fid": fids(options.project, options.samples, options.strength)}), flush=True)
     kinds = {f"textures {size}": textures(options.images if size < 200 else min(options.images, 2 * BATCH), size) for size in options.sizes}
-    for name in ("fmnist", "photos"):
-        if (folder := getattr(options, name)) is not None:
-            kinds[name] = prepared(folder, options.images)
+    kinds |= {str(folder): prepared(folder, options.images) for folder in options.prepared}
     for name, images in kinds.items():
         keys = max(1, options.keys * BATCH // len(images)) if images.shape[2] > 200 else options.keys
         print(json.dumps({name: {"strength": options.strength, **measured(images, options.strength, keys)}}), flush=True)
