@@ -1,7 +1,8 @@
 """What the mark in the pixels costs and what it lives through. Prints a JSON object for each kind of images.
 
-    python benchmarks/marks.py [--strength 2] [--images 512] [--fmnist data/prepared] [--photos FOLDER] [--sizes 28 64 256]
+    python benchmarks/marks.py [--strength 2] [--images 512] [--prepared data/prepared FOLDER] [--sizes 28 64 256]
     python benchmarks/marks.py --sizes --project . --samples samples        # what the mark costs in FID
+    python benchmarks/marks.py --sizes --project . --samples train          # what it would, were the samples as good as that split's real images
 
 Images: prepared ones where a folder is given (their own size), else drawn textures with the spectrum of photographs (amplitude 1/f: Field 1987,
 JOSA A 4(12)). `found`: share at a p-value below 0.001, of images alone and of batches of 64, with the search for crops where that is the attack;
@@ -24,6 +25,7 @@ from ganlib.data.arrow import ArrowImages
 from ganlib.marks import detection, embedding, pixels
 from ganlib.metrics import measure
 from ganlib.metrics.fid import frechet_distance, moments
+from ganlib.metrics.interface import Images
 from ganlib.metrics.reference_store import Reference
 from ganlib.rng import keyed_rng
 from ganlib.samples import Samples, encode_png
@@ -114,12 +116,16 @@ def measured(images: np.ndarray, strength: float, keys: int) -> dict[str, object
 class Marked:
     """Samples as they would be handed out."""
 
-    samples: Samples
+    samples: Images
     strength: float
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.samples.shape
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self.samples.labels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -128,12 +134,14 @@ class Marked:
         return pixels.embed(self.samples.gather(indices), key=KEY, strength=self.strength)
 
 
-def fids(project: Path, folder: Path, strength: float) -> dict[str, dict[str, float]]:
-    """FID of samples against the test split of `project`, as they are and marked, in each extractor of its reference."""
+def fids(project: Path, of: str, strength: float) -> dict[str, dict[str, float]]:
+    """FID of samples (a folder, or a split) against the test split of `project`, as they are and marked, in each extractor of its reference."""
     digest = json.loads((project / "data" / "prepared" / "manifest.json").read_text())["data_digest"]
     reference = Reference.read(project / "data" / "reference", data_digest=digest)
-    samples, told = Samples(folder), {}
-    features = [measure.extract(reference, images) for images in (samples, Marked(samples, strength))]
+    samples: Images = ArrowImages(project / "data" / "prepared" / f"{of}.arrow") if of in ("train", "val") else Samples(Path(of))
+    told = {}
+    sets: tuple[Images, ...] = (samples, Marked(samples, strength))
+    features = [measure.extract(reference, images) for images in sets]
     for each in reference.described:
         real = moments(each.features("test"))
         bare, marked = (frechet_distance(real, moments(of[each.label]["last"])) for of in features)
@@ -145,20 +153,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strength", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--fmnist", type=Path)
-    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--prepared", type=Path, nargs="*", default=[], metavar="FOLDER")
     parser.add_argument("--sizes", type=int, nargs="*", default=[28, 64, 256])
     parser.add_argument("--project", type=Path)
-    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--samples", help="a folder, or train or val: real images in their place")
     parser.add_argument("--keys", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.project is not None:
         print(json.dumps({"fid": fids(options.project, options.samples, options.strength)}), flush=True)
     kinds = {f"textures {size}": textures(options.images if size < 200 else min(options.images, 2 * BATCH), size) for size in options.sizes}
-    for name in ("fmnist", "photos"):
-        if (folder := getattr(options, name)) is not None:
-            kinds[name] = prepared(folder, options.images)
+    kinds |= {str(folder): prepared(folder, options.images) for folder in options.prepared}
     for name, images in kinds.items():
         keys = max(1, options.keys * BATCH // len(images)) if images.shape[2] > 200 else options.keys
         print(json.dumps({name: {"strength": options.strength, **measured(images, options.strength, keys)}}), flush=True)

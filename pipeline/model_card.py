@@ -16,6 +16,12 @@ UNKNOWN = (
     "not known to this project (params.yaml: register.data_licence): whoever gave the images knows it, and what it allows decides what these "
     "weights may be used for"
 )
+MARKS = [
+    "Every PNG says in its metadata that it is synthetic. `ganpipe generate`, `ganpipe serve` and `ganpipe mark` also put a mark into the "
+    "pixels, which `ganpipe detect` finds. A registered version that MLflow loads or serves marks uint8, bytes and PNG where the environment "
+    "has GANPIPE_MARK_KEY then; without a key nothing is in their pixels.",
+    "The weights and images of float32 carry no mark. In one small image it is seldom found, and whoever wants it gone can take it out.",
+]
 NOT_SEEN = (
     "Distances are between distributions of features: an image that is wrong where the extractor does not look, or a rare one that is "
     "missing, may not show in them.",
@@ -97,6 +103,7 @@ def render(
                 ),
             ],
         ),
+        ("Marks", MARKS),
     ]
     text = "\n\n".join("\n\n".join(([f"## {title}"] if title else []) + lines) for title, lines in parts)
     return "\n".join(header) + f"\n{text}\n"

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from ganlib.marks.embedding import OWN, band, basis, frequencies, luma, spread
-from ganlib.marks.pixels import PATTERNS, SMALLEST, patterns
+from ganlib.marks.embedding import OWN, PATTERNS, SMALLEST, band, basis, frequencies, luma, spread
+from ganlib.marks.pixels import patterns
 
 SHARES = (OWN, 2 * OWN, OWN / 2)  # frequencies of the image as it was, of one that was halved, of one that was doubled
 FEWEST = 5  # frequencies of which anything can be told

@@ -1,4 +1,4 @@
-"""How a mark is put into images, with numpy and torch alone: a registered model carries this file with it, so it imports nothing of this project.
+"""How a mark is put into images, with numpy and torch alone: a registered version holds a copy of this file, so it imports nothing of this project.
 
 A spread-spectrum mark in the discrete cosine transform of the whole image (Cox, Kilian, Leighton, Shamoon 1997, IEEE TIP 6(12), section IV).
 Frequencies count half waves an image, so that resizing leaves them where they are. Of several patterns an image gets the one that it already
@@ -9,6 +9,7 @@ What is exactly black or white stays so, because half of what is added there wou
 mark cost in FID on Fashion-MNIST lay in its black background.
 """
 
+import hashlib
 import math
 from functools import lru_cache
 
@@ -16,12 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STRENGTH = 2.0  # root mean square of a mark, in grey levels, unless another is asked for
+PATTERNS = 64  # of a key
+SMALLEST = 16  # pixels of a side
 MOST = 64  # frequencies: a finer mark would not live through JPEG
 OWN = 0.46  # of the pixels of a side, as frequencies: they are still there at half size
 LOWEST = 2.0  # frequencies below are the picture's composition
 FLOOR = 2.0  # squared grey levels: what rounding leaves where an image is flat
 LOUDEST = 2.0  # times the strength at most, where little of an image is neither black nor white
 LEAST = 1 / 16  # of an image; where less is neither black nor white, all of it is marked
+
+
+def seed_of(key: str) -> int:
+    """A key as the seed of its patterns."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def patterns_of(rng: torch.Generator) -> Tensor:
+    """[PATTERNS, MOST, MOST] drawn from N(0, 1), so that correlations with any image are normal too (section IV.A)."""
+    return torch.randn(PATTERNS, MOST, MOST, generator=rng)
 
 
 def frequencies(height: int, width: int, share: float = OWN) -> int:

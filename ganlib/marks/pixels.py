@@ -3,22 +3,17 @@
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ganlib.marks import embedding
-from ganlib.marks.embedding import MOST
-from ganlib.marks.settings import seed_of
+from ganlib.marks.embedding import SMALLEST, patterns_of, seed_of
 from ganlib.rng import keyed_rng
-
-PATTERNS = 64
-SMALLEST = 16  # pixels of a side
 
 
 @lru_cache(maxsize=2)
 def patterns(key: str) -> Tensor:
-    """[PATTERNS, MOST, MOST] drawn from N(0, 1), so that correlations with any image are normal too (section IV.A)."""
-    return torch.randn(PATTERNS, MOST, MOST, generator=keyed_rng(seed_of(key), "mark"))
+    """[PATTERNS, MOST, MOST] of a key."""
+    return patterns_of(keyed_rng(seed_of(key), "mark"))
 
 
 def embed(images: np.ndarray, *, key: str, strength: float) -> np.ndarray:

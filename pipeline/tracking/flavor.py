@@ -1,4 +1,4 @@
-"""How a generator is stored as an MLflow model: the graph as MLflow's own pytorch flavor, and `serving.py` as the pyfunc that answers requests."""
+"""How a generator is stored as an MLflow model: the graph as MLflow's own pytorch flavor, `serving.py` as the pyfunc that answers requests."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ganlib.marks import embedding
 from pipeline.tracking import serving
 from pipeline.tracking.store import Store
 
@@ -46,12 +47,11 @@ class Flavor:
             **options,
         )
         (folder / INTERFACE).write_text(json.dumps(self.interface, indent=1, ensure_ascii=False), encoding="utf-8")
-        code = Path(serving.__file__)
-        shutil.copyfile(code, folder / code.name)
-        for file in self.beside:
+        code, mark = Path(serving.__file__), Path(embedding.__file__)
+        for file in (code, mark, *self.beside):
             shutil.copyfile(file, folder / file.name)
         mlflow_model.signature = mlflow.models.ModelSignature(outputs=traced.outputs, params=self._params(mlflow))
-        graph, told = "data/model.pt2", {"graph": "data/model.pt2", "interface": INTERFACE}
+        graph, told = "data/model.pt2", {"graph": "data/model.pt2", "interface": INTERFACE, "embedding": mark.name}
         assert (folder / graph).is_file()
         mlflow.pyfunc.add_to_model(
             mlflow_model,

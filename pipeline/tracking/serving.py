@@ -1,19 +1,24 @@
 """What a registered version runs where it is loaded: latents, images or a request in words -> images. It needs mlflow, torch and numpy alone.
 
-MLflow copies this file into the version and runs it there (models from code), so it imports nothing of this project. Beside it lie the graph (pt2)
-and `interface.json` (`pipeline.forms.interface`). Without latents the parameters say what to make: image i is that of (seed, i), as everywhere in
-this project; tests hold that draw against `ganlib.sampling.Prior`.
+MLflow copies this file into the version and runs it there (models from code), so it imports nothing of this project. Beside it lie the graph (pt2),
+`interface.json` (`pipeline.forms.interface`) and what marks images (`ganlib/marks/embedding.py`): those of 8 bits are marked where the environment
+has GANPIPE_MARK_KEY when the version is loaded; those of float32, for computing with, are not. Without latents the parameters say what to make:
+image i is that of (seed, i), as everywhere in this project; tests hold that draw against `ganlib.sampling.Prior`.
 """
 
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
+import logging
+import os
 import struct
 import threading
 import zlib
 from collections.abc import Callable, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +28,20 @@ import torch
 BATCH = 250  # images of a forward pass
 MAX_VALUES = 1 << 26  # of the images of one request: 85,598 of 28x28
 FORMATS = ("float32", "uint8", "bytes", "png")
+MARK_KEY = "GANPIPE_MARK_KEY"  # of the environment, as `pipeline.mark` has it
 NOTICE = b"synthetic image, made by a generative model"  # as `ganlib.pictures` has it
 
 
 class Generator:
     """The served generator. What is wrong with a request is an MlflowException of INVALID_PARAMETER_VALUE: 400 over HTTP, as JSON."""
 
-    mark: Callable[[np.ndarray], np.ndarray] | None = None  # what a server of this project puts into the pixels
+    mark: Callable[[np.ndarray], np.ndarray] | None = None  # what is put into the pixels of images of 8 bits
 
     def load_context(self, context: Any) -> None:
         told = json.loads(Path(context.artifacts["interface"]).read_text(encoding="utf-8"))
         self.begin(told, torch.export.load(context.artifacts["graph"]).module())
+        if key := os.environ.get(MARK_KEY):
+            self.mark = marking(Path(context.artifacts["embedding"]), key, told["images"])
 
     def begin(self, told: dict[str, Any], graph: torch.nn.Module) -> None:
         """Answer with what `graph` makes of the one array; `told` says what that is."""
@@ -143,7 +151,7 @@ class Generator:
         is_uniform = self.told["latents"]["distribution"] == "uniform"
         z, rng = torch.empty(len(indices), dim), torch.Generator()
         for row, i in zip(z, indices, strict=True):  # uniform_ and normal_ are what torch.rand and torch.randn call
-            keyed(seed, "sample", i, rng)
+            keyed(rng, seed, "sample", i)
             row.uniform_(generator=rng) if is_uniform else row.normal_(generator=rng)
         if is_uniform:
             z = z * 2 - 1
@@ -154,7 +162,7 @@ class Generator:
             float(classes[n % len(classes)])
             if classes
             else float(
-                torch.searchsorted(ends, torch.randint(int(ends[-1]), (1,), generator=keyed(seed, "sample label", i, rng)), right=True)
+                torch.searchsorted(ends, torch.randint(int(ends[-1]), (1,), generator=keyed(rng, seed, "sample label", i)), right=True)
             )
             for n, i in enumerate(indices)
         ]
@@ -180,6 +188,25 @@ class Generator:
             raise wrong(
                 f"{count:,} images at once; expected {most:,} at most. Ask for them in parts (params.first), or use `ganpipe generate`"
             )
+
+
+def marking(code: Path, key: str, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What puts the mark of `key` into images of `shape` [C, H, W]; None, which is said, where they are too small.
+
+    Args:
+        code: `ganlib/marks/embedding.py`, or the copy that a version holds.
+    """
+    spec = importlib.util.spec_from_file_location("ganpipe_embedding", code)
+    assert spec is not None
+    assert spec.loader is not None
+    embedding = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(embedding)
+    if min(shape[1:]) < embedding.SMALLEST:
+        told = f"images of {shape[2]}x{shape[1]} are too small for a mark in the pixels"
+        logging.getLogger(__name__).warning("not marked: %s, expected %d pixels a side at least", told, embedding.SMALLEST)
+        return None
+    patterns = embedding.patterns_of(keyed(torch.Generator(), embedding.seed_of(key), "mark"))
+    return partial(embedding.embed, patterns=patterns, strength=embedding.STRENGTH)
 
 
 def wrong(message: str) -> Exception:
@@ -219,9 +246,9 @@ def numbers(given: Any) -> np.ndarray:
     return found
 
 
-def keyed(seed: int, purpose: str, counter: int, rng: torch.Generator) -> torch.Generator:
+def keyed(rng: torch.Generator, *parts: int | str) -> torch.Generator:
     """`rng` as `ganlib.rng.keyed_rng` makes one; a new one for each image would cost as much as its latents."""
-    digest = hashlib.blake2b(f"{seed}:{purpose}:{counter}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()
     return rng.manual_seed(int.from_bytes(digest, "big"))
 
 

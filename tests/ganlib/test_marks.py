@@ -85,7 +85,7 @@ def test_constants_of_the_null() -> None:
     """Against draws. Kills: a typing error in a moment or in the series, one of another number of patterns."""
     rng = keyed_rng(0, "null")
     for r in (0.0, 0.5, 0.8, 1.0):
-        a = torch.randn(60_000, pixels.PATTERNS, generator=rng)
+        a = torch.randn(60_000, embedding.PATTERNS, generator=rng)
         b = r * a + (1 - r * r) ** 0.5 * torch.randn(a.shape, generator=rng)
         one, other = a.amax(dim=1).double(), b.amax(dim=1).double()
         assert float(one.mean()) == pytest.approx(detection.MEAN, abs=0.01)
@@ -147,9 +147,11 @@ def test_black_and_white_stay() -> None:
     assert np.sqrt((loud[(images > 0) & (images < 255)] ** 2).mean()) == pytest.approx(4.0, rel=0.06)
 
 
-def test_an_image_of_black_and_white_is_marked_all_the_same() -> None:
-    """Kills: a mark that is nowhere, without a word, in drawings and digits."""
+@pytest.mark.parametrize("grey_rows", [0, 1])
+def test_an_image_of_black_and_white_is_marked_all_the_same(grey_rows: int) -> None:
+    """Also with a row of grey. Kills: a mark that is nowhere, without a word, in drawings and digits, or in their few grey pixels."""
     images = np.where(textures(64, 28) > 128, 255, 0).astype(np.uint8)
+    images[:, :, 14 : 14 + grey_rows] = 100
     _, together = detection.detect(pixels.embed(images, key="ours", strength=4.0), key="ours", crops=False)
     assert together.p_value < 1e-3
 

@@ -102,7 +102,7 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
         "Truncation 0.6",
     ):
         assert words in card
-    for title in ("Intended use", "Data", "Training", "Use", "Figures", "What the figures cannot see", "Limits"):
+    for title in ("Intended use", "Data", "Training", "Use", "Figures", "What the figures cannot see", "Limits", "Marks"):
         assert f"\n## {title}\n" in card
     own = FACTS | {"data": {"source": "image_folder", "training_images": 9, "image_size": [8, 8]}}
     unknown = model_card.render(own, json.loads((tmp_path / "out" / "config.json").read_text())["interface"], None)

@@ -3,6 +3,8 @@
 import base64
 import datetime
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,15 +16,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
-from ganlib.marks import detection
+from ganlib.marks import detection, embedding
 from ganlib.sample_settings import DrawConfig
 from ganlib.samples import encode_png
 from pipeline import credentials, detect, generate, mark, serve
 from pipeline.bulk import Bulk
 from pipeline.credentials import Credentials
 from pipeline.mark import PixelMark
+from pipeline.tracking import serving
 from tests.ganlib.test_marks import textures
 from tests.pipeline.test_forms import made
+from tests.pipeline.test_served_http import saved
 
 
 def chain(folder: Path, name: str = "ours") -> Credentials:
@@ -176,6 +180,53 @@ def test_a_server_marks_pictures_and_not_numbers() -> None:
     assert detection.detect(bare["uint8"], key="ours")[1].p_value > 1e-3
     told = model.predict(None, None, {"count": 64, "format": "bytes"})
     assert base64.b64decode(told["data"]) == marked.tobytes()
+
+
+ELSEWHERE = """
+import os, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ganlib", "pipeline", "scipy", "pydantic_settings", "ray", "dvc", "safetensors"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import mlflow, numpy as np
+for key in ("", "a secret"):
+    os.environ[sys.argv[1]] = key
+    model = mlflow.pyfunc.load_model("model")
+    asked = {form: model.predict(None, params={"count": 64, "format": form}) for form in ("float32", "uint8", "png", "bytes")}
+    np.savez(f"{key}.npz", **asked | {"bytes": asked["bytes"]["data"]})
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_a_registered_version_marks_where_it_is_given_the_key(tmp_path: Path) -> None:
+    """Loaded by MLflow in a process that cannot import this project. Kills: a version that lacks the code of the mark, marks of another key or in
+    what is computed with, a mark where there is no key."""
+    saved(made("dcgan", conditional=False, size=32), tmp_path / "model")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, mark.KEY]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    bare, marked = (np.load(tmp_path / f"{key}.npz") for key in ("", "a secret"))
+    assert np.array_equal(marked["float32"], bare["float32"])
+    assert np.array_equal(bare["uint8"], np.clip(np.rint((bare["float32"] + 1) * 127.5), 0, 255))
+    assert np.array_equal(marked["uint8"], PixelMark(strength=embedding.STRENGTH, key="a secret").on(bare["uint8"]))
+    assert base64.b64decode(str(marked["bytes"])) == marked["uint8"].tobytes()
+    (tmp_path / "got").mkdir()
+    for number, text in enumerate(marked["png"]):
+        (tmp_path / "got" / f"{number}.png").write_bytes(base64.b64decode(str(text)))
+    for key, is_found in (("a secret", True), ("another", False)):
+        found = detect.detect(*detect.found_in([tmp_path / "got"]), key=key, crops=False)
+        assert (found["together"][0]["p_value"] < detection.FOUND) is is_found
+
+
+def test_a_version_of_small_images_says_that_it_does_not_mark(caplog) -> None:
+    """Kills: 8x8 images with a mark that nobody could find."""
+    code = Path(embedding.__file__)
+    assert serving.marking(code, "a secret", [1, 8, 8]) is None
+    assert "not marked: images of 8x8 are too small" in caplog.text
+    assert serving.marking(code, "a secret", [1, 16, 16]) is not None
 
 
 def test_careless_use_of_detect(tmp_path: Path, monkeypatch, capsys) -> None:

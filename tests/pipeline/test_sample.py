@@ -139,6 +139,14 @@ def test_shards_are_tars_that_others_read(tmp_path, monkeypatch):
     assert len(samples.Samples(tmp_path / "samples").gather(np.arange(23))) == 23
 
 
+@pytest.mark.parametrize(("name", "size"), [("000000.png", 0), ("1234567.json", 511), ("n" * 100, 8**11 - 1)])
+def test_headers_of_shards_are_those_of_tarfile(name: str, size: int) -> None:
+    """Kills: a size in another base, a checksum of other bytes, an end of a name that is cut."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert samples.tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
 def peak_bytes(work) -> int:
     """Most that numpy, Python and Arrow held at once while `work` ran."""
     before = pa.total_allocated_bytes()

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,24 @@ import torch
 
 from ganlib.sampling import generate
 from pipeline import forms
+from pipeline.generator import TrainedGenerator
 from pipeline.tracking.flavor import Flavor
 from tests.pipeline.test_forms import made
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
+
+
+def saved(trained: TrainedGenerator, folder: Path) -> Path:
+    """A generator as MLflow has it."""
+    import mlflow
+
+    example, generator = forms.example(trained, 4), trained.served(1.0)
+    with torch.no_grad():
+        output = generator(example).numpy()
+    told = forms.interface(trained, 1.0)
+    flavor = Flavor(store=SimpleNamespace(mlflow=mlflow), generator=generator, example=example.numpy(), output=output, interface=told)
+    flavor.save_model(path=str(folder), mlflow_model=mlflow.models.Model(), pip_requirements=["torch"])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +43,7 @@ def server(tmp_path_factory):
     from mlflow.pyfunc import scoring_server
 
     trained = made("dcgan", counts=(3, 0, 5))
-    example, folder = forms.example(trained, 4), tmp_path_factory.mktemp("model") / "model"
-    generator = trained.served(1.0)
-    with torch.no_grad():
-        output = generator(example).numpy()
-    told = forms.interface(trained, 1.0)
-    flavor = Flavor(store=SimpleNamespace(mlflow=mlflow), generator=generator, example=example.numpy(), output=output, interface=told)
-    flavor.save_model(path=str(folder), mlflow_model=mlflow.models.Model(), pip_requirements=["torch"])
+    folder = saved(trained, tmp_path_factory.mktemp("model") / "model")
     assert not [path for path in folder.rglob("*") if path.suffix == ".pkl"]
     app = scoring_server.init(mlflow.pyfunc.load_model(str(folder)))
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
