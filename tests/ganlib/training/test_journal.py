@@ -34,7 +34,11 @@ def test_a_store_that_is_away_is_asked_once_for_all_that_waits(tmp_path: Path) -
     """
     storage, background, go = Away(tmp_path), Background(), threading.Event()
     journal = Journal(storage, background)
-    background.submit(lambda: None if go.wait(60) else None)  # a checkpoint that is on its way
+
+    def hold() -> None:  # as a checkpoint that is on its way
+        go.wait(60)
+
+    background.submit(hold)
     journal.restart([{"images_seen": 0}])
     for number in range(1, 100):
         journal.line({"images_seen": number})
