@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,6 +100,8 @@ class Journal:
         self.storage = storage
         self.background = background
         self.history: list[dict[str, Any]] = []
+        self._queued: Counter[str] = Counter()  # jobs that will bring lines, or events
+        self._count = threading.Lock()
         # what follows belongs to the background thread
         self._live = {name: _Live(storage, name) for name in (HISTORY, HEALTH)}
         self._events_owed = "\n" if self._is_torn(EVENTS) else ""  # a process died in the middle of a line
@@ -113,12 +116,11 @@ class Journal:
         self.history[:] = history
         kept = {name: [json.dumps(line) + "\n" for line in lines] for name, lines in ((HISTORY, history), (HEALTH, health))}
 
-        def write() -> None:
+        def add() -> None:
             for name, live in self._live.items():
                 live.restart(kept[name])
-            self._bring_lines()
 
-        self._do(write)
+        self._owe("lines", add, self._bring_lines)
         return max(0, last - (history[-1]["images_seen"] if history else 0))
 
     def line(self, line: dict[str, Any]) -> None:
@@ -132,21 +134,15 @@ class Journal:
 
     def _add(self, name: str, line: dict[str, Any]) -> None:
         text = json.dumps(line) + "\n"
-
-        def write() -> None:
-            self._live[name].add(text)
-            self._bring_lines()
-
-        self._do(write)
+        self._owe("lines", lambda: self._live[name].add(text), self._bring_lines)
 
     def event(self, kind: str, text: str, *, images_seen: int, **facts: Any) -> None:
         line = json.dumps({"time": time.time(), "kind": kind, "text": text, "images_seen": images_seen, **facts}) + "\n"
 
-        def write() -> None:
+        def add() -> None:
             self._events_owed += line
-            self._bring_events()
 
-        self._do(write)
+        self._owe("events", add, self._bring_events)
 
     def picture(self, name: str, png: bytes) -> None:
         self._do(lambda: self.storage.write(f"{GRIDS}/{name}", png))
@@ -170,6 +166,24 @@ class Journal:
     def _is_torn(self, name: str) -> bool:
         text = self._read(name) if dist.is_main() else ""
         return text != "" and not text.endswith("\n")
+
+    def _owe(self, what: str, add: Callable[[], None], bring: Callable[[], None]) -> None:
+        """Add in the background, and bring, unless another job that brings the same waits behind it: where a store is away each try takes half a
+        minute, and a checkpoint that fails, and then the end of the training, wait for all of them."""
+        if not dist.is_main():
+            return
+
+        def write() -> None:
+            add()
+            with self._count:
+                self._queued[what] -= 1
+                is_last = self._queued[what] == 0
+            if is_last:
+                bring()
+
+        with self._count:
+            self._queued[what] += 1
+        self._do(write)
 
     def _do(self, write: Callable[[], None]) -> None:
         if not dist.is_main():

@@ -97,7 +97,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--retry", type=int, default=0, metavar="N", help="send a job whose driver died again, up to N times")
     parser.add_argument("--again", action="store_true", help="send the commit although the same job runs or is done")
     parser.add_argument("--allow-dirty", action="store_true", help="send HEAD although there are changes, which are not sent")
-    parser.add_argument("--timeout-minutes", type=float, help="stop the job when it is still running then")
+    parser.add_argument(
+        "--timeout-minutes", type=float, help="stop the job when it is still running then; held by the command that follows it"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check all and print what would be sent, as JSON; send nothing")
     options = parser.parse_args(arguments)
     if options.fetch:
         options.verb, options.job = "fetch", options.fetch
@@ -111,6 +114,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--keep-days {options.keep_days}: expected a number of days from 0")
     if options.retry < 0 or (options.retry and options.detach):
         parser.error("--retry: expected a number from 1, and no --detach: whoever sends a job again must see how it ends")
+    if options.timeout_minutes is not None and options.detach:
+        parser.error(
+            "--timeout-minutes: the command that follows a job holds this limit, so nobody would with --detach; leave one of them out"
+        )
+    if options.dry_run and options.verb != "send":
+        parser.error(f"--dry-run: {options.verb} sends nothing")
     return options
 
 
@@ -166,8 +175,12 @@ def _send(options: argparse.Namespace, root: Path | None, validate: Callable[[di
         keep_days=options.keep_days,
         allow_dirty=options.allow_dirty,
         again=options.again,
+        is_dry=options.dry_run,
         validate=validate,
     )
+    if options.dry_run:
+        submit(request, target, say=lambda line: print(line, file=sys.stderr))
+        return 0
     for attempt in range(options.retry + 1):
         sent = submit(request, target)
         if options.detach:

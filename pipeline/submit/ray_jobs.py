@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -59,28 +59,29 @@ class RayJobs:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise Unreachable(f"{redacted(address)} answers, but not as a Ray job server: {redacted(str(error), of=address)}") from None
 
+    def request(self, package: Package, job: Job) -> Mapping[str, Any]:
+        """The arguments of Ray's `submit_job`; `working_dir` is uploaded and becomes its address at the head."""
+        return {
+            "entrypoint": shlex.join(["sh", JOB_SCRIPT, *job.stages]),
+            "submission_id": job.id,
+            "runtime_env": {
+                "working_dir": str(package.path),
+                "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
+            },
+            "metadata": dict(job.labels),
+        }
+
     def submit(self, package: Package, job: Job) -> None:
         """Upload the package, which Ray keeps by its hash, and start the job; a head that has only just started is waited for."""
         deadline = time.monotonic() + AGENT_SECONDS
         while True:
             try:
-                _within(UPLOAD_SECONDS, lambda: self._send(package, job))
+                _within(UPLOAD_SECONDS, lambda: self._client.submit_job(**self.request(package, job)))
                 return
             except RuntimeError as error:
                 if NO_AGENT not in str(error) or time.monotonic() > deadline:
                     raise ValueError(f"the job server refused job {job.id}: {last_lines(str(error), most=1)}") from None
             time.sleep(self._poll_seconds)
-
-    def _send(self, package: Package, job: Job) -> None:
-        self._client.submit_job(
-            entrypoint=shlex.join(["sh", JOB_SCRIPT, *job.stages]),
-            submission_id=job.id,
-            runtime_env={
-                "working_dir": str(package.path),
-                "env_vars": {**QUIET, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS), **job.environment},
-            },
-            metadata=dict(job.labels),
-        )
 
     def follow(self, job_id: str, *, write: Callable[[str], object], deadline: float | None = None) -> Outcome:
         """Stream the log; the status that is polled beside it decides, so a log that ends early or hangs changes nothing."""

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Request:
         workspace, results, credentials: absolute paths as the cluster's nodes see them.
         keep_days: a job that ended so long ago loses its folder to this one; None: infra/job.sh decides.
         again: send it although the same job runs or is done.
+        is_dry: say all, print what would be sent, and send nothing.
         validate: the check of params.yaml.
     """
 
@@ -69,6 +71,7 @@ class Request:
     keep_days: int | None = None
     allow_dirty: bool = False
     again: bool = False
+    is_dry: bool = False
     validate: Callable[[dict[str, Any]], object] = field(default=preflight.parse)
 
 
@@ -141,8 +144,13 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
             "key": key,
             "workspace": request.workspace or "",
         }
+        job = Job(id=job_id, stages=tuple(request.stages), environment=environment, labels=labels)
+        if request.is_dry:
+            print(_shown(package, target.request(package, job)))
+            say("dry run: nothing was sent")
+            return Sent(job_id=job_id)
         try:
-            target.submit(package, Job(id=job_id, stages=tuple(request.stages), environment=environment, labels=labels))
+            target.submit(package, job)
         except ValueError:
             same = [job for job in target.jobs() if job.id == job_id and job.labels.get("key") == key]
             if sent := _is_sent(same, say):  # somebody sent it at the same moment
@@ -150,6 +158,15 @@ def submit(request: Request, target: Target, *, say: Say = print) -> Sent:
             raise
     say(f"job {job_id} is submitted")
     return Sent(job_id=job_id)
+
+
+def _shown(package: Package, asked: Mapping[str, Any]) -> str:
+    """A request and the files of its package as JSON; the package's temporary folder is left out."""
+    with zipfile.ZipFile(package.path) as archive:
+        files = archive.namelist()
+    held = {"name": package.path.name, "size_bytes": package.size_bytes, "sha256_of_contents": package.digest, "files": files}
+    text = json.dumps({"request": asked, "package": held}, indent=2, ensure_ascii=False)
+    return text.replace(json.dumps(str(package.path), ensure_ascii=False), json.dumps(package.path.name))
 
 
 def _check_options(request: Request) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.submit.package import Package
 
@@ -69,6 +69,9 @@ class Known:
 
 class Target(Protocol):
     """A kind of cluster. One class each; `--address` selects it."""
+
+    def request(self, package: Package, job: Job) -> Mapping[str, Any]:
+        """What `submit` hands to the cluster beside the package: plain values, for `--dry-run` too."""
 
     def submit(self, package: Package, job: Job) -> None:
         """Start the job. Raises ValueError if the cluster refuses it."""

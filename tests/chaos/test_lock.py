@@ -57,6 +57,11 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def sleep(self) -> None:
+        """As a machine that sleeps. Waited for: until each of its threads has heard of it, its heart beats on."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
     def say(self, text: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(text + "\n")
@@ -161,7 +166,7 @@ def test_another_machine_is_judged_by_its_heartbeat(hold, storage, capsys):
         pass
     assert "watching up to 20 s whether it lives" in capsys.readouterr().err
 
-    child.process.send_signal(signal.SIGSTOP)  # a machine that sleeps
+    child.sleep()
     with StateLock(storage, dead_after_seconds=1).held() as lock:
         assert "is taken over: no heartbeat for 1 s" in capsys.readouterr().err
         child.process.send_signal(signal.SIGCONT)
@@ -307,7 +312,7 @@ def test_of_two_that_race_for_a_lock_one_gets_it(hold, storage, tmp_path, reques
 def test_one_that_slept_does_not_take_back_a_lock_that_was_given_back(hold, storage):
     """Another has come and gone meanwhile. Killed by a heartbeat that writes wherever nobody holds the lock."""
     child = hold(ELSEWHERE)
-    child.process.send_signal(signal.SIGSTOP)
+    child.sleep()
     with StateLock(storage, dead_after_seconds=1).held() as lock:
         pass
     assert holder(storage) is None

@@ -88,6 +88,13 @@ def wait_until(condition, seconds: float = 240.0, *, log=lambda: "") -> None:
         time.sleep(0.02)
 
 
+def stand_still(process: psutil.Process) -> None:
+    """SIGSTOP, and return once every thread has heard of it."""
+    process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.pid}/task")
+    wait_until(lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()))
+
+
 class Training:
     """`dvc repro train` in a clone, in the background, in a session of its own; there once the workers train.
 
@@ -238,7 +245,7 @@ def test_a_killed_dvc_is_continued_by_the_next(clone, finished):
     clone.set(cluster__stop_grace_seconds=600)
     training = Training(clone)
     worker = worker_of(clone)
-    worker.send_signal(signal.SIGSTOP)  # so that the stage cannot have ended before the next one comes
+    stand_still(worker)  # so that the stage cannot have ended before the next one comes
     training.dvc.kill()
     assert training.end() == -signal.SIGKILL
     again = Training(clone, waits=True)
@@ -267,7 +274,7 @@ def test_a_second_ctrl_c_does_not_wait(clone):
     """A worker that stands still cannot save; whoever presses Ctrl-C again has seen enough."""
     clone.set(cluster__stop_grace_seconds=600)
     training = Training(clone)
-    worker_of(clone).send_signal(signal.SIGSTOP)
+    stand_still(worker_of(clone))
     for text in ("stopping: a checkpoint is written first", "interrupted"):
         os.killpg(training.dvc.pid, signal.SIGINT)
         wait_until(lambda text=text: text in training.said, log=lambda: training.said[-3000:])

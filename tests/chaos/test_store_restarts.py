@@ -68,6 +68,7 @@ def test_a_store_that_restarts_changes_nothing_and_one_that_stays_away_is_said(m
             monkeypatch.setenv(name, value)
         artifacts = {**store.environment, "MLFLOW_S3_ENDPOINT_URL": store.environment["AWS_ENDPOINT_URL"]}
         server = Server(tmp_path / "server", artifacts="s3://state/mlflow", environment=artifacts)
+        training = None
         try:
             clone.environment |= store.environment | {"GANPIPE_DATA_CACHE": str(tmp_path / "cache")}
             clone.set(data__store_uri="s3://state/images", data__shard_mb=1, train__state_uri=store.uri, tracking__uri=server.start().uri)
@@ -112,4 +113,7 @@ def test_a_store_that_restarts_changes_nothing_and_one_that_stays_away_is_said(m
             for name in WEIGHTS:
                 assert sha256_file(alone.root / "models" / name) == sha256_file(home.root / "models" / name)
         finally:
+            if training is not None and training.poll() is None:  # what it started ends with it
+                training.kill()
+                training.wait()
             server.kill()

@@ -1,5 +1,6 @@
 """What is sent, what is refused before it is sent, and what the command makes of an answer: without a Ray (test_submit_server.py has one)."""
 
+import json
 import os
 import re
 import shutil
@@ -308,6 +309,49 @@ def test_what_cannot_be_seen_from_here_is_warned_of(repository: Path, monkeypatc
     assert warnings(**seen) == ""
 
 
+class _Server:
+    """Stands for Ray's client: keeps what it is asked to start."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def list_jobs(self) -> list[object]:
+        return []
+
+    def submit_job(self, **asked: Any) -> None:
+        self.asked.append(asked | {"files": sorted(zipfile.ZipFile(asked["runtime_env"]["working_dir"]).namelist())})
+
+
+def test_a_dry_run_prints_what_a_submission_hands_to_ray_and_sends_nothing(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kills: a dry run that sends, that prints a request of its own making, or that skips a check."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    target, server = ray_jobs.RayJobs.__new__(ray_jobs.RayJobs), _Server()
+    target._client = server
+    monkeypatch.setattr(command, "target_at", lambda address: target)
+
+    def run(*more: str) -> int:
+        given = ["--workspace", "/shared", "-S", "train.seed=5", "--target", "make", "--keep-days", "3", "--detach", *more]
+        return command.main(given, root=repository, validate=anything)
+
+    assert run("--dry-run") == 0
+    shown = capsys.readouterr()
+    assert not server.asked
+    assert "dry run: nothing was sent" in shown.err
+    assert run() == 0
+    (sent,) = server.asked
+    sent["runtime_env"]["working_dir"] = Path(sent["runtime_env"]["working_dir"]).name
+    printed = json.loads(shown.out)
+    assert {**printed["request"], "files": printed["package"]["files"]} == sent
+    for wrong in (["--credentials", "keys"], ["-S", "trian.seed=1"], ["--submission-id", "../../x"]):
+        with pytest.raises(ValueError, match=r".") as real:
+            run(*wrong)
+        with pytest.raises(ValueError, match=r".") as dry:
+            run(*wrong, "--dry-run")
+        assert str(dry.value) == str(real.value)
+
+
 def test_a_head_that_has_only_just_started_is_waited_for(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills a job that is refused for good because its node is not ready yet, and a refusal that is tried again for ever."""
 
@@ -451,7 +495,17 @@ def test_follow_turns_each_ending_into_a_code(ending: BaseException | Outcome, c
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["list", "job"], ["fetch"], ["--retry", "2", "--detach"], ["nothing"], ["--retry", "-1"]]
+    "arguments",
+    [
+        ["status"],
+        ["list", "job"],
+        ["fetch"],
+        ["--retry", "2", "--detach"],
+        ["nothing"],
+        ["--retry", "-1"],
+        ["--detach", "--timeout-minutes", "5"],
+        ["list", "--dry-run"],
+    ],
 )
 def test_verbs_ask_for_what_they_need(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
