@@ -9,7 +9,9 @@ from ganlib.marks.embedding import STRENGTH
 class MarksConfig(Section):
     """What says, in exported images, that they are synthetic. Images that the pipeline measures are never marked."""
 
-    pixels: bool = Field(True, description="an invisible mark in the pixels of what `ganpipe generate`, `ganpipe mark` and `ganpipe serve` hand out")
+    pixels: bool = Field(
+        True, description="an invisible mark in the pixels of what `ganpipe generate`, `ganpipe mark` and `ganpipe serve` hand out"
+    )
     strength: float = Field(STRENGTH, gt=0, le=16, description="root mean square of the mark, in grey levels of 255", strict=False)
     key: str = Field(
         "ganpipe",

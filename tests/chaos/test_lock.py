@@ -1,11 +1,13 @@
 """One training, several drivers: real processes take, hold, lose and race for its lock."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,7 @@ class Child:
     """A process that holds a lock."""
 
     def __init__(self, folder: Path, first: str = "", *, environment: dict[str, str] | None = None) -> None:
+        self.guard = (Path(folder) / LOCK).with_suffix(".guard")
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(folder), first],
             cwd=ROOT,
@@ -58,9 +61,14 @@ class Child:
         return self.process.stdout.readline().strip()
 
     def sleep(self) -> None:
-        """As a machine that sleeps. Waited for: until each of its threads has heard of it, its heart beats on."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        """As a machine that sleeps. Not in the middle of a heartbeat: on one machine that keeps everybody else out until it wakes up."""
+        while True:
+            self.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until each of its threads has heard of it, its heart beats on
+            with self.guard.open("a") as guard, suppress(BlockingIOError):
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            self.process.send_signal(signal.SIGCONT)
 
     def say(self, text: str) -> None:
         assert self.process.stdin is not None
