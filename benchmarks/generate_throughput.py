@@ -48,18 +48,18 @@ def alone(trained: TrainedGenerator, count: int) -> None:
             encode_png(image)
 
 
-def exported(trained: TrainedGenerator, count: int, form: str) -> None:
+def exported(trained: TrainedGenerator, count: int, form: str, out: Path) -> None:
     config = DrawConfig.model_validate({"num_images": count, "seed": 1, "batch_images": BATCH_IMAGES, "format": form})
+    part = count - count % BATCH_IMAGES or BATCH_IMAGES
+    generate(Bulk(trained=trained, config=config, out=str(out), part_images=part, mark=MARK))
+
+
+def timed(run: Callable[[Path], None]) -> tuple[float, float]:
+    """Wall and CPU seconds of what writes into a folder; removing that is not part of it."""
     with tempfile.TemporaryDirectory(prefix="generate-throughput-") as folder:
-        part = count - count % BATCH_IMAGES or BATCH_IMAGES
-        generate(Bulk(trained=trained, config=config, out=f"{folder}/out", part_images=part, mark=MARK))
-
-
-def timed(run: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(Path(folder) / "out")
+        return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
@@ -71,8 +71,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     trained = default() if options.model is None else generator.load(options.model)
-    runs: dict[str, Callable[[], None]] = {"alone": lambda: alone(trained, options.images)}
-    runs |= {form: (lambda form=form: exported(trained, options.images, form)) for form in options.format}
+    runs: dict[str, Callable[[Path], None]] = {"alone": lambda _: alone(trained, options.images)}
+    runs |= {form: (lambda out, form=form: exported(trained, options.images, form, out)) for form in options.format}
     alone(trained, BATCH_IMAGES)  # what is done once
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(options.turns):
