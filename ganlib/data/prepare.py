@@ -7,10 +7,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,8 @@ def _convert_in_order(work: Work, survey: Survey, processes: int) -> Generator[t
             unfinished = sum(not future.done() for _, future in pending)
             while waiting and unfinished < TASKS_PER_HELPER * helpers:
                 rows = waiting.popleft()
-                pending.append((rows, pool.submit(alone.convert, rows, survey.full())))
+                with _whole_starts():
+                    pending.append((rows, pool.submit(alone.convert, rows, survey.full())))
                 unfinished += 1
             if waiting and not pending[0][1].done() and len(pending) < TASKS_KEPT * processes:
                 own: Future[Converted] = Future()
@@ -183,6 +184,26 @@ def _convert_in_order(work: Work, survey: Survey, processes: int) -> Generator[t
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _whole_starts() -> Iterator[None]:
+    """SIGINT and SIGTERM come after the block, in which processes may be started: one that is half told what to do, or that hears Ctrl-C before it
+    ignores it, ends with a traceback of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: heard.append(number)) for one in (signal.SIGINT, signal.SIGTERM)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by what is started; here the other threads hear it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
 
 
 def _start_worker() -> None:

@@ -288,6 +288,37 @@ def test_a_stopped_prepare_leaves_no_process_and_no_output(tmp_path: Path, numbe
     assert tree(tmp_path) - {"run.py"} == WHOLE
 
 
+AS_ONE_STARTS = """
+import os, signal, time
+from multiprocessing import util
+started = util.spawnv_passfds
+def start(path, arguments, handles):
+    pid = started(path, arguments, handles)
+    if b"spawn_main" in b" ".join(os.fsencode(argument) for argument in arguments):
+        NOW
+    return pid
+util.spawnv_passfds = start
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [("os.kill(os.getpid(), signal.SIGTERM)", 143), ("time.sleep(0.2); os.killpg(0, signal.SIGINT)", 130)],
+    ids=["term", "ctrl-c"],
+)
+def test_a_prepare_that_is_stopped_while_a_process_starts_says_one_line(tmp_path: Path, now: str, code: int) -> None:
+    """Kills: a signal that is obeyed between the start of a process and what it is told, and a process that hears Ctrl-C before it ignores it."""
+    fetch(fill(tmp_path, 40, (700, 700)), tmp_path)
+    (tmp_path / "run.py").write_text(AS_ONE_STARTS.replace("NOW", now) + RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", tmp_path], env=environment, start_new_session=True, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert done.stderr == ("interrupted\n" if code == 130 else "")
+
+
 def _group_is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
