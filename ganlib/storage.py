@@ -61,14 +61,6 @@ class Tag(NamedTuple):
     version: str | None = None
 
 
-class Listed(NamedTuple):
-    """A file as a listing has it."""
-
-    name: str
-    size_bytes: int
-    tag: Tag
-
-
 class Storage(Protocol):
     """Named files below one address.
 
@@ -129,23 +121,6 @@ class Storage(Protocol):
 
     def size_bytes(self, folder: str) -> int:
         """Of all files in `folder` and below; 0 where it does not exist."""
-        ...
-
-    def files(self) -> list[Listed]:
-        """All files, at any depth, in no order; none where nothing is there.
-
-        Raises:
-            ValueError: a name that no path can have, `..` in it say.
-            StorageError: the store does not answer, or refuses.
-        """
-        ...
-
-    def look(self, name: str) -> Listed:
-        """One file as `files` has it; raises as `read` does."""
-        ...
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, a few MiB at a time; raises as `read` does."""
         ...
 
     def remove(self, name: str) -> None:
@@ -268,23 +243,6 @@ class FolderStorage:
                     total += (Path(at) / name).stat().st_size
         return total
 
-    def files(self) -> list[Listed]:
-        found = []
-        for at, _, names in os.walk(self.folder):
-            for name in names:
-                with suppress(FileNotFoundError):  # replaced while we look
-                    found.append(self.look((Path(at) / name).relative_to(self.folder).as_posix()))
-        return found
-
-    def look(self, name: str) -> Listed:
-        status = (self.folder / name).stat()
-        return Listed(name, status.st_size, Tag(str(status.st_mtime_ns)))
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        with (self.folder / name).open("rb") as file:
-            while chunk := file.read(PART_BYTES):
-                yield chunk
-
     def remove(self, name: str) -> None:
         path = self.folder / name
         if path.is_dir():
@@ -332,7 +290,8 @@ class ObjectStorage:
         return self._ask(get, f"reading {len(starts)} parts of {self._at(name)}")
 
     def size(self, name: str) -> int:
-        return self.look(name).size_bytes
+        size: int = self._ask(lambda: self._store.head(name), f"looking at {self._at(name)}")["size"]
+        return size
 
     def where(self, name: str) -> Path | None:
         return None
@@ -387,32 +346,6 @@ class ObjectStorage:
     def size_bytes(self, folder: str) -> int:
         entries = self._ask(lambda: [entry for page in self._store.list(folder or None) for entry in page], f"listing {self._at(folder)}")
         return sum(entry["size"] for entry in entries)
-
-    def files(self) -> list[Listed]:
-        from obstore.exceptions import InvalidPathError
-
-        def all_pages() -> list[Listed]:
-            try:
-                entries = (entry for page in self._store.list() for entry in page)
-                return [Listed(entry["path"], entry["size"], Tag(entry["e_tag"], entry["version"])) for entry in entries]
-            except InvalidPathError as error:
-                named = re.search(r'[Pp]ath ("[^"\n]*")', str(error))
-                raise ValueError(
-                    f"{self.address} has an object called {named[1] if named else '?'}: no path has `.`, `..` or nothing between two slashes; "
-                    "rename or remove it"
-                ) from None
-
-        return self._ask(all_pages, f"listing {self.address}")
-
-    def look(self, name: str) -> Listed:
-        entry = self._ask(lambda: self._store.head(name), f"looking at {self._at(name)}")
-        return Listed(name, entry["size"], Tag(entry["e_tag"], entry["version"]))
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        what = f"reading {self._at(name)}"
-        parts = self._ask(lambda: iter(self._store.get(name).stream(min_chunk_size=PART_BYTES)), what)
-        while (part := self._ask(lambda: next(parts, None), what)) is not None:
-            yield bytes(part)
 
     def remove(self, name: str) -> None:
         what = f"removing {self._at(name)}"

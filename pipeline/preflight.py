@@ -95,7 +95,7 @@ def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
 
 def _check_place(data: DataConfig) -> None:
     """Only its form: whether the store answers, and has something there, shows when the fetch begins."""
-    if "://" in data.path:  # DVC would read all of it at each of its commands, by a client and settings of its own
+    if "://" in data.path:  # DVC would ask the store at each of its commands, by a client and settings of its own
         raise ValueError(
             f"data.path={redacted(data.path)!r} is no path of this machine; set data.source_uri to it, and data.path: data/incoming"
         )

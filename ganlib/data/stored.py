@@ -7,6 +7,7 @@ again: only what the store has written since, or what the disk has lost, is brou
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,16 +15,66 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ganlib.data.raw import Stored
 from ganlib.data.tree import printable
 from ganlib.files import require_space, sha256_file
-from ganlib.storage import ADDRESSES, Address, Listed, Storage, open_storage
+from ganlib.storage import ADDRESSES, PART_BYTES, Address, ObjectStorage, Tag
 
 KEY = "data.source_uri"
-AT_ONCE = 8  # objects; each holds one piece of at most ganlib.storage.PART_BYTES or so in memory
+AT_ONCE = 8  # objects; each holds a piece of about PART_BYTES in memory
 BATCH = 1000  # objects whose order of arrival is not waited for
 FILES, JOURNAL = "files", "brought.jsonl"
+
+
+class Listed(NamedTuple):
+    """An object as a listing has it."""
+
+    name: str
+    size_bytes: int
+    tag: Tag
+
+
+class Objects(ObjectStorage):
+    """An object store as a tree of files to be read.
+
+    Not verbs of `ObjectStorage` itself, whose code counts as that of every training: trainings that are finished would begin anew for them.
+    """
+
+    def files(self) -> list[Listed]:
+        """All objects, at any depth, in no order; none where nothing is there.
+
+        Raises:
+            ValueError: a name that no path can have, `..` in it say.
+            StorageError: the store does not answer, or refuses.
+        """
+        from obstore.exceptions import InvalidPathError
+
+        def all_pages() -> list[Listed]:
+            try:
+                entries = (entry for page in self._store.list() for entry in page)
+                return [Listed(entry["path"], entry["size"], Tag(entry["e_tag"], entry["version"])) for entry in entries]
+            except InvalidPathError as error:
+                named = re.search(r'[Pp]ath ("[^"\n]*")', str(error))
+                raise ValueError(
+                    f"{self.address} has an object called {named[1] if named else '?'}: no path has `.`, `..` or nothing between two slashes; "
+                    "rename or remove it"
+                ) from None
+
+        return self._ask(all_pages, f"listing {self.address}")
+
+    def look(self, name: str) -> Listed:
+        """One object; raises FileNotFoundError, or StorageError."""
+        entry = self._ask(lambda: self._store.head(name), f"looking at {self._at(name)}")
+        return Listed(name, entry["size"], Tag(entry["e_tag"], entry["version"]))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of an object, a few MiB at a time; raises FileNotFoundError, or StorageError."""
+        what = f"reading {self._at(name)}"
+        parts = self._ask(lambda: iter(self._store.get(name).stream(min_chunk_size=PART_BYTES)), what)
+        while (part := self._ask(lambda: next(parts, None), what)) is not None:
+            yield bytes(part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +127,22 @@ def bring(uri: str, folder: Path) -> Iterator[tuple[Path, Stored]]:
         raise ValueError(str(error).replace(str(path), uri.partition("?")[0]).replace("data.path", KEY)) from None
 
 
-def _listed(uri: str) -> tuple[Storage, list[Listed]]:
+def _listed(uri: str) -> tuple[Objects, list[Listed]]:
     """The files below `uri`, in order, or the one that it names, and the storage to read them from."""
-    storage = open_storage(uri, key=KEY)
+    storage = Objects(uri, key=KEY)
     found = _files_of(storage)
     if found:
         return storage, found
     address, mark, options = uri.partition("?")
     above, _, name = address.rstrip("/").rpartition("/")
     if Address.parse(uri, key=KEY).prefix:
-        parent = open_storage(f"{above}{mark}{options}", key=KEY)
+        parent = Objects(f"{above}{mark}{options}", key=KEY)
         with suppress(FileNotFoundError):
             return parent, [parent.look(name)]
     raise ValueError(f"{address} holds nothing: there is no object of that name, and none below it (params.yaml: {KEY})")
 
 
-def _files_of(storage: Storage) -> list[Listed]:
+def _files_of(storage: Objects) -> list[Listed]:
     """Sorted, without the empty objects that some clients write to show a folder.
 
     Raises:
@@ -109,7 +160,7 @@ def _files_of(storage: Storage) -> list[Listed]:
     return [file for file in found if file.name and file.name not in folders]
 
 
-def _bring_all(storage: Storage, uri: str, found: Sequence[Listed], folder: Path) -> list[_Line]:
+def _bring_all(storage: Objects, uri: str, found: Sequence[Listed], folder: Path) -> list[_Line]:
     """Bring what is not there yet; a line for each of `found`, in its order."""
     files, journal = folder / FILES, folder / JOURNAL
     whole = {line.name: line for line in _journal(journal) if line.uri == uri}
@@ -136,7 +187,7 @@ def _bring_all(storage: Storage, uri: str, found: Sequence[Listed], folder: Path
     return [whole[file.name] for file in found]
 
 
-def _bring_one(storage: Storage, uri: str, file: Listed, path: Path, stopped: threading.Event) -> _Line:
+def _bring_one(storage: Objects, uri: str, file: Listed, path: Path, stopped: threading.Event) -> _Line:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size_bytes = hashlib.sha256(), 0
     try:

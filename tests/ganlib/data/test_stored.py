@@ -19,8 +19,8 @@ from ganlib import storage
 from ganlib.data.raw import SourceInfo
 from ganlib.data.settings import DataConfig
 from ganlib.data.sources import BROUGHT, fetch_raw
-from ganlib.data.stored import AT_ONCE, FILES, JOURNAL, bring
-from ganlib.storage import ObjectStorage, StorageError, open_storage
+from ganlib.data.stored import AT_ONCE, FILES, JOURNAL, Listed, Objects, bring
+from ganlib.storage import StorageError, open_storage
 from tests.ganlib.data.test_layouts import lay, png, zipped
 from tests.object_store import ObjectStore
 
@@ -82,8 +82,8 @@ def test_the_bytes_are_those_of_the_same_files_in_a_folder(store: str, tmp_path:
     here, expected = fetched(tmp_path / "a", path=f"{tmp_path / 'here'}{below}", **options)
     there, found = fetched(tmp_path / "b", source_uri=f"{store}{below}", **options)
     assert found == expected
-    listing = ObjectStorage.files
-    monkeypatch.setattr(ObjectStorage, "files", lambda self: listing(self)[::-1])
+    listing = Objects.files
+    monkeypatch.setattr(Objects, "files", lambda self: listing(self)[::-1])
     again, turned = fetched(tmp_path / "c", source_uri=f"{store}{below}/", **options)
     assert turned == expected
     for info in (there, again):
@@ -121,16 +121,16 @@ def test_who_was_interrupted_brings_only_what_is_not_there(store: str, tmp_path:
     names = [f"class{number % 2}/{number:02d}.png" for number in range(20)]
     put(lay(tmp_path / "here", *names), store)
     brought: list[str] = []
-    chunks = ObjectStorage.chunks
+    chunks = Objects.chunks
 
-    def breaking(self: ObjectStorage, name: str) -> Iterator[bytes]:
+    def breaking(self: Objects, name: str) -> Iterator[bytes]:
         if name == names[-1]:
             yield b"half"
             raise StorageError(5, "the store is gone")
         brought.append(name)
         yield from chunks(self, name)
 
-    monkeypatch.setattr(ObjectStorage, "chunks", breaking)
+    monkeypatch.setattr(Objects, "chunks", breaking)
     with pytest.raises(StorageError, match="is gone"):
         fetched(tmp_path / "work", source_uri=store)
     assert list((tmp_path / "work/raw").iterdir()) == []
@@ -138,11 +138,11 @@ def test_who_was_interrupted_brings_only_what_is_not_there(store: str, tmp_path:
     kept = [json.loads(line)["name"] for line in (folder / JOURNAL).read_text().splitlines()]
     assert 3 < len(kept) < 20
 
-    def counting(self: ObjectStorage, name: str) -> Iterator[bytes]:
+    def counting(self: Objects, name: str) -> Iterator[bytes]:
         brought.append(name)
         yield from chunks(self, name)
 
-    monkeypatch.setattr(ObjectStorage, "chunks", counting)
+    monkeypatch.setattr(Objects, "chunks", counting)
     brought.clear()
     damaged, written, removed, *others = kept
     path = folder / FILES / damaged
@@ -167,7 +167,7 @@ def test_an_interrupt_ends_the_threads_too(store: str, tmp_path: Path, monkeypat
     put(lay(tmp_path / "here", *(f"{number}.png" for number in range(30))), store)
     begun, ended, all_begun = [], [], threading.Barrier(AT_ONCE + 1)
 
-    def endless(self: ObjectStorage, name: str) -> Iterator[bytes]:
+    def endless(self: Objects, name: str) -> Iterator[bytes]:
         begun.append(name)
         if len(begun) <= AT_ONCE:
             all_begun.wait()
@@ -181,7 +181,7 @@ def test_an_interrupt_ends_the_threads_too(store: str, tmp_path: Path, monkeypat
         threading.Event().wait(0.3)  # until all are asked for
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(ObjectStorage, "chunks", endless)
+    monkeypatch.setattr(Objects, "chunks", endless)
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         fetched(tmp_path / "work", source_uri=store)
@@ -228,14 +228,14 @@ def test_refusals_name_the_address_and_its_key(store: str, tmp_path: Path) -> No
 def test_an_object_that_changes_meanwhile_is_refused(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills: a record of sizes that nobody had."""
     put(lay(tmp_path / "here", "1.png"), store)
-    listing = ObjectStorage.files
+    listing = Objects.files
 
-    def written_after(self: ObjectStorage) -> list[storage.Listed]:
+    def written_after(self: Objects) -> list[Listed]:
         found = listing(self)
         self.write("1.png", b"longer than any listing said" * 100)
         return found
 
-    monkeypatch.setattr(ObjectStorage, "files", written_after)
+    monkeypatch.setattr(Objects, "files", written_after)
     with pytest.raises(
         ValueError, match=rf"^{store}/1.png was written or removed while the files were brought; run the same command again"
     ):
