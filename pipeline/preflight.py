@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlib import augment, models, optim, tasks
-from ganlib.data import decoders, labels
+from ganlib.data import decoders, labels, stored
 from ganlib.data.arrow import Manifest, read_manifest
 from ganlib.data.idx import find_pairs
 from ganlib.data.settings import DataConfig
@@ -19,12 +19,14 @@ from ganlib.modalities import MODALITIES
 from ganlib.models import ImageSpec
 from ganlib.models.layers.norm import BatchNorm
 from ganlib.products import Column
+from ganlib.redact import redacted
 from ganlib.samples import asked_classes, check_format
 from ganlib.schedule import written_in
 from ganlib.storage import Address
 from pipeline import continuing, forms, generator, names, schema
 from pipeline import params as params_file
 from pipeline.params import ParamsError
+from pipeline.provenance.origin import GENERATED, PYTHON_PACKAGES
 from pipeline.schema import Params
 
 
@@ -58,6 +60,7 @@ def check(params: Params) -> None:
     problems = []
     for look in (
         lambda: SOURCES.get(params.data.source, key="data.source"),
+        lambda: _check_place(params.data),
         lambda: _check_columns(params),
         lambda: tasks.of(params.task).check(params.model, params.task, params.train, image),
         lambda: optim.check(params.optim),
@@ -72,7 +75,7 @@ def check(params: Params) -> None:
         lambda: _check_state(params),
         lambda: continuing.check_start(params.train),
         lambda: forms.require_onnx(named="register.onnx: true") if params.register_.onnx else None,
-        lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.path),
+        lambda: names.model_name(params.register_.model, source=params.data.source, path=params.data.place),
     ):
         try:
             look()
@@ -88,6 +91,21 @@ def _image(params: Params, class_counts: tuple[int, ...] = ()) -> ImageSpec:
 
     columns = {name: spec(params.data.of_column(name)) for name in params.data.columns}
     return spec(params.data).model_copy(update={"class_counts": class_counts, "columns": columns})
+
+
+def _check_place(data: DataConfig) -> None:
+    """Only its form: whether the store answers, and has something there, shows when the fetch begins."""
+    if "://" in data.path:  # DVC would ask the store at each of its commands, by a client and settings of its own
+        raise ValueError(
+            f"data.path={redacted(data.path)!r} is no path of this machine; set data.source_uri to it, and data.path: data/incoming"
+        )
+    if data.source_uri is None:
+        return
+    stored.check(data.source_uri)
+    if data.source in PYTHON_PACKAGES or data.source in GENERATED:
+        raise ValueError(
+            f"data.source={data.source} reads no files, and data.source_uri names some; set it to null, or another data.source"
+        )
 
 
 def _check_columns(params: Params) -> None:
@@ -116,13 +134,14 @@ def _check_labels(params: Params) -> None:
     if not params.model.conditional:
         return
     folder, why = params_file.ROOT / data.path, ""
+    is_here = data.source_uri is None
     if data.source == "parquet" and data.label_column is None:
         why = "data.label_column is null"
     elif data.source == "image_folder" and data.classes == "none":
         why = "data.classes is none"
-    elif data.source == "image_folder" and folder.is_dir() and not _may_have_classes(folder):
+    elif data.source == "image_folder" and is_here and folder.is_dir() and not _may_have_classes(folder):
         why = f"{data.path} has no class folders and no file of labels (params.yaml: data.path)"
-    elif data.source == "idx" and folder.is_dir() and (pairs := find_pairs(folder)) and pairs[0][1] is None:
+    elif data.source == "idx" and is_here and folder.is_dir() and (pairs := find_pairs(folder)) and pairs[0][1] is None:
         why = f"{data.path} holds no *labels-idx1-ubyte (params.yaml: data.path)"
     if why:  # else the train stage sees it, before it starts any worker
         raise ValueError(f"model.conditional=true needs labelled data, but {why}; label them, or set model.conditional: false")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -56,6 +56,20 @@ class Fetched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What was read from an object store.
+
+    Attributes:
+        sha256: over name and SHA-256 of every object, in the order of the names: another one where anything is another.
+    """
+
+    uri: str
+    num_files: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceInfo:
     """`source.json`: where the bytes came from."""
 
@@ -67,10 +81,11 @@ class SourceInfo:
     notes: tuple[str, ...]
     num_files: int
     size_bytes: int
+    stored: Stored | None = None  # where they came from an object store
 
 
-def write_source(raw: Path, source: str, fetched: Fetched) -> SourceInfo:
-    """Describe the files of `raw` in `source.json`, each with its size and SHA-256."""
+def write_source(raw: Path, source: str, fetched: Fetched, stored: Stored | None = None) -> SourceInfo:
+    """Describe the files of `raw` in `source.json`, each with its size and SHA-256, and what of a store they were made of."""
     files = [
         {"name": path.name, "size_bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(raw.iterdir())
@@ -85,6 +100,7 @@ def write_source(raw: Path, source: str, fetched: Fetched) -> SourceInfo:
             "ignored_files": {"count": len(fetched.ignored_files), "first": list(fetched.ignored_files[:20])},
             "notes": list(fetched.notes),
             "files": files,
+            **({} if stored is None else {"stored": asdict(stored)}),
         },
     )
     return read_source(raw)
@@ -108,6 +124,7 @@ def read_source(raw: Path) -> SourceInfo:
             notes=tuple(values["notes"]),
             num_files=len(values["files"]),
             size_bytes=sum(file["size_bytes"] for file in values["files"]),
+            stored=Stored(**values["stored"]) if "stored" in values else None,
         )
         sizes = {file["name"]: file["size_bytes"] for file in values["files"]}
     except FileNotFoundError:

@@ -31,6 +31,9 @@ class DataConfig(Section):
     source: str = Field(description="a registered data source: fashion-mnist, digits, idx, image_folder, parquet")
     modality: str = Field("image", description="what one row of the data is; below, an image is a row of any modality")
     path: str = Field("data/incoming", description="where your own files are (idx, image_folder, parquet), or IDX files you already have")
+    source_uri: str | None = Field(
+        None, description="your own files in an object store instead: s3://bucket/prefix, a folder or one file there; null: in path"
+    )
     image_size: tuple[int, int] = Field((28, 28), description="[height, width] in pixels of every image after preparation", strict=False)
     channels: Literal[1, 3, 4] = Field(1, description="1 grey, 3 RGB, 4 RGBA")
     resize: Resize = Field("lanczos", description="filter, antialiased")
@@ -94,6 +97,11 @@ class DataConfig(Section):
                 "data.pages=all makes several rows of a file, and data.columns has one value for each file; set data.pages: first"
             )
         return self
+
+    @property
+    def place(self) -> str:
+        """Where the source's files are: an address in a store, without its options, or a path."""
+        return self.path if self.source_uri is None else self.source_uri.partition("?")[0]
 
     def of_column(self, name: str) -> "DataConfig":
         """The settings as they are for the values of a further column."""

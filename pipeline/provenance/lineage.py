@@ -32,6 +32,7 @@ def shown(name: str, of: Lineage) -> list[str]:
     code, data = of.code, of.data
     trained = "" if code.trained_commit == code.commit else f", trained by {code.trained_commit}"
     package = f", package {data.package} {data.version or '(not installed where it was registered)'}" if data.package else ""
+    objects = f", objects with the digest {data.stored}" if data.stored else ""
     changed = f"; not as committed: {', '.join(code.changed)}" if code.changed else ""
     parent, champion = of.parent_training, of.parent_champion
     return [
@@ -41,7 +42,7 @@ def shown(name: str, of: Lineage) -> list[str]:
         f"settings     digest {of.params_digest}; seeds: {', '.join(f'{key} {value}' for key, value in of.seeds.items()) or 'none'}",
         *(f"  override   {key}: {json.dumps(value)}" for key, value in of.overrides.items()),
         f"data         {data.source}, digest {of.data_digest}",
-        f"  from       path {data.path or '-'}{package}{''.join(f', {address}' for address in data.addresses)}",
+        f"  from       path {data.path or '-'}{objects}{package}{''.join(f', {address}' for address in data.addresses)}",
         f"dvc.lock     {of.lock or 'none: registered outside of DVC'}; {len(of.stages)} stages",
         *(f"  out        {path} {md5}" for stage in of.stages.values() for path, md5 in stage.outs.items()),
         f"environment  {of.environment.words}; lock {of.environment.lock or 'none'}",

@@ -24,10 +24,11 @@ class Origin(Section):
     """Where data came from.
 
     Attributes:
-        path: `data.path`, for sources that read files of one's own; Fashion-MNIST looks there first.
+        path: `data.path`, or `data.source_uri` where it is set, for sources that read files of one's own; Fashion-MNIST looks there first.
         package, version: that holds the bytes, as it is installed where the version was registered; None where it is not.
         addresses: where the source would download them.
         files: of data/raw, name -> sha256; None where data/raw is not there.
+        stored: digest of the objects that `data.source_uri` named when they were fetched.
     """
 
     source: str
@@ -36,10 +37,12 @@ class Origin(Section):
     version: str | None = None
     addresses: tuple[str, ...] = ()
     files: dict[str, str] | None = None
+    stored: str | None = None
 
 
 def origin(source: str, path: str | None, root: Path) -> Origin:
-    """Of the data set that `data.source` and `data.path` name."""
+    """Of the data set that `data.source` and a path or an address name."""
+    files, stored = _fetched(root)
     package = PYTHON_PACKAGES.get(source) or DEBIAN_PACKAGES.get(source)
     return Origin(
         source=source,
@@ -47,7 +50,8 @@ def origin(source: str, path: str | None, root: Path) -> Origin:
         package=package,
         version=_version(source),
         addresses=ADDRESSES.get(source, ()),
-        files=_fetched(root),
+        files=files,
+        stored=stored,
     )
 
 
@@ -66,9 +70,10 @@ def _version(source: str) -> str | None:
     return None
 
 
-def _fetched(root: Path) -> dict[str, str] | None:
+def _fetched(root: Path) -> tuple[dict[str, str] | None, str | None]:
     try:
         described = json.loads((root / "data" / "raw" / "source.json").read_text(encoding="utf-8"))
-        return {file["name"]: file["sha256"] for file in described["files"]}
+        files = {file["name"]: file["sha256"] for file in described["files"]}
+        return files, described["stored"]["sha256"] if "stored" in described else None
     except (OSError, ValueError, KeyError, TypeError):  # restored without it, or another day's
-        return None
+        return None, None

@@ -149,7 +149,9 @@ def of(facts: Mapping[str, Any], evaluation: Mapping[str, Any], root: Path = ROO
         lock=sha256_file(lock) if lock.is_file() else None,
         stages=stages(lock),
         data_digest=facts["data_digest"],
-        data=Origin.model_validate(clean(origin(str(data.get("source", UNKNOWN)), data.get("path"), root).model_dump())),
+        data=Origin.model_validate(
+            clean(origin(str(data.get("source", UNKNOWN)), data.get("source_uri") or data.get("path"), root).model_dump())
+        ),
         environment=environment(root),
         job=clean(job()),
         seeds={section: values["seed"] for section, values in settings.items() if isinstance(values, dict) and "seed" in values},

@@ -12,13 +12,14 @@ from pipeline.dvc_ignore import refuse_ignored
 
 
 def fetch(config: DataConfig, root: Path) -> SourceInfo:
-    """Write `root`/data/raw; a relative data.path counts from `root`.
+    """Write `root`/data/raw; a relative data.path counts from `root`, and nothing there is read where data.source_uri is set.
 
     Raises:
         ValueError, OSError: nothing is left behind.
     """
     located = config.model_copy(update={"path": str(root / config.path)})
-    refuse_ignored(root / config.path, root)
+    if config.source_uri is None:
+        refuse_ignored(root / config.path, root)
     with atomic_folder(root / "data" / "raw") as raw:
         return fetch_raw(located, raw)
 
@@ -28,7 +29,9 @@ def told(info: SourceInfo, num_images: int) -> str:
     ignored = f", {info.ignored_count:,} other files left out" if info.ignored_count else ""
     classes = f"{len(info.class_names)} classes" if info.class_names else "no labels"
     files = f"{info.num_files} file{'s' if info.num_files != 1 else ''}"
-    return f"fetched {info.source}: {num_images:,} images in {files}, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}"
+    stored = info.stored
+    origin = f", from {stored.num_files:,} objects with the digest {stored.sha256[:16]}" if stored else ""
+    return f"fetched {info.source}: {num_images:,} images in {files}, {info.size_bytes / 1e6:,.1f} MB, {classes}{ignored}{origin}"
 
 
 def main() -> None:

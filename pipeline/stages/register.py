@@ -66,7 +66,7 @@ def register(
             beside.append(Path(scratch) / forms.ONNX)
             forms.write_onnx(trained, truncation, beside[-1])
         outcome = registration.register_generator(
-            config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.path)}),
+            config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.place)}),
             tracking,
             generator=served,
             example=trained.example(lambda: generator.held_out(root)[1]).numpy(),

@@ -144,7 +144,7 @@ def _facts(config: TrainingParams, begun: Record, parent: Inheritance | None, ro
 def main() -> None:
     config = params.sections(TrainingParams)
     register = params.section("register", RegisterConfig)  # no result depends on it
-    if warning := rooms.check(config.tracking, names.model_name(register.model, source=config.data.source, path=config.data.path)):
+    if warning := rooms.check(config.tracking, names.model_name(register.model, source=config.data.source, path=config.data.place)):
         cli.say(f"warning: {warning}")
     train(config)
     print("models/, reports/training/")

@@ -62,6 +62,7 @@ def look(root: Path, tree: Path, params: Mapping[str, Any]) -> Inputs:
     lacking = [line for path in inside if (line := _not_sent(path, files))]
     lacking += _not_pushed(repo, stages, tree)
     expected = [f"on the nodes, under the same path: {path}" for path in there if tree not in path.parents]
+    expected += _in_a_store(params)
     weights = _weights(root, tree, params)
     lacking += [line for line, is_lost in weights if is_lost]
     expected += [line for line, is_lost in weights if not is_lost]
@@ -101,6 +102,16 @@ def _not_pushed(repo: Any, stages: Sequence[Any], tree: Path) -> list[str]:
     return [
         f"the DVC remote lacks {', '.join(lost[:SHOWN])}{' and more' if len(lost) > SHOWN else ''}: `dvc push {names.replace(',', '')}` first"
     ]
+
+
+def _in_a_store(params: Mapping[str, Any]) -> list[str]:
+    data = params.get("data")
+    uri = data.get("source_uri") if isinstance(data, Mapping) else None
+    return (
+        [f"in a store that the nodes reach, with credentials that they have: data.source_uri={redacted(uri)}"]
+        if isinstance(uri, str)
+        else []
+    )
 
 
 def _weights(root: Path, tree: Path, params: Mapping[str, Any]) -> list[tuple[str, bool]]:

@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ganlib.data.arrow import ArrowWriter, write_manifest
-from pipeline import params, preflight
+from pipeline import names, params, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -148,6 +148,12 @@ def test_the_shipped_file_is_good():
             {"train__state_uri": "hdfs://host/x"},
             r"train.state_uri='hdfs://host/x' is no place .*; legal: a folder, s3://bucket/prefix, gs://bucket",
         ),
+        (
+            {"data__path": "s3://b/x", "data__source": "idx"},
+            r"data.path='s3://b/x' is no path of this machine; set data.source_uri to it, and data.path: data/incoming",
+        ),
+        ({"data__source_uri": "photos", "data__source": "idx"}, r"data.source_uri='photos' is no address of an object store; legal: s3://"),
+        ({"data__source_uri": "s3://b/x", "data__source": "digits"}, r"data.source=digits reads no files, and data.source_uri names some"),
         ({"data__store_uri": "store"}, r"data.store_uri='store' is relative, and every node looks for it; set an absolute folder"),
         ({"data__store_uri": "ftp://host/x"}, r"data.store_uri='ftp://host/x' is no place .*; legal: a folder, s3://bucket/prefix"),
         ({"train__state_uri": "s3:///x"}, r"train.state_uri='s3:///x' is no place"),
@@ -158,6 +164,15 @@ def test_the_shipped_file_is_good():
 def test_mistakes(changes, message):
     with pytest.raises(params.ParamsError, match=message):
         preflight.parse(changed(**changes))
+
+
+@pytest.mark.parametrize("uri", ["s3://b/My Cats?region=r", "gs://b/photos.zip", "az://c/x"])
+@pytest.mark.parametrize("source", ["image_folder", "idx", "parquet"])
+def test_files_in_a_store_are_looked_at_when_they_are_fetched(tmp_path, uri, source):
+    """Kills: a look for classes in the local folder that nobody reads, and a model that is named after it."""
+    settings = changed(model__conditional=True, data__path=str(tmp_path), data__source_uri=uri, data__source=source)
+    data = preflight.parse(settings).data
+    assert names.model_name("auto", source=source, path=data.place) in ("gan-my-cats", "gan-photos", "gan-x")
 
 
 def test_a_condition_on_files_without_classes(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+from ganlib.data.raw import Fetched, Stored, write_source
 from ganlib.data.sources import SOURCES, fashion_mnist
 from ganlib.files import sha256_file
 from ganlib.metrics.fid import fid
@@ -361,6 +362,19 @@ def test_every_source_says_where_it_gets_its_bytes():
     assert origin.DEBIAN_PACKAGES["fashion-mnist"] == fashion_mnist.DEBIAN_PACKAGE
     known = origin.PYTHON_PACKAGES.keys() | origin.DEBIAN_PACKAGES.keys() | origin.GENERATED
     assert {entry.name for entry in SOURCES} - known == own
+
+
+def test_an_origin_in_a_store_has_the_digest_of_its_objects(tmp_path):
+    """Kills: a version whose page tells the address alone, under which other objects may lie by now."""
+    raw = tmp_path / "data" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "pack").write_bytes(b"1")
+    stored = Stored(uri="s3://b/cats", num_files=2, size_bytes=3, sha256="d1" * 32)
+    write_source(raw, "image_folder", Fetched(layout="pack", class_names=None), stored)
+    found = origin.origin("image_folder", stored.uri, tmp_path)
+    assert (found.path, found.stored, list(found.files or {})) == ("s3://b/cats", "d1" * 32, ["pack"])
+    write_source(raw, "image_folder", Fetched(layout="pack", class_names=None))
+    assert origin.origin("image_folder", "data/incoming", tmp_path).stored is None
 
 
 def test_weights_that_are_not_the_described_ones_are_refused(tmp_path):

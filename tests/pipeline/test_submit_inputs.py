@@ -82,6 +82,13 @@ def test_an_override_decides_where_data_are(repository: Path, tmp_path: Path) ->
     ]
 
 
+def test_data_in_a_store_are_expected_there(repository: Path) -> None:
+    """Kills: an address that is said to be missing, and silence about what the nodes must reach."""
+    assert sent(repository, overrides=["data.source_uri=s3://bucket/photos"]) == [
+        "expected: in a store that the nodes reach, with credentials that they have: data.source_uri=s3://bucket/photos"
+    ]
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
