@@ -1,5 +1,6 @@
 """The Ray a training runs on: joined or started here, looked at while it lasts, and ended with whatever it left behind."""
 
+import gc
 import logging
 import math
 import os
@@ -69,9 +70,7 @@ def connected(cluster: ClusterConfig, cpus: float) -> Iterator[bool]:
         try:
             yield not address
         finally:
-            import ray
-
-            _bounded(ray.shutdown, seconds=20)
+            _leave()
             is_over.set()
             own.end()
 
@@ -177,6 +176,18 @@ class _OwnProcesses:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(list(self._seen), timeout=10)
+
+
+def _leave() -> None:
+    """`ray.shutdown`. A reference that is given back in the middle of it ends this process on the spot: what is garbage is given back before."""
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        _bounded(ray.shutdown, seconds=20)
+    finally:
+        gc.enable()
 
 
 def _require_listener(address: str) -> None:

@@ -27,6 +27,7 @@ from pipeline.driver.ray_worker import GROUP, STOP, Worker, work
 from pipeline.driver.settings import ClusterConfig
 
 GROW_SECONDS = 10.0  # a larger group must have been possible for so long: a node that flickers stops nobody
+_FITS: list["_Fit"] = []  # those at work, and those that were left behind: never given back
 SETTLE_SECONDS = 5.0  # what a group that has ended held is free again within this
 
 
@@ -191,6 +192,7 @@ class _Driver:
         self._storage.write(GROUP, group.encode())
         with tempfile.TemporaryDirectory(prefix="ray-train-", ignore_cleanup_errors=True) as scratch:
             fit = _Fit(self._trainer(size, group, scratch))
+            _FITS.append(fit)
             fit.start()
             deadline, larger_since, resize, noticed = math.inf, math.inf, "", 0.0
             while fit.is_alive():
@@ -214,7 +216,8 @@ class _Driver:
                     if resize:
                         noticed = time.time()
                         self._ask_to_stop()
-        if fit.failure is not None:
+        _FITS.remove(fit)
+        if isinstance(fit.failure, Exception):
             return False, fit.failure
         if resize and not self._stopping.is_set():
             self._owed = {"kind": "resize", "text": resize, "noticed": round(noticed, 3), "workers_before": size}
@@ -259,17 +262,21 @@ class _Driver:
 
 
 class _Fit(threading.Thread):
-    """`trainer.fit()` in a thread of its own: in the main thread it would take Ctrl-C for itself and stop without a checkpoint."""
+    """`trainer.fit()` in a thread of its own: in the main thread it would take Ctrl-C for itself and stop without a checkpoint.
+
+    One that is left behind is ended by Ray's shutdown, in the middle of it. Its exception, and with it all that its frames have of Ray, is kept:
+    whoever gives back a reference while Ray shuts down ends this process on the spot.
+    """
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(name="ray train", daemon=True)
         self._trainer = trainer
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def run(self) -> None:
         try:
             self._trainer.fit()
-        except Exception as failure:
+        except BaseException as failure:  # SystemExit is what a shutdown raises
             self.failure = failure
 
 
