@@ -27,6 +27,7 @@ def test_a_divergence_stops_once_in_words(prepared):
     prepared.run("git", "checkout", "-q", "params.yaml")
 
 
+@pytest.mark.slow  # the divergence above takes the same way out of a worker
 def test_an_alarm_stops_as_a_divergence_does(prepared):
     """Kills: an alarm that is tried again by the driver, or loses its words on the way out of a worker."""
     prepared.set(train__alarms__mode_collapse={"action": "stop", "threshold": 100.0, "measurements": 1})
