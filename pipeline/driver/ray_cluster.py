@@ -23,6 +23,7 @@ from pipeline.driver import leftovers, ray_private
 from pipeline.driver.failures import ClusterError, RayLost
 from pipeline.driver.ray_private import RAY_SETTINGS, SHUTDOWN_TIMEOUT
 from pipeline.driver.settings import ClusterConfig
+from pipeline.garbage import uncollected
 from pipeline.params import CODE
 
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # nothing large goes through it
@@ -183,11 +184,8 @@ def _leave() -> None:
     import ray
 
     gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         _bounded(ray.shutdown, seconds=20)
-    finally:
-        gc.enable()
 
 
 def _require_listener(address: str) -> None:

@@ -74,6 +74,7 @@ GANLIB_FLOORS = (
     {"selection"},
 )
 PIPELINE_FLOORS = (
+    {"garbage"},
     {
         "__init__",
         "code_digest",
