@@ -78,6 +78,14 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         calibration=calibration,
         scale=standing.scale(calibration, main.key, main.span.value) if calibration is not None and main is not None else None,
         equivalents=calibration.equivalent(main.key, main.span.value) if calibration is not None and main is not None else [],
+        sights=standing.sights(calibration, {item.key: item.title for item in found}, numbers.number) if calibration is not None else [],
+        faults=_file(
+            root / "data" / "calibration" / "ladder.png",
+            "Real images, damaged more and more to the right. Orange: at least one number tells them from real images; grey: none does.",
+            is_pixels=False,
+        )
+        if calibration is not None
+        else None,
         numbers=found,
         cards=[item for item in found if item.about.is_headline and "@" not in item.key],
         others=_others(evaluation, found),

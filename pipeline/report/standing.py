@@ -1,6 +1,7 @@
 """The ladder of known faults, made from real images, and where a generator stands on it."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ganlib.metrics.calibration import Calibration
@@ -24,6 +25,20 @@ class Rung:
     points: tuple[tuple[float, float, float, bool], ...]
     seen: tuple[float, ...]
     rises: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What one number sees of the faults: a row of the report's table.
+
+    Attributes:
+        cells: a word for each fault of the calibration, in its order: from which strength on it is seen, and where it does not rise with strength.
+        doubt: why it is not trusted; "" where it is.
+    """
+
+    title: str
+    cells: tuple[str, ...]
+    doubt: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +66,32 @@ def seen(calibration: Calibration, key: str) -> list[str]:
     """Titles of the faults that a number sees in some strength."""
     sees = calibration.metrics[key].sees if key in calibration.metrics else {}
     return [calibration.faults[name].title for name, strength in sees.items() if strength is not None]
+
+
+def sights(calibration: Calibration, titles: Mapping[str, str], show: Callable[[float], str]) -> list[Sight]:
+    """Every number of the calibration, those that are not trusted too.
+
+    Args:
+        titles: key -> what it is called; the key itself where it is not there.
+    """
+
+    def cell(key: str, name: str) -> str:
+        verdict = calibration.metrics[key]
+        strength = verdict.sees.get(name)
+        if not calibration.faults[name].applies:
+            return "does not apply"
+        if strength is None:
+            return "no"
+        return f"from {show(strength)}" + ("" if verdict.rises.get(name, False) else ", not rising")
+
+    return [
+        Sight(
+            title=titles.get(key, key),
+            cells=tuple(cell(key, name) for name in calibration.faults),
+            doubt="" if verdict.is_trusted else verdict.why,
+        )
+        for key, verdict in calibration.metrics.items()
+    ]
 
 
 def is_trusted(calibration: Calibration | None, key: str) -> bool:

@@ -237,6 +237,25 @@ def test_a_rung_lies_where_its_value_is() -> None:
     assert standing.scale(calibrated(), "kid", 1.0) is None
 
 
+def test_the_table_says_from_where_a_fault_is_seen_whether_it_rises_and_why_a_number_is_not_trusted(tmp_path: Path) -> None:
+    """Kills a table without `rises`, raw keys for titles, and reasons that only a mouse finds: paper and phones have none."""
+    found = calibrated(is_trusted=False)
+    found.metrics["fid"].sees["noise"] = 0.1
+    (row,) = standing.sights(found, {"fid": "FID"}, numbers.number)
+    assert row == standing.Sight(title="FID", cells=("from 1", "from 0.1, not rising", "does not apply"), doubt="sees blur")
+    assert standing.sights(calibrated(), {}, numbers.number)[0] == standing.Sight(
+        title="fid", cells=("from 1", "no", "does not apply"), doubt=""
+    )
+    values = project(tmp_path)
+    found.write(tmp_path / "data" / "calibration")
+    Image.new("RGB", (90, 40)).save(tmp_path / "data" / "calibration" / "ladder.png")
+    page = report.render(tmp_path, values)
+    assert "<td>from 0.1, not rising</td>" in page
+    assert "classes dropped does not apply: no classes." in page
+    assert "<b>FID</b> decides nothing on these data: it sees blur." in page
+    assert "What the faults look like" in page
+
+
 def test_a_jpeg_is_worse_where_its_quality_falls() -> None:
     """Kills strengths that are compared as numbers: 60 would be seen, and 30 and 3, which are farther from real, would not."""
     found = calibrated()
