@@ -18,9 +18,10 @@ from ganlib.files import write_json
 from ganlib.metrics import interface
 from ganlib.metrics.settings import Depth
 
-FORMAT = 2
+FORMAT = 3
 FEATURES_FILE = "features.safetensors"
 SUMMARY_FILE = "reference.json"
+MADE_WITH = "made_with"  # one entry, for safetensors writes several in no order, and a stage's out must have the same bytes
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Reference:
         for facts in summary["extractors"]:
             extractor = interface.load(folder / facts["label"])
             with safe_open(folder / facts["label"] / FEATURES_FILE, framework="pt") as file:
-                found = file.metadata()
+                found = json.loads(file.metadata()[MADE_WITH])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
             said = {"data_digest": summary["data_digest"], "extractor_sha256": facts["sha256"]}
             for key, value in (("data_digest", data_digest), ("extractor_sha256", interface.sha256(extractor))):
@@ -110,7 +111,8 @@ def write(folder: Path, described: Described, indices: Mapping[str, Tensor], *, 
     digest = interface.save(described.extractor, place)
     assert digest == described.facts["sha256"]
     tensors = {**described.tensors, **{f"{split}.indices": tensor for split, tensor in indices.items()}}
-    save_file(tensors, place / FEATURES_FILE, metadata={"data_digest": data_digest, "extractor_sha256": digest})
+    made_with = json.dumps({"data_digest": data_digest, "extractor_sha256": digest}, sort_keys=True)
+    save_file(tensors, place / FEATURES_FILE, metadata={MADE_WITH: made_with})
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
