@@ -317,8 +317,8 @@ def test_a_metric_reads_the_depth_that_it_declares(root: Path, monkeypatch: pyte
 
 def test_a_reference_of_an_older_version_is_refused(root: Path) -> None:
     path = root / "data" / "reference" / SUMMARY_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
-    with pytest.raises(ValueError, match=r"has format 1, expected 2; run `dvc repro reference`"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(ValueError, match=r"has format 2, expected 3; run `dvc repro reference`"):
         evaluate(CONFIG, root=root)
 
 

@@ -42,5 +42,5 @@ def test_it_is_read_back_for_its_own_data_and_no_other(tmp_path: Path) -> None:
     found = Reference.read(folder, data_digest=DATA)
     assert torch.equal(found.features("train"), one.features("train"))
     assert torch.equal(found.indices["train"], torch.arange(4))
-    with pytest.raises(ValueError, match="was made with data_digest aaaa.*expected bbbb.*dvc repro reference"):
+    with pytest.raises(ValueError, match=r"was made with data_digest aaaa.*expected bbbb.*dvc repro reference"):
         Reference.read(folder, data_digest="b" * 64)
