@@ -114,8 +114,8 @@ class Calibration:
     def equivalent(self, key: str, value: float) -> list[str]:
         """Which faults are as far from real as this value: "as far from real as a blur of 1.3 pixels", one phrase for each that it rises with.
 
-        Between two strengths by linear interpolation. A value that depends on how many images there are (FID) compares with this ladder only as
-        far as their numbers are alike: `n`.
+        Between two strengths by linear interpolation; a fault that is counted has none between, and the nearest below is named. A value that
+        depends on how many images there are (FID) compares with this ladder only as far as their numbers are alike: `n`.
         """
         if key not in self.metrics:
             return []
@@ -131,8 +131,7 @@ class Calibration:
                 if distance(value) > points[-1]:
                     phrases.append(f"farther from real than {fault.words(rungs.strengths[-1])}")
                 else:
-                    strength = _crossing(distance(value), points, [fault.none, *rungs.strengths])
-                    phrases.append(f"as far from real as {fault.words(strength)}")
+                    phrases.append(_stands(fault, _crossing(distance(value), points, [fault.none, *rungs.strengths])))
         return phrases
 
     def write(self, folder: Path) -> None:
@@ -145,6 +144,13 @@ def _crossing(height: float, points: np.ndarray, strengths: Sequence[float]) -> 
     i = max(1, int(np.searchsorted(points, height)))
     share = (height - points[i - 1]) / (points[i] - points[i - 1])
     return float(strengths[i - 1] + share * (strengths[i] - strengths[i - 1]))
+
+
+def _stands(fault: Fault, strength: float) -> str:
+    """Beside the fault in that strength; of one that is counted, beside the whole number below."""
+    if not fault.counts or strength == round(strength):
+        return f"as far from real as {fault.words(strength)}"
+    return f"nearer to real than {fault.words(1)}" if strength < 1 else f"farther from real than {fault.words(math.floor(strength))}"
 
 
 def badness(better: str, ideal: float | None) -> Callable[[float], float]:

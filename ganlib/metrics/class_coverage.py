@@ -35,6 +35,7 @@ GIVES = (
         meaning="Divergence of the classes of the generated images from those of the real ones, in nats.",
         better="lower",
         ideal=0.0,
+        least=0.0,
         is_distance=True,
         is_headline=False,
         must_see=("one_mode",),

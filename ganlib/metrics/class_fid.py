@@ -19,6 +19,7 @@ MEAN = Value(
     meaning="Mean over the classes of the distance of generated from real images of that class.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
     is_headline=False,
 )
@@ -28,6 +29,7 @@ WORST = Value(
     meaning="The largest of these distances.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
     is_headline=False,
 )

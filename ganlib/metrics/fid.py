@@ -39,6 +39,7 @@ FID = Value(
     meaning="Distance of all generated from all real images: quality and variety in one.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ganlib.metrics import METRICS
 from ganlib.metrics.auc import auc
 from ganlib.metrics.interface import Comparison
-from ganlib.metrics.intervals import wilson
+from ganlib.metrics.intervals import median_ends, wilson
 from ganlib.metrics.needs import Needs, Value, declares
 from ganlib.metrics.settings import EvaluateConfig
 
@@ -92,6 +92,10 @@ def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     probability, z = mann_whitney(fake.numpy(), real.numpy())
     _, *ends = auc(fake.numpy(), real.numpy())
     scale = z / (probability - 0.5) if probability != 0.5 else 0.0  # of the z-score, which is linear in the probability
+    medians: dict[str, float] = {}
+    for key, distances in (("nearest_train_distance", fake), ("nearest_train_distance_real", real)):
+        ends_of = median_ends(distances.tolist())
+        medians |= {key: float(distances.median()), f"{key}_low": ends_of[0], f"{key}_high": ends_of[1]}
     return {
         "memorized_share": share,
         "memorized_share_low": low,
@@ -102,6 +106,5 @@ def memorization(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
         "copying_z": z,
         "copying_z_low": scale * (ends[0] - 0.5),
         "copying_z_high": scale * (ends[1] - 0.5),
-        "nearest_train_distance": float(fake.median()),
-        "nearest_train_distance_real": float(real.median()),
+        **medians,
     }

@@ -21,6 +21,7 @@ class Value:
         meaning: one sentence.
         better: `target` means the nearer to `ideal` the better, on either side.
         ideal: where there is one; always for `target`.
+        least: nothing is below it, so that no interval ends there; None: any number may come out.
         is_share: in [0, 1], shown in per cent.
         is_distance: between two sets of images; real images against each other are not at 0, so their null belongs beside it.
         is_conditional: given only for a generator that is told the class.
@@ -34,6 +35,7 @@ class Value:
     meaning: str
     better: Literal["lower", "higher", "target"]
     ideal: float | None = None
+    least: float | None = None
     is_share: bool = False
     is_distance: bool = False
     is_conditional: bool = False
@@ -51,6 +53,12 @@ class Value:
             assert self.ideal is not None
             return abs(one - self.ideal) < abs(other - self.ideal)
         return one > other if self.better == "higher" else one < other
+
+    def cut(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval that is taken from a normal distribution, within what the number can be."""
+        if self.is_share:
+            return max(0.0, low), min(1.0, high)
+        return (low if self.least is None else max(self.least, low)), high
 
     @property
     def hint(self) -> str:

@@ -48,8 +48,7 @@ def summary(value: needs.Value, found: Sequence[Mapping[str, float]]) -> dict[st
     else:
         half = spread(draws)
         low, high = mean - half, mean + half
-    if value.is_share:
-        low, high = max(0.0, low), min(1.0, high)
+    low, high = value.cut(low, high)
     return {"mean": mean, "low": low, "high": high, "draws": len(draws)}
 
 

@@ -56,6 +56,7 @@ DISTANCE = Value(
     meaning="How far the strength of coarse and fine detail is from that of real images, in decibels over all frequencies; blur and grids show here.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
 )
 

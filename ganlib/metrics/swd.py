@@ -128,6 +128,7 @@ SWD = Value(
     meaning="Distance of small patches of generated images from those of real ones at several sizes, in standard deviations; no network is involved.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
 )
 FINE = Value(
@@ -136,6 +137,7 @@ FINE = Value(
     meaning="The same of the finest details alone: texture and sharpness.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
     is_headline=False,
 )
@@ -145,6 +147,7 @@ COARSE = Value(
     meaning="The same of the coarsest level alone: shapes and colours.",
     better="lower",
     ideal=0.0,
+    least=0.0,
     is_distance=True,
     is_headline=False,
 )

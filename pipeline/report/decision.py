@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganlib.metrics import needs
-from pipeline.report import numbers
+from pipeline.report import numbers, significance
 from pipeline.report.numbers import Number
 from pipeline.report.templates import environment
 
@@ -68,6 +68,12 @@ def render(registration: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
                 if any(check["kind"] == kind for check in checks)
             ],
             rows=rows,
+            disagreements=significance.told(
+                significance.reversals({"this generator": ours, champion["name"]: list(theirs.values())}),
+                str(evaluation.get("protocol", {}).get("extractor")),
+            )
+            if champion is not None and all(check["passes"] for check in checks if check["kind"] == "protocol")
+            else [],
             rule=numbers.flat(decision.get("rule", {})),
             protocol=numbers.flat({key: value for key, value in evaluation.get("protocol", {}).items() if key != "read_from"}),
             tone="good" if "champion" in registration["aliases"] or decision.get("promotes") else "unknown",

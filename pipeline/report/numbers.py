@@ -98,8 +98,8 @@ def _plain(key: str) -> str:
 
 
 def _ends(mean: float, low: float, high: float, about: Value | None) -> Span:
-    if about is not None and about.is_share:
-        low, high = max(0.0, low), min(1.0, high)
+    if about is not None:
+        low, high = about.cut(low, high)
     return Span(value=mean, low=low, high=high)
 
 

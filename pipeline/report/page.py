@@ -155,15 +155,16 @@ def _alarms(path: Path) -> list[dict[str, Any]] | None:
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[tuple[str, str]]:
-    """Numbers beside the described ones: what helps to read them."""
+def _others(evaluation: Mapping[str, Any], found: list[numbers.Number]) -> list[tuple[str, str, str]]:
+    """Numbers beside the described ones, and their intervals: what helps to read them."""
     known = {item.key for item in found}
     rest = {
         key: value
         for key, value in evaluation.items()
         if isinstance(value, int | float) and key not in known and not key.endswith(numbers.ENDS)
     }
-    return numbers.flat(rest)
+    ends = {key: [evaluation[key + end] for end in numbers.ENDS if key + end in evaluation] for key in rest}
+    return [(key, numbers.text(value), " to ".join(map(numbers.text, ends[key]))) for key, value in rest.items()]
 
 
 def _classes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:

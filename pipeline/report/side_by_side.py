@@ -14,7 +14,7 @@ from ganlib.pictures import NOTICE
 from pipeline.report import numbers, seen, significance
 from pipeline.report.numbers import Number
 from pipeline.report.page import Picture
-from pipeline.report.significance import Difference
+from pipeline.report.significance import Difference, Reversal
 from pipeline.report.templates import environment
 
 COLUMNS = 12
@@ -145,7 +145,9 @@ def render(models: Sequence[Model], *, seed: int) -> str:
 
 
 def sentences(models: Sequence[Model]) -> list[str]:
-    """What a person wants to know first: for each other model, which numbers are better and worse than the first's by more than chance."""
+    """What a person wants to know first: for each other model, which numbers are better and worse than the first's by more than chance; and
+    where two extractors rank models in another order.
+    """
     titles = {item.key: item.title for item in models[0].numbers}
     found = []
     for name, differences in compared(models).items():
@@ -154,7 +156,13 @@ def sentences(models: Sequence[Model]) -> list[str]:
             keys = [titles[key] for key, item in differences.items() if item.is_significant and item.direction == direction]
             told += [f"{direction} in {', '.join(keys)}"] if keys else []
         found.append(f"{name} is {' and '.join(told)}" if told else f"{name} is not to be told apart from {models[0].name} by any number")
-    return found
+    return found + significance.told(reversals(models), str(models[0].protocol.get("extractor")))
+
+
+def reversals(models: Sequence[Model]) -> list[Reversal]:
+    """Which of the models that can be compared are ranked otherwise by another extractor."""
+    unlike = apart(models)
+    return significance.reversals({model.name: model.numbers for model in models if model.name not in unlike})
 
 
 def picture(models: Sequence[Model]) -> bytes:
@@ -196,4 +204,5 @@ def summary(models: Sequence[Model]) -> dict[str, Any]:
             }
             for model in models
         ],
+        "reversals": [asdict(item) for item in reversals(models)],
     }

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 from scipy.stats import norm
@@ -84,6 +85,71 @@ def differences(first: Sequence[Number], others: Sequence[Sequence[Number]]) -> 
         direction: Direction = "better" if item.about.is_better(other, one) else "worse" if item.about.is_better(one, other) else "unknown"
         found[index][item.key] = Difference(change=other - one, p=p, is_significant=is_significant, direction=direction)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reversal:
+    """Two models that one number puts in one order by the main extractor, and in the other by another.
+
+    Attributes:
+        better, worse: names, as the main extractor has them.
+        key: the number, without an extractor.
+        extractor: label of the one that has it the other way round.
+        is_significant: both orders, after Holm's correction over all orders that were looked at.
+    """
+
+    better: str
+    worse: str
+    key: str
+    title: str
+    extractor: str
+    is_significant: bool
+
+
+def reversals(models: Mapping[str, Sequence[Number]]) -> list[Reversal]:
+    """Where extractors rank models (name -> numbers of one protocol) otherwise than the main one does; what only one of two has is passed over."""
+    orders: list[tuple[str, str, Number, str]] = []
+    p_values: list[float | None] = []
+    for (one, ours), (other, theirs) in combinations(models.items(), 2):
+        first, second = ({item.key: item for item in numbers} for numbers in (ours, theirs))
+        for key, item in first.items():
+            plain, at, label = key.partition("@")
+            if not at or not {key, plain} <= second.keys() or plain not in first:
+                continue
+            is_better = item.about.is_better
+            leads = [is_better(first[name].span.value, second[name].span.value) for name in (plain, key)]
+            trails = [is_better(second[name].span.value, first[name].span.value) for name in (plain, key)]
+            p_values += [p_value(first[name].span, second[name].span) for name in (plain, key)]
+            if leads[0] and trails[1]:
+                orders.append((one, other, first[plain], label))
+            elif trails[0] and leads[1]:
+                orders.append((other, one, first[plain], label))
+            else:
+                orders.append(("", "", item, label))  # of one mind; its chances count all the same
+    sure = holm(p_values)
+    return [
+        Reversal(
+            better=better, worse=worse, key=item.key, title=item.title, extractor=label, is_significant=sure[2 * i] and sure[2 * i + 1]
+        )
+        for i, (better, worse, item, label) in enumerate(orders)
+        if better
+    ]
+
+
+def told(found: Sequence[Reversal], main: str) -> list[str]:
+    """A sentence for each two models and extractor that see them otherwise than `main`, the label of the main extractor; sure ones first."""
+    groups: dict[tuple[bool, str, str, str], list[str]] = {}
+    for item in sorted(found, key=lambda item: not item.is_significant):
+        groups.setdefault((item.is_significant, item.better, item.worse, item.extractor), []).append(item.title)
+    return [
+        f"The extractors disagree: {better} is better than {worse} in {', '.join(titles)} by {main}, and worse by {label}"
+        + (
+            ", both beyond chance: neither alone decides which is better"
+            if is_sure
+            else ", though chance may have made one of the two orders"
+        )
+        for (is_sure, better, worse, label), titles in groups.items()
+    ]
 
 
 def disagreements(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

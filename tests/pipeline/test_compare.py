@@ -179,6 +179,49 @@ def test_a_target_is_better_when_it_is_nearer() -> None:
     assert (one["density"].words, other["density"].direction) == ("better (p < 0.001)", "worse")
 
 
+def judged(fid: float, other: float, width: float = 0.1) -> list[numbers.Number]:
+    values = {"fid": fid, "fid@rotation": other, "kid": 0.1, "kid@rotation": 0.1}
+    ends = {f"{key}{end}": value + sign * width for key, value in values.items() for end, sign in (("_low", -1), ("_high", 1))}
+    return numbers.measured(values | ends, needs.values(), {})
+
+
+def test_extractors_that_rank_models_in_other_orders_are_said() -> None:
+    """One is best by the classifier and worst by rotation, of three. Kills: higher is better, an order that is the same told as another, equal
+    numbers taken for an order, and a difference within chance that is told as sure."""
+    models = {"one": judged(2.0, 9.0), "two": judged(3.0, 8.0), "three": judged(4.0, 8.5)}
+    found = significance.reversals(models)
+    assert {(item.better, item.worse, item.key, item.extractor) for item in found} == {
+        ("one", "two", "fid", "rotation"),
+        ("one", "three", "fid", "rotation"),
+    }
+    assert all(item.is_significant for item in found)
+    assert significance.told(found, "classifier")[0] == (
+        "The extractors disagree: one is better than two in FID by classifier, and worse by rotation, both beyond chance: neither alone decides "
+        "which is better"
+    )
+    swapped = significance.reversals({"two": models["two"], "one": models["one"]})
+    assert [(item.better, item.worse) for item in swapped] == [("one", "two")]
+    (unsure,) = significance.reversals({"one": judged(2.0, 9.0, width=5.0), "two": judged(3.0, 8.0, width=5.0)})
+    assert not unsure.is_significant
+    assert significance.told([unsure], "classifier")[0].endswith("chance may have made one of the two orders")
+    assert significance.reversals({"one": judged(2.0, 8.0), "two": judged(3.0, 9.0)}) == []
+
+
+def test_a_comparison_says_where_the_extractors_disagree(tmp_path: Path) -> None:
+    """In its first sentences and for a program; not of a model that was measured otherwise."""
+    for seed, (name, fid, other, protocol) in enumerate(
+        (("one", 2.0, 9.0, {}), ("two", 3.0, 8.0, {}), ("odd", 9.0, 1.0, {"split": "val"}))
+    ):
+        make(tmp_path, name, seed=seed, fid=fid, extractor="classifier", **protocol)
+        path = tmp_path / name / "reports" / "evaluation.json"
+        more = {"fid@rotation": other, "fid@rotation_low": other - 0.1, "fid@rotation_high": other + 0.1}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    _, page, folder = run(tmp_path, "one", "two", "odd")
+    assert "The extractors disagree: one/models is better than two/models in FID by classifier, and worse by rotation" in page
+    told = json.loads((folder / "compare.json").read_text())["reversals"]
+    assert [(item["better"], item["worse"], item["key"]) for item in told] == [("one/models", "two/models", "fid")]
+
+
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     name = "a" * 70  # a long name is broken

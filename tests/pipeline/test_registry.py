@@ -218,6 +218,10 @@ def test_what_a_tag_holds_is_never_cut_json():
     assert len(deciding.described("a, " * 3_000, "r" * 9_000)) <= deciding.DESCRIPTION_CHARACTERS
 
 
+def with_rotation(at: float) -> dict[str, float]:
+    return {"fid@rotation": at, "fid@rotation_low": at - 0.01, "fid@rotation_high": at + 0.01}
+
+
 def test_the_page_sets_each_number_beside_the_champions():
     """Kills: a page without the champion's values, and an interval or a name that is taken for markup."""
     evaluation, theirs = measured(4.0), measured(5.0)
@@ -241,6 +245,11 @@ def test_the_page_sets_each_number_beside_the_champions():
     assert "version 1: a &lt; b" in page
     for check in found.checks:
         assert html.escape(check.words) in page or check.words in page
+    assert "The extractors disagree" not in page
+    ours, champion = ({**numbers, **with_rotation(at)} for numbers, at in ((evaluation, 9.0), (theirs, 8.0)))
+    told = json.loads(json.dumps(asdict(outcome)))
+    told["champion"]["numbers"] |= champion
+    assert "The extractors disagree: this generator is better than version 1 in FID by" in decision.render(told, ours)
     nobody = decision.render(json.loads(json.dumps(asdict(replace(outcome, decision=None, champion=None)))), evaluation)
     assert "The rule was not asked." in nobody
 

@@ -69,7 +69,7 @@ def test_real_images_own_draws_go_before_the_other_splits_single_score() -> None
     values = {**FID, "fid@rotation": 7.0, "fid@rotation_low": 6.0, "fid@rotation_high": 8.0, "recall": 0.5}
     values |= {"null": {"fid": {"mean": 0.5, "low": -1.0, "high": 2.0}}, "baseline": {"fid": 3.0, "recall": 0.9}}
     main, second, recall = measured(values)
-    assert (main.is_null, main.real) == (True, numbers.Span(value=0.5, low=-1.0, high=2.0))
+    assert (main.is_null, main.real) == (True, numbers.Span(value=0.5, low=0.0, high=2.0))  # FID is never below 0
     assert (second.title, second.span) == ("FID (rotation)", numbers.Span(value=7.0, low=6.0, high=8.0))
     assert second.real is None
     assert (recall.is_null, recall.real_text, recall.interval) == (False, "90.0\u00a0%", "")
@@ -430,11 +430,19 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path: Path) -> None
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;script&gt;alert(2)" in page
     assert "&lt;b&gt;All&lt;/b&gt; look alike." in page
-    assert {source.partition(",")[0] for source in re.findall(r'(?:src|href)="([^"#]+)"', page)} == {"data:image/png;base64", "data:"}
+    sources = {source.partition(",")[0] for source in re.findall(r'(?:src|href)="([^"#]+)"', page)}
+    assert sources == {"data:image/png;base64", "data:", "registration.html"}  # the last is a link to the page beside it
     assert "url(" not in page
     assert "<th>gone</th>" not in page
     assert page.index('class="verdict') < page.index('id="ladder"') < page.index('id="numbers"') < page.index('id="rebuild"')
     assert page == report.render(tmp_path, project_again(tmp_path), looked())  # the same bytes twice
+
+
+def test_a_number_without_a_direction_has_its_interval_in_the_table(tmp_path: Path) -> None:
+    told = {"nearest_train_distance": 0.5, "nearest_train_distance_low": 0.41, "nearest_train_distance_high": 0.62, "prdc_images": 60.0}
+    page = report.render(tmp_path, {**project(tmp_path), **told}, looked())
+    assert "<th>nearest_train_distance</th><td>0.5</td><td>0.41 to 0.62</td>" in page
+    assert "<th>prdc_images</th><td>60</td><td></td>" in page
 
 
 def project_again(root: Path) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Fault(Protocol):
     unit: ClassVar[str]  # of a strength
     none: ClassVar[float] = 0.0  # the strength that changes nothing
     picks: ClassVar[bool] = False  # it is in which images there are, not in any one of them
+    counts: ClassVar[bool] = False  # a strength is a whole number: there is none between two
     steps: ClassVar[tuple[float, ...]] = ()  # the strengths, where they are the same for all images
 
     def strengths(self, held: Held) -> tuple[float, ...]:

@@ -31,6 +31,7 @@ class DroppedClass(Fault):
     title: ClassVar[str] = "classes dropped"
     unit: ClassVar[str] = "classes"
     picks: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
     shares: ClassVar[tuple[float, ...]] = (0.0, 0.2, 0.5)  # of the classes; one at least
 
     def strengths(self, held: Held) -> tuple[float, ...]:

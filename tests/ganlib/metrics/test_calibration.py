@@ -129,6 +129,15 @@ def test_where_a_generator_stands_is_interpolated():
     assert found.equivalent("unknown", 5.0) == []
 
 
+def test_what_is_counted_has_no_half():
+    """Kills "as far from real as 0.39 dropped classes"."""
+    found = calibration(DISTANCE, {"dropped_class": rungs([2.0, 6.0], strengths=[1.0, 5.0])})
+    assert found.equivalent("d", 1.6) == ["nearer to real than 1 dropped class"]
+    assert found.equivalent("d", 2.0) == ["as far from real as 1 dropped class"]
+    assert found.equivalent("d", 4.5) == ["farther from real than 3 dropped classes"]
+    assert found.equivalent("d", 5.0) == ["as far from real as 4 dropped classes"]
+
+
 def test_written_and_read_it_is_the_same(tmp_path):
     found = calibration(TARGET, {"noise": rungs([1.2, 2.0]), "colour_shift": rungs([], applies=False)})
     found.write(tmp_path)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
-from ganlib.metrics import METRICS, interface, needs
+from ganlib.metrics import METRICS, interface, intervals, needs
 from ganlib.metrics.fid import fid, frechet_distance, moments
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.kid import kid, weighted_mmd
@@ -220,6 +221,29 @@ def test_memorization_finds_copies() -> None:
     assert torch.equal(fakes.sort().values, torch.arange(100))
     assert torch.equal(nearest_train, fakes)
     assert bool((distance.diff() >= 0).all())
+
+
+def test_the_interval_of_a_median_is_scipys_and_holds_the_true_one() -> None:
+    """Kills: the quartiles, a rank too few at either end (one of them holds the median of 60 draws less often than 95 %)."""
+    draws = normal(2000, 61, "median").exp()  # nothing like a normal distribution; the median is 1
+    inside = []
+    for row in draws:
+        low, high = intervals.median_ends(row.tolist())
+        expected = stats.quantile_test(row.numpy(), q=1.0, p=0.5).confidence_interval(0.95)
+        assert (low, high) == pytest.approx(tuple(expected))
+        inside.append(low <= 1.0 <= high)
+    assert 0.95 <= np.mean(inside) < 0.985
+    assert intervals.median_ends([3.0, 1.0, 2.0]) == (1.0, 3.0)
+
+
+def test_the_nearest_training_image_has_an_interval() -> None:
+    """Kills the ends of the real images at the fakes' median."""
+    train, real, fake = normal(200, 4, "train"), normal(300, 4, "real"), normal(300, 4, "fake") * 2
+    found = memorization(compare(real, fake, train), CONFIG)
+    for key, images in (("nearest_train_distance", fake), ("nearest_train_distance_real", real)):
+        low, high = intervals.median_ends(torch.cdist(images.double(), train.double()).min(dim=1).values.tolist())
+        assert (found[f"{key}_low"], found[f"{key}_high"]) == pytest.approx((low, high), rel=1e-5)
+        assert low < found[key] < high
 
 
 def test_memorization_where_real_images_are_copies_too() -> None:

@@ -72,6 +72,14 @@ def test_a_share_stays_one_and_too_few_images_have_no_null():
     assert null(METRICS.get("fid"), compared(18), CONFIG.model_copy(update={"null_draws": 0})) == {}
 
 
+def test_a_distance_that_cannot_be_negative_has_no_interval_below_zero():
+    """Two draws of FID far apart. Kills an interval from -5, and one of KID, whose estimate is negative half the time, that is cut."""
+    for key, low in (("fid", 0.0), ("swd", 0.0), ("kid", pytest.approx(0.5 - spread([0.0, 1.0])))):
+        value = needs.value_of(key)
+        assert value is not None
+        assert summary(value, [{key: 0.0}, {key: 1.0}])["low"] == low
+
+
 def test_the_pixels_of_a_null_are_held_out_images_alone():
     images = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8)).astype(np.uint8)
     data = PixelComparison(real=ArrayImages(images), fake=ArrayImages(np.zeros_like(images)), real_indices=np.arange(10, 30))
