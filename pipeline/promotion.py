@@ -1,7 +1,7 @@
 """Whether a challenger takes the place of the champion: a function of two stored evaluations, a stored spread over seeds and the rule.
 
 Nothing is trained or measured here, and nobody is asked. `pipeline.tracking.registration` reads the evaluations from the registry and moves the
-alias.
+alias. Long, because the whole rule stands in one place, so that whoever signs it reads one file.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""A folder and a real S3 server behind the same verbs. `gs://` and `az://` are made from their addresses here, and were never run."""
+"""A folder and a real S3 server behind the same verbs. `gs://` and `az://` are made from their addresses here, and were never run.
+
+Long because every verb is held to the same promises in both places.
+"""
 
 import errno
 import fcntl

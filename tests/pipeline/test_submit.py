@@ -1,4 +1,7 @@
-"""What is sent, what is refused before it is sent, and what the command makes of an answer: without a Ray (test_submit_server.py has one)."""
+"""What is sent, what is refused before it is sent, and what the command makes of an answer: without a Ray (test_submit_server.py has one).
+
+Long because each setting, file and address that can be wrong is refused by its own words.
+"""
 
 import json
 import os
