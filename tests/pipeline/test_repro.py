@@ -1,5 +1,6 @@
 """The main job, for real: `dvc repro` in a temporary clone, with Ray workers and an MLflow store."""
 
+import csv
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -170,13 +172,79 @@ def test_mlflow_serves_it(finished, tmp_path):
     assert np.asarray(answer["predictions"]).shape == (3, 1, 8, 8)
 
 
-def test_dvcs_own_views_work(finished, tmp_path):
-    assert "fid" in finished.run("dvc", "metrics", "show").stdout
-    assert "index.html" in finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots")).stdout
-    drawn = (tmp_path / "plots" / "index.html").read_text()
-    for column in ("loss_discriminator", "logit_real", "held_out_logits", "diversity"):
-        assert f'"field": "{column}"' in drawn
+def drawn(page: Path) -> list[list[dict[str, str]]]:
+    """What each plot of DVC's page draws."""
+    text, decoder, found, at = page.read_text(), json.JSONDecoder(), [], 0
+    while (at := text.find('{"$schema"', at)) >= 0:
+        spec, at = decoder.raw_decode(text, at)
+        found.append(spec["data"]["values"])
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def leaves(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Numbers by their dotted key, as DVC names them."""
+    found = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+
+def test_the_ladder_of_a_finished_evaluation(finished):
+    """Each step with its own strength and FID, as the calibration has them. Kills: the generator's FID left out; values of another metric."""
+    calibrated, evaluation = (
+        json.loads((finished.root / name).read_text()) for name in ("data/calibration/calibration.json", "reports/evaluation.json")
+    )
+    rows = [(row["fault"], row["strength"], float(row["fid"])) for row in table(finished.root / "reports" / "ladder.csv")]
+    faults = [
+        (fault["title"], str(strength), value)
+        for fault in calibrated["faults"].values()
+        if fault["applies"]
+        for strength, value in zip(fault["strengths"], fault["values"]["fid"], strict=True)
+    ]
+    assert len(faults) > 20
+    assert rows == [("this generator", "", evaluation["fid"]), ("real images", "", calibrated["null"]["fid"]["mean"]), *faults]
+
+
+def test_dvcs_own_views_have_the_numbers_of_the_files(finished, tmp_path):
+    """Kills: a plot of dvc.yaml whose file or column is not there, which DVC leaves out with a warning."""
+    reports = finished.root / "reports"
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]["reports/evaluation.json"]["data"]
+    assert leaves(shown) == leaves(json.loads((reports / "evaluation.json").read_text()))
+    told = finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    assert "index.html" in told.stdout
+    assert "WARNING" not in told.stderr
+    plots = drawn(tmp_path / "plots" / "index.html")
+    for name, *fields in (
+        ("training/history.csv", "loss_discriminator", "loss_generator"),
+        ("training/history.csv", "logit_fake", "logit_real"),
+        ("training/health.csv", "real_logits", "held_out_logits", "fake_logits"),
+        ("training/health.csv", "diversity"),
+        ("ladder.csv", "fault"),
+    ):
+        rows = table(reports / name)
+        lines = [(row, field) for field in fields for row in rows]  # DVC names the field where a plot has several
+        assert lines in [[({key: point.get(key) for key in rows[0]}, point.get("field", fields[0])) for point in plot] for plot in plots]
+    candidates = json.loads((reports / "training" / "selection.json").read_text())["candidates"]
+    assert [row | {"rev": "workspace"} for row in candidates] in plots
     assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
+
+
+def assert_dvc_tells_them_apart(clone, revision: str, before: Path, page: Path) -> None:
+    """`dvc metrics diff` and `dvc plots diff` have the numbers of both; `before` is reports/ at `revision`. Kills: numbers DVC does not follow."""
+    reports = clone.root / "reports"
+    old, new = (leaves(json.loads((folder / "evaluation.json").read_text())) for folder in (before, reports))
+    changed = {key: {"old": old[key], "new": new[key], "diff": new[key] - old[key]} for key in new if old.get(key) != new[key]}
+    assert {"fid", "kid", "precision"} <= set(changed)
+    found = json.loads(clone.run("dvc", "metrics", "diff", revision, "--json").stdout)["reports/evaluation.json"]
+    assert found == changed
+    clone.run("dvc", "plots", "diff", revision, "-o", str(page))
+    rows = [row | {"rev": rev} for rev, folder in (("workspace", reports), (revision, before)) for row in table(folder / "ladder.csv")]
+    assert rows in drawn(page / "index.html")
+    assert rows[0]["fid"] == str(new["fid"]) != str(old["fid"])
 
 
 def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
@@ -195,13 +263,17 @@ def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
     assert [len(model["differences"]) > 5 for model in models] == [False, True, True]
 
 
-def test_a_change_reruns_what_it_must_and_nothing_else(finished):
+def test_a_change_reruns_what_it_must_and_nothing_else(finished, tmp_path):
     finished.set(cluster__workers=1, tracking__experiment="other", train__keep_checkpoints=2)
     assert finished.repro() == []
     finished.set(cluster__workers=2, tracking__experiment="gan", train__keep_checkpoints=3)
     before = finished.lock()
+    finished.run("dvc", "exp", "save", "-n", "before")
+    shutil.copytree(finished.root / "reports", tmp_path / "reports")
     finished.set(sample__seed=2)
     assert finished.repro() == ["sample", "evaluate", "register"]
+    assert_dvc_tells_them_apart(finished, "before", tmp_path / "reports", tmp_path / "plots")
+    finished.run("dvc", "exp", "remove", "before")
     registration = json.loads((finished.root / "reports" / "registration.json").read_text())
     assert (registration["version"], registration["is_new"]) == (1, False)  # the same generator: no second version
     finished.set(sample__seed=1)
