@@ -77,6 +77,7 @@ def register(
         run_key=run_key,
         card=card.Card.of(family="dcgan", source="digits", images=100, run_key=run_key, git_commit="c"),
         sha256=content,
+        images_seen=100,
         evaluation=evaluation or measured(fid, **(protocol or {})),
         alarms=alarms,
         spreads=spreads,

@@ -1,11 +1,14 @@
 """The ladder of known faults, made from real images, and where a generator stands on it."""
 
+import csv
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ganlib.metrics.calibration import Calibration
 
+GENERATOR, REAL = "this generator", "real images"  # rows of the table that are no fault
 MOST_TICKS = 5
 ROOM = 7.0  # per cent of the axis that a strength needs to be read
 DECADES = 5  # of the axis at most: what is smaller lies at its beginning
@@ -130,6 +133,21 @@ def scale(calibration: Calibration, key: str, value: float) -> Scale | None:
         null=(place(null.low), place(null.high)),
         here=place(value),
     )
+
+
+def table(calibration: Calibration | None, values: Mapping[str, float], key: str) -> str:
+    """The steps of one distance's ladder as CSV, and the generator's own: what `dvc plots` draws and compares; the header alone where it has none."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["fault", "strength", "unit", key])
+    if key in values:
+        rows.writerow([GENERATOR, "", "", values[key]])
+        if calibration is not None and key in calibration.null:
+            rows.writerow([REAL, "", "", calibration.null[key].mean])
+            for rungs in calibration.faults.values():
+                measured = zip(rungs.strengths, rungs.values.get(key, ()), strict=False) if rungs.applies else ()
+                rows.writerows([rungs.title, strength, rungs.unit, value] for strength, value in measured)
+    return text.getvalue()
 
 
 def _ticks(bottom: float, top: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""evaluate: the samples against held-out real images; writes reports/evaluation.json, reports/plots and reports/report.html."""
+"""evaluate: the samples against held-out real images; writes reports/evaluation.json, reports/ladder.csv, reports/plots, reports/report.html."""
 
 import json
 import sys
@@ -12,6 +12,7 @@ from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_write, sha256_file
 from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
+from ganlib.metrics.fid import FID
 from ganlib.metrics.memorization import memorization
 from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig
@@ -19,7 +20,7 @@ from ganlib.samples import Samples
 from ganlib.train_settings import TrainConfig
 from pipeline import cli, discriminator, looking, pairs, params, path_length, preflight
 from pipeline.generator import DESCRIPTION, weights_file
-from pipeline.report import page
+from pipeline.report import page, standing
 from pipeline.tracking.delivery import deliver_pending
 from pipeline.tracking.evaluation import SECTIONS, try_to_log
 from pipeline.tracking.settings import TrackingConfig
@@ -125,6 +126,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes, modality=modality)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
+    atomic_write(root / "reports" / "ladder.csv", standing.table(calibrated, values, FID.key).encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
     return result
 

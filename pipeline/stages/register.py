@@ -75,6 +75,7 @@ def register(
             run_key=trained.facts["run_key"],
             card=Card.of_generator(trained.facts),
             sha256=trained.facts["sha256"],
+            images_seen=trained.facts["images_seen"],
             truncation=truncation,
             evaluation=report,
             recipe=trained.facts.get("recipe_digest", ""),

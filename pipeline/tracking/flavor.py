@@ -24,6 +24,7 @@ class Flavor:
     Attributes:
         interface: what the graph takes and gives (`pipeline.forms.interface`).
         beside: further files that lie beside the model, as `models:/NAME/VERSION/README.md`.
+        run_id: of the training, as MLmodel has it.
     """
 
     store: Store
@@ -32,10 +33,12 @@ class Flavor:
     output: np.ndarray
     interface: Mapping[str, Any]
     beside: Sequence[Path] = ()
+    run_id: str | None = None
 
     def save_model(self, *, path: str, mlflow_model: Any, **options: Any) -> None:
         """Write `path`: the pytorch flavor (data/model.pt2), and over its pyfunc ours, which has no schema of inputs: they may be left out."""
         mlflow, folder = self.store.mlflow, Path(path)
+        mlflow_model.run_id = self.run_id
         traced = mlflow.models.infer_signature(self.example, self.output)
         mlflow.pytorch.save_model(
             self.generator,

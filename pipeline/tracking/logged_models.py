@@ -72,10 +72,15 @@ def logged_model(store: Store, run: Any, *, holds: str, kind: str, name: str, ta
     return found[0]
 
 
-def is_linked(store: Store, run_id: str, model: Any) -> bool:
-    """Whether the run names the model as its output."""
+def link(store: Store, run_id: str, model: Any, *, step: int) -> None:
+    """Name the model as an output of the run, unless it is: MLflow takes that only once.
+
+    Args:
+        step: real images seen.
+    """
     outputs = store.client.get_run(run_id).outputs
-    return outputs is not None and any(output.model_id == model.model_id for output in outputs.model_outputs)
+    if outputs is None or all(output.model_id != model.model_id for output in outputs.model_outputs):
+        store.client.log_outputs(run_id, [store.mlflow.entities.LoggedModelOutput(model.model_id, step)])
 
 
 def _found(store: Store, holds: str, kind: str) -> list[Any]:

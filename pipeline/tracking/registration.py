@@ -79,6 +79,7 @@ def register_generator(
     run_key: str,
     card: Card,
     sha256: str,
+    images_seen: int,
     truncation: float = 1.0,
     evaluation: Mapping[str, Any],
     recipe: str = "",
@@ -100,6 +101,7 @@ def register_generator(
         words: what it holds, for whoever loads the model.
         interface: the same for programs (`pipeline.forms.interface`).
         card: of the training, for a run that is not there yet.
+        images_seen: of its training: the step of its run that the model belongs to.
         sha256, truncation: of its weights; what is built in. They tell one generator from another, and a version that has both is used again.
         evaluation: its evaluation.json, which lies beside the version's model from then on.
         recipe, alarms, spreads: of its training, and what is stored of seeds (`pipeline.promotion`).
@@ -136,7 +138,10 @@ def register_generator(
             model = logged_models.of_generator(store, run, sha256=sha256, truncation=truncation)
             with torch.no_grad():
                 output = generator(torch.from_numpy(example)).numpy()
-            flavor = Flavor(store=store, generator=generator, example=example, output=output, interface=interface, beside=beside)
+            logged_models.link(store, run_id, model, step=images_seen)
+            flavor = Flavor(
+                store=store, generator=generator, example=example, output=output, interface=interface, beside=beside, run_id=run_id
+            )
             version = _log_version(store, run_id, name, model, flavor, words, files)
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
             for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
@@ -238,8 +243,7 @@ def _log_version(store: Store, run_id: str, name: str, model: Any, flavor: Flavo
             None,
             flavor,
             model_id=model.model_id,  # that of its evaluation; one made here would lie with those of `Default`
-            # not `start_run`, which would change the run's status and end; a run can name an output only once, and this may be a repeat
-            run_id=None if logged_models.is_linked(store, run_id, model) else run_id,
+            # no run_id: the model would be handed the run's numbers of step 0, those of an untrained network
             metadata={"description": words},
             pip_requirements=[
                 f"torch=={torch.__version__.split('+')[0]}",

@@ -165,7 +165,7 @@ class TrainingRun:
 
     def _tell_checkpoints(self, store: Store, run_id: str) -> None:
         """Kept checkpoints as LoggedModels with their score, so that the best is found. Their files stay in the state."""
-        facts, entities = self._outbox, store.mlflow.entities
+        facts = self._outbox
         if not facts.checkpoints:
             return
         run = store.client.get_run(run_id)
@@ -183,8 +183,7 @@ class TrainingRun:
                 on = {"source": facts.data_source, "data_digest": facts.data_digest}
                 points = logged_models.measured(store, {SCORE: checkpoint.score}, model=model, when=when, step=step, **on)
                 store.client.log_batch(run_id, metrics=points)
-            if not logged_models.is_linked(store, run_id, model):
-                store.client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, checkpoint.images_seen)])
+            logged_models.link(store, run_id, model, step=checkpoint.images_seen)
 
     def _keep(self, name: str, text: str) -> None:
         with self._run() as (store, run_id):

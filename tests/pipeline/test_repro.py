@@ -1,5 +1,6 @@
 """The main job, for real: `dvc repro` in a temporary clone, with Ray workers and an MLflow store."""
 
+import csv
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,6 +84,66 @@ print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics
     evaluation = json.loads((finished.root / "reports" / "evaluation.json").read_text())
     for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
         assert run["metrics"][f"evaluation/{name}"] == pytest.approx(evaluation[name], rel=1e-12)
+
+
+OPENED = """
+import json, math, pathlib, re, subprocess
+import mlflow, yaml
+mlflow.set_tracking_uri(client.tracking_uri)
+experiment = mlflow.get_experiment_by_name("gan")
+assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+told = pathlib.Path("reports/evaluation.json").read_bytes()
+measured = {key: value for key, value in json.loads(told).items() if isinstance(value, (int, float))}
+digest = json.loads(pathlib.Path("data/prepared/manifest.json").read_text())["data_digest"]
+
+def ranked(field):
+    order = [{"field_name": f"metrics.{field}", "ascending": True}]
+    models = mlflow.search_logged_models([experiment.experiment_id], f"metrics.`{field}` > -1", order_by=order, output_format="list")
+    assert models
+    for model in models:
+        for metric in model.metrics:
+            assert (metric.model_id, metric.step) == (model.model_id, 32000)
+            if metric.key.startswith(("evaluation/", "selection/")):
+                assert metric.dataset_name == "digits"
+                assert metric.dataset_digest and digest.startswith(metric.dataset_digest)
+    return models
+
+generator = ranked("evaluation/fid")[0]
+numbers = {metric.key: metric.value for metric in generator.metrics if metric.key.startswith("evaluation/")}
+assert numbers == {f"evaluation/{key.replace('@', '/')}": value for key, value in measured.items()}
+best = ranked("selection/kid")[0]
+(chosen,) = [row for row in json.loads(pathlib.Path("reports/training/selection.json").read_text())["candidates"] if row["is_chosen"]]
+assert best.model_type == "gan-checkpoint"
+assert {metric.key: metric.value for metric in best.metrics} == {"selection/kid": chosen["kid"]}
+assert str(chosen["images_seen"]) == best.tags["gan.images_seen"]
+
+run = client.get_run(generator.source_run_id)
+assert re.fullmatch("dcgan-digits-[0-9a-f]{8}", run.info.run_name)
+commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+user = subprocess.check_output(["id", "-un"], text=True).strip()
+tags = run.data.tags
+assert "dcgan trained on digits for 32,000 images" in tags["mlflow.note.content"]
+assert [tags[f"mlflow.{name}"] for name in ("user", "source.name", "source.git.commit")] == [user, "pipeline/stages/train.py", commit]
+for name in ("cpu_utilization_percentage", "system_memory_usage_percentage"):
+    points = client.get_metric_history(run.info.run_id, f"system/{name}")
+    assert points and all(math.isfinite(point.value) for point in points)
+
+(child,) = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+sections = yaml.safe_load(pathlib.Path("params.yaml").read_text())
+params = child.data.params
+for section in ("sample", "reference", "evaluate"):
+    for key, value in sections[section].items():
+        assert params[f"{section}.{key}"] == str(value), (section, key)
+        assert f"{section}.{key}" not in run.data.params
+for run_id, path in ((child.info.run_id, "evaluation.json"), (run.info.run_id, "evaluation/evaluation.json")):
+    assert pathlib.Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)).read_bytes() == told
+print("opened")
+"""
+
+
+def test_a_finished_run_in_mlflow_is_what_its_users_look_for(finished):
+    """By MLflow's public clients alone. Kills: numbers without their model or data; candidates without a score; a run that names no commit."""
+    assert in_store(finished, OPENED) == "opened"
 
 
 def test_the_registered_version_explains_itself(finished):
@@ -170,13 +232,79 @@ def test_mlflow_serves_it(finished, tmp_path):
     assert np.asarray(answer["predictions"]).shape == (3, 1, 8, 8)
 
 
-def test_dvcs_own_views_work(finished, tmp_path):
-    assert "fid" in finished.run("dvc", "metrics", "show").stdout
-    assert "index.html" in finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots")).stdout
-    drawn = (tmp_path / "plots" / "index.html").read_text()
-    for column in ("loss_discriminator", "logit_real", "held_out_logits", "diversity"):
-        assert f'"field": "{column}"' in drawn
+def drawn(page: Path) -> list[list[dict[str, str]]]:
+    """What each plot of DVC's page draws."""
+    text, decoder, found, at = page.read_text(), json.JSONDecoder(), [], 0
+    while (at := text.find('{"$schema"', at)) >= 0:
+        spec, at = decoder.raw_decode(text, at)
+        found.append(spec["data"]["values"])
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def leaves(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Numbers by their dotted key, as DVC names them."""
+    found = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+
+def test_the_ladder_of_a_finished_evaluation(finished):
+    """Each step with its own strength and FID, as the calibration has them. Kills: the generator's FID left out; values of another metric."""
+    calibrated, evaluation = (
+        json.loads((finished.root / name).read_text()) for name in ("data/calibration/calibration.json", "reports/evaluation.json")
+    )
+    rows = [(row["fault"], row["strength"], float(row["fid"])) for row in table(finished.root / "reports" / "ladder.csv")]
+    faults = [
+        (fault["title"], str(strength), value)
+        for fault in calibrated["faults"].values()
+        if fault["applies"]
+        for strength, value in zip(fault["strengths"], fault["values"]["fid"], strict=True)
+    ]
+    assert len(faults) > 20
+    assert rows == [("this generator", "", evaluation["fid"]), ("real images", "", calibrated["null"]["fid"]["mean"]), *faults]
+
+
+def test_dvcs_own_views_have_the_numbers_of_the_files(finished, tmp_path):
+    """Kills: a plot of dvc.yaml whose file or column is not there, which DVC leaves out with a warning."""
+    reports = finished.root / "reports"
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]["reports/evaluation.json"]["data"]
+    assert leaves(shown) == leaves(json.loads((reports / "evaluation.json").read_text()))
+    told = finished.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    assert "index.html" in told.stdout
+    assert "WARNING" not in told.stderr
+    plots = drawn(tmp_path / "plots" / "index.html")
+    for name, *fields in (
+        ("training/history.csv", "loss_discriminator", "loss_generator"),
+        ("training/history.csv", "logit_fake", "logit_real"),
+        ("training/health.csv", "real_logits", "held_out_logits", "fake_logits"),
+        ("training/health.csv", "diversity"),
+        ("ladder.csv", "fault"),
+    ):
+        rows = table(reports / name)
+        lines = [(row, field) for field in fields for row in rows]  # DVC names the field where a plot has several
+        assert lines in [[({key: point.get(key) for key in rows[0]}, point.get("field", fields[0])) for point in plot] for plot in plots]
+    candidates = json.loads((reports / "training" / "selection.json").read_text())["candidates"]
+    assert [row | {"rev": "workspace"} for row in candidates] in plots
     assert "train.total_images" in finished.run("dvc", "params", "diff", "--all").stdout
+
+
+def assert_dvc_tells_them_apart(clone, revision: str, before: Path, page: Path) -> None:
+    """`dvc metrics diff` and `dvc plots diff` have the numbers of both; `before` is reports/ at `revision`. Kills: numbers DVC does not follow."""
+    reports = clone.root / "reports"
+    old, new = (leaves(json.loads((folder / "evaluation.json").read_text())) for folder in (before, reports))
+    changed = {key: {"old": old[key], "new": new[key], "diff": new[key] - old[key]} for key in new if old.get(key) != new[key]}
+    assert {"fid", "kid", "precision"} <= set(changed)
+    found = json.loads(clone.run("dvc", "metrics", "diff", revision, "--json").stdout)["reports/evaluation.json"]
+    assert found == changed
+    clone.run("dvc", "plots", "diff", revision, "-o", str(page))
+    rows = [row | {"rev": rev} for rev, folder in (("workspace", reports), (revision, before)) for row in table(folder / "ladder.csv")]
+    assert rows in drawn(page / "index.html")
+    assert rows[0]["fid"] == str(new["fid"]) != str(old["fid"])
 
 
 def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
@@ -195,13 +323,17 @@ def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
     assert [len(model["differences"]) > 5 for model in models] == [False, True, True]
 
 
-def test_a_change_reruns_what_it_must_and_nothing_else(finished):
+def test_a_change_reruns_what_it_must_and_nothing_else(finished, tmp_path):
     finished.set(cluster__workers=1, tracking__experiment="other", train__keep_checkpoints=2)
     assert finished.repro() == []
     finished.set(cluster__workers=2, tracking__experiment="gan", train__keep_checkpoints=3)
     before = finished.lock()
+    finished.run("dvc", "exp", "save", "-n", "before")
+    shutil.copytree(finished.root / "reports", tmp_path / "reports")
     finished.set(sample__seed=2)
     assert finished.repro() == ["sample", "evaluate", "register"]
+    assert_dvc_tells_them_apart(finished, "before", tmp_path / "reports", tmp_path / "plots")
+    finished.run("dvc", "exp", "remove", "before")
     registration = json.loads((finished.root / "reports" / "registration.json").read_text())
     assert (registration["version"], registration["is_new"]) == (1, False)  # the same generator: no second version
     finished.set(sample__seed=1)

@@ -159,7 +159,12 @@ def test_writes_numbers_protocol_plots_and_report(root: Path) -> None:
 
 def test_an_evaluation_says_what_its_ruler_can_see(root: Path) -> None:
     """Under `ruler`, and not in the protocol, by which versions are compared. Kills: an untrusted value that the evaluation does not have."""
-    assert evaluate(CONFIG, root=root)["ruler"]["warnings"] == ["not calibrated: run `dvc repro calibrate`"]
+    uncalibrated = evaluate(CONFIG, root=root)
+    assert uncalibrated["ruler"]["warnings"] == ["not calibrated: run `dvc repro calibrate`"]
+    ladder = root / "reports" / "ladder.csv"
+    assert ladder.read_text() == f"fault,strength,unit,fid\nthis generator,,,{uncalibrated['fid']}\n"
+    evaluate(CONFIG.model_copy(update={"metrics": ["kid"]}), root=root)
+    assert ladder.read_text() == "fault,strength,unit,fid\n"  # DVC draws nothing of it, and warns of nothing
     calibrate(CONFIG, root=root)  # 60 held-out images are too few
     too_few = evaluate(CONFIG, root=root)["ruler"]
     assert (too_few["n"], too_few["untrusted"]) == (0, {})
