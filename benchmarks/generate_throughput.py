@@ -1,13 +1,15 @@
 """Images a second of `ganpipe generate` against its parts alone: latents, network, mark and PNG encoding in a bare loop. Prints one JSON object.
 
-    python benchmarks/generate_throughput.py [--model FOLDER] [--images 5000] [--turns 3] [--format parquet png webdataset]
+    python benchmarks/generate_throughput.py [--model FOLDER] [--size 28] [--channels 1] [--images 5000] [--turns 3] [--format parquet png webdataset]
 
-Without a model: the default recipe's generator as it is initialised, which costs what a trained one does. In turns, one process and one thread, the
-median of each; CPU seconds beside wall seconds, because a shared machine has other work. The figure is the export's images a second over the loop's.
+Without a model: the default recipe's generator (of that size) as it is initialised, which costs what a trained one does. In turns, images made in one
+thread, the median of each; CPU seconds, also those of the process that writes PNG files, beside wall seconds, because a shared machine has other
+work. The figure is the export's images a second over the loop's.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -33,9 +35,9 @@ BATCH_IMAGES = 250
 MARK = PixelMark(strength=MarksConfig.model_validate({}).strength, key="benchmark")
 
 
-def default(family: str = "dcgan") -> TrainedGenerator:
+def default(family: str = "dcgan", *, channels: int = 1, size: int = 28) -> TrainedGenerator:
     width = {"width": 32} if family == "dcgan" else {}
-    model, image = ModelConfig(name=family, latent_dim=64, generator=width), ImageSpec(channels=1, size=(28, 28))
+    model, image = ModelConfig(name=family, latent_dim=64, generator=width), ImageSpec(channels=channels, size=(size, size))
     network = build_generator(model, image, seed=0).eval()
     product = Product.read(SAMPLE, model, image)
     return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"sha256": "0" * 64, "family": family})
@@ -57,20 +59,22 @@ def exported(trained: TrainedGenerator, count: int, form: str, out: Path) -> Non
 def timed(run: Callable[[Path], None], out: Path) -> tuple[float, float]:
     """Wall and CPU seconds of what writes into the new folder `out`, which stays: ext4 takes ten times as long for a new file just after many
     were removed."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])  # user and system, of this process and of those that have ended
     run(out)
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.perf_counter() - wall, sum(os.times()[:4]) - cpu
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--size", type=int, default=28)
+    parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--format", nargs="+", default=["parquet", "png", "webdataset"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    trained = default() if options.model is None else generator.load(options.model)
+    trained = default(channels=options.channels, size=options.size) if options.model is None else generator.load(options.model)
     runs: dict[str, Callable[[Path], None]] = {"alone": lambda _: alone(trained, options.images)}
     runs |= {form: (lambda out, form=form: exported(trained, options.images, form, out)) for form in options.format}
     alone(trained, BATCH_IMAGES)  # what is done once

@@ -143,6 +143,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
 
 Put = Callable[[int, np.ndarray, int | None], None]  # index, one image [C, H, W], its class
+WriteFile = Callable[[str, bytes], None]  # its place in the folder, its bytes
 
 
 class Store(Protocol):
@@ -175,14 +176,21 @@ class Writer:
 
 
 @contextmanager
-def writing(folder: Path, facts: Facts, format: Format) -> Iterator[Writer]:
+def writing(folder: Path, facts: Facts, format: Format, *, write_file: WriteFile | None = None) -> Iterator[Writer]:
     """A writer into the existing, empty `folder`; what it was given is whole when the block has ended without an error.
+
+    Args:
+        write_file: for the images of a format that has a file for each; None: they are written here.
 
     Raises:
         ValueError: a format of pictures for what is none.
     """
     check_format(format, facts.modality)
-    with FORMATS[format].writing(folder, facts) as put:
+
+    def write_here(place: str, data: bytes) -> None:
+        (folder / place).write_bytes(data)
+
+    with FORMATS[format].writing(folder, facts, write_file or write_here) as put:
         writer = Writer(facts, put)
         yield writer
     said = {"version": VERSION, "format": format, "notice": NOTICE, "images": writer.num_images}
@@ -267,7 +275,7 @@ class Samples:
 
 
 @contextmanager
-def _writing_parquet(folder: Path, facts: Facts) -> Iterator[Put]:
+def _writing_parquet(folder: Path, facts: Facts, _: WriteFile) -> Iterator[Put]:
     schema = _parquet_schema(facts)
     rows_per_group = min(GROUP_IMAGES, max(1, GROUP_BYTES // int(np.prod(facts.shape))))
     rows: list[dict[str, Any]] = []
@@ -345,10 +353,10 @@ COLUMNS = ("file_name", "seed", "index", "label", "class")
 
 
 @contextmanager
-def _writing_png(folder: Path, facts: Facts) -> Iterator[Put]:
+def _writing_png(folder: Path, facts: Facts, write_file: WriteFile) -> Iterator[Put]:
     images = folder / IMAGES
     images.mkdir()
-    names = folder_names(facts.class_names)
+    names, drawn = folder_names(facts.class_names), set()
     for name in names:
         (images / name).mkdir()
     with (images / METADATA_FILE).open("w", newline="", encoding="utf-8") as file:
@@ -357,12 +365,13 @@ def _writing_png(folder: Path, facts: Facts) -> Iterator[Put]:
 
         def put(index: int, image: np.ndarray, label: int | None) -> None:
             place = f"{_name(index)}.png" if label is None else f"{names[label]}/{_name(index)}.png"
-            (images / place).write_bytes(encode_png(image))
+            write_file(f"{IMAGES}/{place}", encode_png(image))
+            drawn.add(label)
             table.writerow([place, facts.seed, index, *([] if label is None else [label, facts.class_names[label]])])
 
         yield put
-    for name in names:  # a class of which nothing was drawn is no class of these images
-        if not any((images / name).iterdir()):
+    for label, name in enumerate(names):  # a class of which nothing was drawn is no class of these images
+        if label not in drawn:
             (images / name).rmdir()
 
 
@@ -393,7 +402,7 @@ class _Png:
 
 
 @contextmanager
-def _writing_webdataset(folder: Path, facts: Facts) -> Iterator[Put]:
+def _writing_webdataset(folder: Path, facts: Facts, _: WriteFile) -> Iterator[Put]:
     shards = folder / SHARDS
     shards.mkdir()
     with ExitStack() as stack:
@@ -468,7 +477,7 @@ def _name(index: int) -> str:
 
 @dataclass(frozen=True)
 class _Format:
-    writing: Callable[[Path, Facts], Any]  # a context manager that gives the function `put`
+    writing: Callable[[Path, Facts, WriteFile], Any]  # a context manager that gives the function `put`
     reader: Callable[[Path, Facts], Store]
 
 

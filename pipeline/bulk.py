@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from ganlib import samples, sampling
-from ganlib.files import atomic_folder, sha256_file, write_json
+from ganlib.files import sha256_file, write_json
 from ganlib.sample_settings import DrawConfig
 from ganlib.samples import Facts
 from ganlib.sampling import Prior
 from ganlib.storage import Storage, open_storage
 from pipeline.generator import TrainedGenerator
+from pipeline.many_files import ManyFiles, durable_folder, files_below
 from pipeline.mark import PixelMark
 from pipeline.stages.sample import batches
 
@@ -123,8 +124,8 @@ def write_part(bulk: Bulk, name: str) -> str:
     """
     with _one_thread(), _named(f"{name} of {bulk.out}"):
         if "://" not in bulk.out:
-            with atomic_folder(Path(bulk.out) / name) as folder:
-                write_json(folder / PART, _written(bulk, name, folder))
+            with durable_folder(Path(bulk.out) / name) as files:
+                write_json(files.path / PART, _written(bulk, name, files.path, files))
             return name
         with tempfile.TemporaryDirectory(prefix="generate-") as scratch:
             told, storage = _written(bulk, name, Path(scratch)), bulk.storage
@@ -134,24 +135,25 @@ def write_part(bulk: Bulk, name: str) -> str:
         return name
 
 
-def _written(bulk: Bulk, name: str, folder: Path) -> dict[str, Any]:
-    """Write a part's images into `folder`; what part.json says."""
+def _written(bulk: Bulk, name: str, folder: Path, many: ManyFiles | None = None) -> dict[str, Any]:
+    """Write a part's images into `folder`, its single files by `many`; what part.json says."""
     config, asked, numbers = bulk.config, bulk.asked, bulk.numbers(name)
     source = sampling.only(bulk.trained.prior, asked)
     counts = {number: count for number, count in asked.items() if count is not None}
     options = bulk.trained.options(config.truncation)
     facts = Facts(**{**vars(bulk.facts), "first": numbers.start})
-    with samples.writing(folder, facts, config.format) as writer:
+    with samples.writing(folder, facts, config.format, write_file=None if many is None else many.write) as writer:
         for inputs in batches(source, numbers, config, counts):
             images = sampling.generate(bulk.trained.network, inputs, batch_images=config.batch_images, **options)
             images = images if bulk.mark is None else bulk.mark.on(images)
             writer.add(images, None if inputs.labels is None else inputs.labels.numpy())
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sha256 = {} if many is None else dict(many.sha256)
+    sha256 |= {file: sha256_file(folder / file) for file in files_below(folder) if file not in sha256}
     return {
         "seed": config.seed,
         "first": numbers.start,
         "images": len(numbers),
-        "sha256": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+        "sha256": {file: sha256[file] for file in sorted(sha256, key=lambda file: file.split("/"))},
     }
 
 

@@ -43,11 +43,12 @@ def example(trained: TrainedGenerator, count: int) -> Tensor:
     return Served.array(Inputs(torch.cat(inputs)))
 
 
-def interface(trained: TrainedGenerator, truncation: float) -> dict[str, Any]:
+def interface(trained: TrainedGenerator, truncation: float, *, strength: float | None = None) -> dict[str, Any]:
     """What its graphs take and give, as JSON; `pipeline.tracking.serving` reads it.
 
     Keys: `input` in words; `images` [C, H, W]; `latents` {dim, distribution} or null; `fed` [C, H, W] of a network that is fed images, or null;
-    `class_names` and `class_counts` (training images), empty where it is told no class; `truncation`: built in, null of a generator without styles.
+    `class_names` and `class_counts` (training images), empty where it is told no class; `truncation`: built in, null of a generator without styles;
+    `strength` of the mark in the pixels, of what marks by itself alone.
     """
     feed, served = trained.product.feed, trained.served(truncation)
     fed = feed.fed(trained.image) if isinstance(feed, Column) else None
@@ -59,6 +60,7 @@ def interface(trained: TrainedGenerator, truncation: float) -> dict[str, Any]:
         "class_names": trained.class_names,
         "class_counts": list(feed.class_counts) if isinstance(feed, Prior) else [],
         "truncation": None if truncation_of(served) is None else truncation,
+        **({} if strength is None else {"strength": strength}),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.data.settings import DataConfig
 from ganlib.files import atomic_write, write_json
+from ganlib.marks.settings import MarksConfig
 from ganlib.metrics import METRICS, needs
 from ganlib.metrics.settings import EvaluateConfig
 from ganlib.sample_settings import SampleConfig
@@ -37,12 +38,14 @@ def register(
     data: DataConfig,
     sampled: SampleConfig,
     evaluated: EvaluateConfig,
+    marks: MarksConfig,
 ) -> registration.Registration:
     """Register the generator when its content is new, and decide who is champion; write reports/registration.json and .html, and model_card.md.
 
     Args:
         data: names the model, unless params.yaml does.
         sampled, evaluated: how this generator was measured, and a champion is measured again that was measured otherwise.
+        marks: how strongly a new version marks images.
 
     Raises:
         ValueError: the evaluation lacks the metric that decides, or nobody has declared which way it is better.
@@ -56,7 +59,7 @@ def register(
         raise ValueError(f"register.metric={metric!r} {why}; legal: {legal}")
     truncation = report["protocol"].get("truncation", 1.0)  # what was measured is what is registered
     served = trained.served(truncation)
-    interface = forms.interface(trained, truncation)
+    interface = forms.interface(trained, truncation, strength=marks.strength)
     with tempfile.TemporaryDirectory(prefix="register-") as scratch:
         beside = [Path(scratch) / "README.md"]
         alarms = [alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())]
@@ -132,7 +135,7 @@ def measure_again(
 
 
 def main() -> None:
-    tracking = params.section("tracking", TrackingConfig)
+    tracking, marks = params.section("tracking", TrackingConfig), params.section("marks", MarksConfig)
     for line in deliver_pending(tracking, params.section("train", TrainConfig).state_uri, limit_seconds=DELIVERY_SECONDS):
         print(line)
     outcome = register(
@@ -141,8 +144,11 @@ def main() -> None:
         data=params.section("data", DataConfig),
         sampled=params.section("sample", SampleConfig),
         evaluated=params.section("evaluate", EvaluateConfig),
+        marks=marks,
     )
     print(outcome.in_words())
+    if outcome.strength not in (None, marks.strength):
+        print(f"version {outcome.version} was registered with marks.strength: {outcome.strength}, and keeps it")
     whole = preflight.load()
     settings = {name: getattr(whole, name).model_dump(mode="json") for name in SECTIONS}
     print(f"MLflow: {log_evaluation(tracking, settings)}")  # unless `evaluate` could do it

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ganlib.files import sha256_file
+from ganlib.marks import embedding
 from ganlib.redact import redacted
 from pipeline.params import ROOT
 from pipeline.promotion import Entrant, Spread
@@ -26,6 +27,8 @@ from pipeline.tracking.settings import RegisterConfig, TrackingConfig
 from pipeline.tracking.store import RUN_KEY, Store, answering, open_store
 from pipeline.tracking.versions import FOLDER, WEIGHTS, weights_tag
 
+STRENGTH_TAG = "marks.strength"  # as params.yaml calls it; a version without it marks at the default
+
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
@@ -36,6 +39,7 @@ class Registration:
         aliases: that the version has now.
         decision: the rule, its questions, numbers and answers (`pipeline.promotion.Decision`); None where it was not asked, and the reason says why.
         champion: of then, to which the rule compared: its name, its numbers with their intervals, its protocol, and how they came to be measured.
+        strength: of the mark that the version puts into images where it is given the key: that of its own registration.
     """
 
     model: str
@@ -47,6 +51,7 @@ class Registration:
     decision: dict[str, Any] | None = None
     champion: dict[str, Any] | None = None
     is_dry_run: bool = False
+    strength: float | None = None
 
     @classmethod
     def of(cls, verdict: Verdict, **facts: Any) -> "Registration":
@@ -144,7 +149,7 @@ def register_generator(
             )
             version = _log_version(store, run_id, name, model, flavor, words, files)
             # the content tag comes last: a version without it is unfinished, and a retry makes a whole one
-            for key, told in {**tags, "run_id": run_id, CONTENT: content}.items():
+            for key, told in {**tags, **_strength_tag(interface), "run_id": run_id, CONTENT: content}.items():
                 client.set_model_version_tag(name, str(version), key, told)
             if lacking := _lacking(store, name, version, files):
                 raise ValueError(
@@ -163,7 +168,12 @@ def register_generator(
             client.set_terminated(run_id, "FINISHED")
         standing = model_registry.require(store, name)
     aliases = sorted(alias for alias, number in standing.aliases.items() if number == version)
-    return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id)
+    strength = float(standing.versions[version].get(STRENGTH_TAG, embedding.STRENGTH))
+    return Registration.of(verdict, model=name, version=version, is_new=is_new, aliases=aliases, run_id=run_id, strength=strength)
+
+
+def _strength_tag(interface: Mapping[str, Any]) -> dict[str, str]:
+    return {STRENGTH_TAG: repr(interface["strength"])} if "strength" in interface else {}
 
 
 def _keep_lineage(store: Store, name: str, version: int, lineage: Lineage, run_id: str, champion: int | None) -> None:

@@ -41,7 +41,7 @@ class Generator:
         told = json.loads(Path(context.artifacts["interface"]).read_text(encoding="utf-8"))
         self.begin(told, torch.export.load(context.artifacts["graph"]).module())
         if key := os.environ.get(MARK_KEY):
-            self.mark = marking(Path(context.artifacts["embedding"]), key, told["images"])
+            self.mark = marking(Path(context.artifacts["embedding"]), key, told["images"], told.get("strength"))
 
     def begin(self, told: dict[str, Any], graph: torch.nn.Module) -> None:
         """Answer with what `graph` makes of the one array; `told` says what that is."""
@@ -190,11 +190,12 @@ class Generator:
             )
 
 
-def marking(code: Path, key: str, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray] | None:
+def marking(code: Path, key: str, shape: Sequence[int], strength: float | None) -> Callable[[np.ndarray], np.ndarray] | None:
     """What puts the mark of `key` into images of `shape` [C, H, W]; None, which is said, where they are too small.
 
     Args:
         code: `ganlib/marks/embedding.py`, or the copy that a version holds.
+        strength: `marks.strength` of the registration; None, of a version that does not say: the default.
     """
     spec = importlib.util.spec_from_file_location("ganpipe_embedding", code)
     assert spec is not None
@@ -206,7 +207,7 @@ def marking(code: Path, key: str, shape: Sequence[int]) -> Callable[[np.ndarray]
         logging.getLogger(__name__).warning("not marked: %s, expected %d pixels a side at least", told, embedding.SMALLEST)
         return None
     patterns = embedding.patterns_of(keyed(torch.Generator(), embedding.seed_of(key), "mark"))
-    return partial(embedding.embed, patterns=patterns, strength=embedding.STRENGTH)
+    return partial(embedding.embed, patterns=patterns, strength=embedding.STRENGTH if strength is None else strength)
 
 
 def wrong(message: str) -> Exception:

@@ -165,7 +165,7 @@ def test_generator_json_and_the_weights_are_enough(conditional, tmp_path):
 @pytest.mark.parametrize(("family", "truncation"), [("dcgan", 1.0), ("stylegan2", 0.5)])
 def test_classes_reach_samples_pictures_and_the_registered_model(family, truncation, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    config = settings(model__name=family, model__conditional=True, sample__truncation=truncation)
+    config = settings(model__name=family, model__conditional=True, sample__truncation=truncation, marks__strength=1.5)
     trained(config, tmp_path)
     made = generator.load(tmp_path / "models")
     assert made.class_names == NAMES
@@ -195,7 +195,7 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
         torch.testing.assert_close(served(array), expected)
     protocol = {"split": "test", "generator_sha256": made.facts["sha256"], **forward}
     (tmp_path / "reports" / "evaluation.json").write_text(json.dumps({"fid": 3.0, "protocol": protocol}))
-    measuring = {"data": config.data, "sampled": config.sample, "evaluated": config.evaluate}
+    measuring = {"data": config.data, "sampled": config.sample, "evaluated": config.evaluate, "marks": config.marks}
     if truncation != 1.0:  # what is registered is what was measured
         told = {}
         monkeypatch.setattr(registration, "register_generator", lambda config, tracking, **facts: told.update(facts) or OUTCOME)
@@ -209,6 +209,11 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     assert version.description.startswith(f"{served.words}\n\nWhen it was registered: there is no champion to compare with; fid 3")
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
+    # the mark is as strong as this registration says, and stays so: these weights are registered once
+    assert (strength(tmp_path, 1), version.tags["marks.strength"]) == (1.5, "1.5")
+    louder = config.marks.model_copy(update={"strength": 3.0})
+    again = register(config.register_, config.tracking, tmp_path, **measuring | {"marks": louder})
+    assert (again.version, again.strength, strength(tmp_path, 1)) == (1, 1.5, 1.5)
     # another generator, measured alike, competes
     weights = tmp_path / "models" / "generator.safetensors"
     save_file({name: value * 0.99 if value.is_floating_point() else value for name, value in load_file(weights).items()}, weights)
@@ -218,6 +223,13 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     outcome = register(config.register_.model_copy(update={"spread": 0.05}), config.tracking, tmp_path, **measuring)
     assert (outcome.version, outcome.aliases) == (2, ["challenger", "champion"])
     assert outcome.reason.startswith("fid 2 against 3 of version 1: better by 1")
+
+
+def strength(root: Path, version: int) -> float:
+    """What MLflow's server reads."""
+    store = stores.open_store(settings().tracking, root)
+    got = store.mlflow.artifacts.download_artifacts(f"models:/gan-digits/{version}/interface.json", dst_path=str(root / "got"))
+    return json.loads(Path(got).read_text())["strength"]
 
 
 def elsewhere(root: Path, array: np.ndarray) -> np.ndarray:

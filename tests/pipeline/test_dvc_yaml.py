@@ -46,7 +46,7 @@ def leaves(values, prefix=""):
 
 
 def test_every_setting_is_somebodys_dependency_or_free_for_a_reason():
-    free = {f"train.{key}" for key in identity.FREE_TRAIN_KEYS} | {"cluster", "marks", "tracking"}
+    free = {f"train.{key}" for key in identity.FREE_TRAIN_KEYS} | {"cluster", "marks.key", "marks.pixels", "tracking"}
     named = {name for stage in STAGES.values() for name in stage.get("params", [])}
     sections = {(field.alias or name): field.annotation for name, field in Params.model_fields.items()}
     for section, schema in sections.items():
@@ -104,6 +104,8 @@ TABLE = {
     "reference.epochs": "reference",
     "evaluate.split": "evaluate",
     "register.model": "register",
+    "marks.strength": "register",
+    "marks.pixels": None,
     "cluster.workers": None,
     "cluster.address": None,
     "tracking.uri": None,

@@ -200,10 +200,11 @@ for key in ("", "a secret"):
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
-def test_a_registered_version_marks_where_it_is_given_the_key(tmp_path: Path) -> None:
-    """Loaded by MLflow in a process that cannot import this project. Kills: a version that lacks the code of the mark, marks of another key or in
-    what is computed with, a mark where there is no key."""
-    saved(made("dcgan", conditional=False, size=32), tmp_path / "model")
+@pytest.mark.parametrize("strength", [3.5, None])
+def test_a_registered_version_marks_where_it_is_given_the_key(tmp_path: Path, strength: float | None) -> None:
+    """Loaded by MLflow in a process that cannot import this project, with the strength of its registration; the default where it says none. Kills: a
+    version that lacks the code of the mark, marks of another key or in what is computed with, a mark where there is no key, one strength for all."""
+    saved(made("dcgan", conditional=False, size=32), tmp_path / "model", strength=strength)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, mark.KEY]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -211,7 +212,7 @@ def test_a_registered_version_marks_where_it_is_given_the_key(tmp_path: Path) ->
     bare, marked = (np.load(tmp_path / f"{key}.npz") for key in ("", "a secret"))
     assert np.array_equal(marked["float32"], bare["float32"])
     assert np.array_equal(bare["uint8"], np.clip(np.rint((bare["float32"] + 1) * 127.5), 0, 255))
-    assert np.array_equal(marked["uint8"], PixelMark(strength=embedding.STRENGTH, key="a secret").on(bare["uint8"]))
+    assert np.array_equal(marked["uint8"], PixelMark(strength=strength or 2.0, key="a secret").on(bare["uint8"]))
     assert base64.b64decode(str(marked["bytes"])) == marked["uint8"].tobytes()
     (tmp_path / "got").mkdir()
     for number, text in enumerate(marked["png"]):
@@ -224,9 +225,9 @@ def test_a_registered_version_marks_where_it_is_given_the_key(tmp_path: Path) ->
 def test_a_version_of_small_images_says_that_it_does_not_mark(caplog) -> None:
     """Kills: 8x8 images with a mark that nobody could find."""
     code = Path(embedding.__file__)
-    assert serving.marking(code, "a secret", [1, 8, 8]) is None
+    assert serving.marking(code, "a secret", [1, 8, 8], None) is None
     assert "not marked: images of 8x8 are too small" in caplog.text
-    assert serving.marking(code, "a secret", [1, 16, 16]) is not None
+    assert serving.marking(code, "a secret", [1, 16, 16], None) is not None
 
 
 def test_careless_use_of_detect(tmp_path: Path, monkeypatch, capsys) -> None:

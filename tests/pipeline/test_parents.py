@@ -438,5 +438,6 @@ def register(project, uri, *, score=1.0):
     (project / "samples").mkdir(exist_ok=True)
     (project / "samples" / "grid.png").write_bytes(b"")
     (project / "reports" / "evaluation.json").write_text(json.dumps({"fid": score, "protocol": {"split": "test"}}))
-    register_stage(config.register_, config.tracking, project, data=config.data, sampled=config.sample, evaluated=config.evaluate)
+    measuring = {"sampled": config.sample, "evaluated": config.evaluate}
+    register_stage(config.register_, config.tracking, project, data=config.data, marks=config.marks, **measuring)
     return stores.open_store(config.tracking, project).client

@@ -22,14 +22,14 @@ from tests.pipeline.test_forms import made
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 
 
-def saved(trained: TrainedGenerator, folder: Path) -> Path:
-    """A generator as MLflow has it."""
+def saved(trained: TrainedGenerator, folder: Path, *, strength: float | None = None) -> Path:
+    """A generator as MLflow has it; `strength`: of its mark."""
     import mlflow
 
     example, generator = forms.example(trained, 4), trained.served(1.0)
     with torch.no_grad():
         output = generator(example).numpy()
-    told = forms.interface(trained, 1.0)
+    told = forms.interface(trained, 1.0, strength=strength)
     flavor = Flavor(store=SimpleNamespace(mlflow=mlflow), generator=generator, example=example.numpy(), output=output, interface=told)
     flavor.save_model(path=str(folder), mlflow_model=mlflow.models.Model(), pip_requirements=["torch"])
     return folder
