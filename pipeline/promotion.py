@@ -242,12 +242,15 @@ def _over_seeds(rule: RegisterConfig, key: str, challenger: Entrant, champion: E
 
 
 def _ruler(rule: RegisterConfig, challenger: Entrant) -> Check:
-    veto = calibration.veto(challenger.evaluation.get("ruler", {}), rule.metric)
-    return Check(kind="ruler", key=rule.metric, passes=not veto, words=veto or f"the calibration has nothing against {rule.metric}")
+    ruler = challenger.evaluation.get("ruler", {})
+    veto = calibration.veto(ruler, rule.metric)
+    is_known = rule.metric in ruler.get("trusted", ())
+    words = f"the calibration trusts {rule.metric}" if is_known else f"no calibration says what {rule.metric} sees on these data"
+    return Check(kind="ruler", key=rule.metric, passes=not veto, words=veto or words)
 
 
 def _limits(rule: RegisterConfig, challenger: Entrant) -> list[Check]:
-    checks = []
+    checks, doubts = [], challenger.evaluation.get("ruler", {}).get("untrusted", {})
     for key, limit in rule.limits.items():
         value = needs.value_of(key)
         assert value is not None  # the preflight
@@ -259,6 +262,7 @@ def _limits(rule: RegisterConfig, challenger: Entrant) -> list[Check]:
         passes = found >= limit if is_floor else found <= limit
         words = f"{key} {_number(found)} is {'within' if passes else 'past'} its limit, {'at least' if is_floor else 'at most'} {limit:g}"
         words += "" if passes else f" (register.limits.{key})"
+        words += f"; on these data it is not to be trusted: it {doubts[key]}" if key in doubts else ""
         checks.append(Check(kind="limit", key=key, passes=passes, words=words, numbers={"value": found, "limit": limit}))
     return checks
 

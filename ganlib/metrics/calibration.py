@@ -114,8 +114,8 @@ class Calibration:
     def equivalent(self, key: str, value: float) -> list[str]:
         """Which faults are as far from real as this value: "as far from real as a blur of 1.3 pixels", one phrase for each that it rises with.
 
-        Between two strengths by linear interpolation; a fault that is counted has none between, and the nearest below is named. A value that
-        depends on how many images there are (FID) compares with this ladder only as far as their numbers are alike: `n`.
+        Between two strengths by linear interpolation; a fault that is counted has none between, and the nearest below is named. The value is
+        of `n` images on a side, as the ladder is: FID falls with their number.
         """
         if key not in self.metrics:
             return []
@@ -208,14 +208,27 @@ def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, do
     return Verdict(sees=sees, rises=rises, is_trusted=not (blind or flattered or doubt), why=why, better=value.better, ideal=value.ideal)
 
 
-def told(found: Calibration | None, values: Mapping[str, float], *, data_digest: str, extractor_sha256: str) -> dict[str, Any]:
+def told(
+    found: Calibration | None, values: Mapping[str, float], alike: Mapping[str, float], *, data_digest: str, extractor_sha256: str
+) -> dict[str, Any]:
     """What evaluation.json says of the ruler: which of its values are not to be trusted, which are, and where the generator stands on the ladder.
+
+    Args:
+        values: of the evaluation.
+        alike: of the same generator, measured as the ladder was (`ladder.Ruler.generated`); empty where that was not possible.
 
     Raises:
         ValueError: the calibration is of other data or of another extractor.
     """
     if found is None:
-        return {"n": 0, "untrusted": {}, "trusted": [], "stands": {}, "warnings": ["not calibrated: run `dvc repro calibrate`"]}
+        return {
+            "n": 0,
+            "untrusted": {},
+            "trusted": [],
+            "alike": {},
+            "stands": {},
+            "warnings": ["not calibrated: run `dvc repro calibrate`"],
+        }
     for name, there, expected in (
         ("data_digest", found.data_digest, data_digest),
         ("extractor_sha256", found.extractor_sha256, extractor_sha256),
@@ -227,7 +240,8 @@ def told(found: Calibration | None, values: Mapping[str, float], *, data_digest:
         "split": found.split,
         "untrusted": {key: why for key, why in found.untrusted().items() if key in values},
         "trusted": [key for key in found.trusted() if key in values],
-        "stands": {key: phrases for key in found.metrics if key in values and (phrases := found.equivalent(key, values[key]))},
+        "alike": {key: alike[key] for key in found.metrics if key in alike},
+        "stands": {key: phrases for key in found.metrics if key in alike and (phrases := found.equivalent(key, alike[key]))},
         "warnings": found.warnings,
     }
 

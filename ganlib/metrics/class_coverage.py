@@ -25,6 +25,7 @@ GIVES = (
         title="Classes covered",
         meaning="Classes with at least a tenth of their real share.",
         better="higher",
+        tells="variety",
         must_see=("one_mode",),
         ideal=1.0,
         is_share=True,

@@ -11,6 +11,7 @@ from ganlib.metrics.settings import EvaluateConfig
 from ganlib.rng import keyed_rng
 
 NEAR_QUANTILE = 0.01  # "too close" is what one real image in a hundred is, by chance
+PAIR = 2  # images that are near each other come in twos at least: half as many are independent
 MAX_IMAGES = 5_000  # a side: the nearest is the nearer, the more there are, so both have as many
 
 SHARE = Value(
@@ -39,5 +40,5 @@ def duplicates(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     threshold = torch.quantile(real, NEAR_QUANTILE)
     near = (fake < threshold) if threshold > 0 else (fake <= threshold)
     share = float(near.double().mean())
-    low, high = wilson(share, n)
+    low, high = wilson(share, n // PAIR)
     return {"duplicated_share": share, "duplicated_share_low": low, "duplicated_share_high": high}

@@ -55,4 +55,4 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share of n independent items; sensible at 0 and 1, where the normal one has no width."""
     centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding puts the end at 1 an ulp below

@@ -45,6 +45,7 @@ GIVES = (
         meaning="Generated images closer to a training image than 99 % of unseen real images are.",
         better="target",
         ideal=NEAR_QUANTILE,
+        tells="copies",
         must_see=("train_duplicates",),
         is_share=True,
     ),

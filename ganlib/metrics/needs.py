@@ -27,6 +27,7 @@ class Value:
         is_conditional: given only for a generator that is told the class.
         is_of_styles: given only for a generator with styles.
         is_headline: worth a place of its own in a report.
+        tells: what a report may say by it of the generated images, beside distances; None: nothing.
         must_see: faults (ganlib.metrics.faults) that it must tell from real images in their strongest form, or it decides nothing on these data.
     """
 
@@ -41,6 +42,7 @@ class Value:
     is_conditional: bool = False
     is_of_styles: bool = False
     is_headline: bool = True
+    tells: Literal["fidelity", "variety", "copies"] | None = None
     must_see: tuple[str, ...] = ("noise", "phase_scrambling")
 
     def __post_init__(self) -> None:

@@ -66,13 +66,21 @@ def _counted(booleans: Tensor) -> np.ndarray:
 
 
 GIVES = (
-    Value(key="precision", title="Precision", meaning="Generated images that look like real ones.", better="higher", is_share=True),
+    Value(
+        key="precision",
+        title="Precision",
+        meaning="Generated images that look like real ones.",
+        better="higher",
+        is_share=True,
+        tells="fidelity",
+    ),
     Value(
         key="recall",
         title="Recall",
         meaning="Real images the generator could have made: variety.",
         better="higher",
         is_share=True,
+        tells="variety",
         must_see=("noise", "phase_scrambling", "one_mode"),
     ),
     Value(
@@ -88,6 +96,7 @@ GIVES = (
         meaning="Real images with a generated one in their neighbourhood.",
         better="higher",
         is_share=True,
+        tells="variety",
         must_see=("noise", "phase_scrambling", "one_mode"),
     ),
 )

@@ -31,6 +31,7 @@ class Number:
 
     Attributes:
         key: as evaluation.json has it: `fid`, or `fid@rotation` of a second extractor.
+        alike: the number of as many images a side as the ladder of faults has, which alone can be set beside it; None where there is none.
         is_null: `real` is the distribution of real against real images over many draws, not one other split.
     """
 
@@ -38,6 +39,7 @@ class Number:
     about: Value
     span: Span
     real: Span | None = None
+    alike: float | None = None
     is_null: bool = False
 
     @property
@@ -84,12 +86,13 @@ def measured(evaluation: Mapping[str, Any], described: Mapping[str, Value], null
     nulls = {key: _ends(found.mean, found.low, found.high, described.get(_plain(key))) for key, found in null.items()}
     own = evaluation.get("null", {})
     nulls |= {key: _ends(found["mean"], found["low"], found["high"], described.get(_plain(key))) for key, found in own.items()}
+    alike = evaluation.get("ruler", {}).get("alike", {})
     found = []
     for key in (key for key in evaluation if not key.endswith(ENDS)):
         about, span = described.get(_plain(key)), _span(evaluation, key)
         if about is not None and span is not None:
             real = nulls.get(key) or _span(evaluation.get("baseline", {}), key)
-            found.append(Number(key=key, about=about, span=span, real=real, is_null=key in nulls))
+            found.append(Number(key=key, about=about, span=span, real=real, alike=alike.get(key), is_null=key in nulls))
     return found
 
 

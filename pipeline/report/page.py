@@ -59,6 +59,9 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
     watched = charts.table(training / "health.csv")
     alarms = _alarms(training / "alarms.json") if watched else None
     main = verdict.main_distance(found, calibration)
+    on_ladder: tuple[standing.Scale | None, list[str]] = (None, [])
+    if calibration is not None and main is not None and main.alike is not None:
+        on_ladder = standing.scale(calibration, main.key, main.alike), calibration.equivalent(main.key, main.alike)
     classes = _classes(data)
     page = environment().get_template("report.html")
     return page.render(
@@ -76,8 +79,8 @@ def render(root: Path, evaluation: Mapping[str, Any], seen: Seen | None = None) 
         ),
         main=main,
         calibration=calibration,
-        scale=standing.scale(calibration, main.key, main.span.value) if calibration is not None and main is not None else None,
-        equivalents=calibration.equivalent(main.key, main.span.value) if calibration is not None and main is not None else [],
+        scale=on_ladder[0],
+        equivalents=on_ladder[1],
         sights=standing.sights(calibration, {item.key: item.title for item in found}, numbers.number) if calibration is not None else [],
         faults=_file(
             root / "data" / "calibration" / "ladder.png",

@@ -101,6 +101,11 @@ def is_trusted(calibration: Calibration | None, key: str) -> bool:
     return calibration is not None and key in calibration.metrics and calibration.metrics[key].is_trusted
 
 
+def is_doubted(calibration: Calibration | None, key: str) -> bool:
+    """Whether the calibration looked at it, and does not trust it."""
+    return calibration is not None and key in calibration.metrics and not calibration.metrics[key].is_trusted
+
+
 def scale(calibration: Calibration, key: str, value: float) -> Scale | None:
     """The ladder of one distance, by whose value its faults are sorted; None where the calibration does not have it."""
     rows = [(name, rungs) for name, rungs in calibration.faults.items() if rungs.applies and rungs.values.get(key)]

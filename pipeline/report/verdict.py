@@ -17,7 +17,7 @@ TIMES: tuple[tuple[str, Tone], ...] = (("Close to real", "fair"), ("Visibly off"
 NEARLY, HALF = 0.8, 0.5  # the same for a share of what real images score
 COPIES = 0.05  # near copies that chance makes 0.01 of: five times as many is not the tail any more
 
-VARIETY = ("recall", "coverage", "class_coverage")
+BLIND = "On these data the calibration trusts none of the numbers that would tell"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def judge(
     return Verdict(
         answers=(
             quality(numbers, calibration),
-            variety(numbers),
-            copies(numbers),
+            variety(numbers, calibration),
+            copies(numbers, calibration),
             health(alarms, rollbacks),
             ruler(main_distance(numbers, calibration), calibration, accuracy, majority_share, num_real),
         )
@@ -93,30 +93,63 @@ def main_distance(numbers: Sequence[Number], calibration: Calibration | None) ->
     return next(iter([*trusted, *distances]), None)
 
 
+def telling(numbers: Sequence[Number], what: str, calibration: Calibration | None) -> list[Number]:
+    """The numbers of the main extractor that say it of the generated images (`Value.tells`), without those that the calibration does not trust."""
+    found = [item for item in numbers if item.about.tells == what and item.key == item.about.key]
+    return [item for item in found if not standing.is_doubted(calibration, item.key)]
+
+
+def is_beyond(item: Number, calibration: Calibration | None) -> bool:
+    """Whether a distance is larger than real images' own: by its interval; or of as many images as the ladder is, by the ladder's null.
+
+    Of more images than the null's, FID is lower, so that the first alone would pass what the second does not.
+    """
+    if item.real is not None and item.span.low > item.real.high:
+        return True
+    null = None if calibration is None else calibration.null.get(item.key)
+    return null is not None and item.alike is not None and item.alike > null.high
+
+
 def quality(numbers: Sequence[Number], calibration: Calibration | None) -> Answer:
     """How far the generated images are from real ones: the interval of the main distance against that of real images."""
     question = "Is it good?"
     main = main_distance(numbers, calibration)
     if main is None:
         return _unknown(question, "quality is not measured", "No distance was measured: add one to evaluate.metrics (fid, kid).")
+    if standing.is_doubted(calibration, main.key):
+        return _unknown(question, "quality cannot be told", f"{BLIND} how far from real they are.", word="Cannot be told")
     told = f"{main.title} {main.text}" + (f" (95 %: {main.interval})" if main.interval else "")
     if main.real is None:
         why = f"{told}. There is no calibration and no second held-out split, so nothing says what real images would score."
         return _unknown(question, f"{main.title} is {main.text}, with nothing to set it beside", why)
     against = f"{'real images against real ones' if main.is_null else 'other real images'} score {main.real_text}"
-    equivalents = calibration.equivalent(main.key, main.span.value) if calibration is not None else []
-    like = f" It is {' and '.join(equivalents[:2])}." if equivalents and main.span.low > main.real.high else ""
-    beyond = [item for item in numbers if item.about.is_distance and item.real is not None and item.span.low > item.real.high]
-    trusted = [item for item in beyond if calibration is None or standing.is_trusted(calibration, item.key)]
-    tells = next(iter(trusted), None)
-    fidelity = next((item for item in numbers if item.key == "precision" and item.real is not None), None)
+    farther, like, times = is_beyond(main, calibration), "", main.span.value / main.real.value if main.real.value > 0 else math.inf
+    if calibration is not None and main.alike is not None and main.key in calibration.null:
+        null = calibration.null[main.key]
+        low, high = main.about.cut(null.low, null.high)
+        against += f"; of {calibration.n:,} images a side, as the ladder is, it is {main.show(main.alike)}"
+        against += f" where real ones score {main.show(low)} to {main.show(high)}"
+        times = main.alike / null.mean if null.mean > 0 else math.inf
+        equivalents = calibration.equivalent(main.key, main.alike)
+        like = f" It is {' and '.join(equivalents[:2])}." if equivalents and main.alike > null.high else ""
+    tells = next(
+        (
+            item
+            for item in numbers
+            if item.about.is_distance
+            and item.real is not None
+            and is_beyond(item, calibration)
+            and (calibration is None or standing.is_trusted(calibration, item.key))
+        ),
+        None,
+    )
+    fidelity = next((item for item in telling(numbers, "fidelity", calibration) if item.real is not None), None)
     if fidelity is not None and fidelity.real is not None and fidelity.span.high < HALF * fidelity.real.value:
         few = f"only {fidelity.text} of the images look real to the extractor, of real ones {fidelity.show(fidelity.real.value)} do"
         return Answer(
             question=question, word="Far from real", phrase="far from real images", tone="bad", why=f"{told}; {against}; {few}.{like}"
         )
-    if main.span.low > main.real.high:
-        times = main.span.value / main.real.value if main.real.value > 0 else math.inf
+    if farther:
         ratio = f": {number(round(times, 1 if times < 10 else 0))} times as far" if times < 1e4 else ""
         word, tone = TIMES[0 if times <= CLOSE else 1 if times <= OFF else 2]
         phrase = f"{word[:1].lower()}{word[1:]} images" if word.endswith("real") else "visibly off from real images"
@@ -134,12 +167,14 @@ def quality(numbers: Sequence[Number], calibration: Calibration | None) -> Answe
     return Answer(question=question, word="Like real images", phrase=phrase, tone="good", why=f"{told} lies where {against}.")
 
 
-def variety(numbers: Sequence[Number]) -> Answer:
+def variety(numbers: Sequence[Number], calibration: Calibration | None) -> Answer:
     """Whether real images have generated ones around them: the worst of recall, coverage and classes covered, each beside real images' own."""
     question = "Is it diverse?"
-    found = [item for item in numbers if item.key in VARIETY]
-    if not found:
+    if not any(item.about.tells == "variety" for item in numbers):
         return _unknown(question, "variety is not measured", "Add prdc or class_coverage to evaluate.metrics.")
+    found = telling(numbers, "variety", calibration)
+    if not found:
+        return _unknown(question, "variety cannot be told", f"{BLIND} how varied they are.", word="Cannot be told")
     told = ", ".join(
         f"{item.title.lower()} {item.text}" + (f" (real images: {item.real_text})" if item.real_text else "") for item in found
     )
@@ -152,24 +187,24 @@ def variety(numbers: Sequence[Number]) -> Answer:
         return Answer(
             question=question, word="As varied as real", phrase="as varied as real images", tone="good", why=f"{_sentence(told)}."
         )
-    lowest = f"{worst.title.lower()} reaches {percent(share)} of what real images score"
-    if worst.key == "class_coverage":
-        lowest = "some classes hardly occur"
     words: tuple[tuple[float, str, str, Tone], ...] = (
         (NEARLY, "A little less varied", "a little less varied", "fair"),
         (HALF, "Less varied", "less varied than real images", "fair"),
         (0.0, "Much is missing", "with much of the variety missing", "bad"),
     )
     word, phrase, tone = next((word, phrase, tone) for least, word, phrase, tone in words if share >= least)
+    lowest = f"{worst.title.lower()} reaches {percent(share)} of what real images score"
     return Answer(question=question, word=word, phrase=phrase, tone=tone, why=f"{_sentence(told)}: {lowest}.")
 
 
-def copies(numbers: Sequence[Number]) -> Answer:
+def copies(numbers: Sequence[Number], calibration: Calibration | None) -> Answer:
     """Whether more images than chance allows lie next to training images."""
     question = "Is it copied?"
-    share = next((item for item in numbers if item.key == "memorized_share"), None)
-    if share is None:
+    if not any(item.about.tells == "copies" for item in numbers):
         return _unknown(question, "copying is not measured", "Add memorization to evaluate.metrics.")
+    share = next(iter(telling(numbers, "copies", calibration)), None)
+    if share is None:
+        return _unknown(question, "copying cannot be told", f"{BLIND} whether they are copies.", word="Cannot be told")
     chance = share.about.ideal or 0.01
     if share.real is not None:
         chance = max(chance, share.real.high)

@@ -11,7 +11,7 @@ import torch
 from ganlib.checks import require_finite
 from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.files import atomic_write, sha256_file
-from ganlib.metrics import METRICS, calibration, choice, interface, measure, needs
+from ganlib.metrics import METRICS, calibration, choice, interface, ladder, measure, needs
 from ganlib.metrics.fid import FID
 from ganlib.metrics.memorization import memorization
 from ganlib.metrics.reference_store import Reference
@@ -96,8 +96,12 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     shown = compared.of(reference.main, needs.of(memorization).depth)
     require_finite(values, where="evaluation")
     calibrated = calibration.read(root / "data" / "calibration")
+    ruler = ladder.Ruler.of(reference, splits, metrics=metrics, config=config, class_counts=manifest.splits["train"].class_counts)
+    count = calibrated.n if calibrated is not None and drawn is None else 0  # the ladder is of all classes
+    alike = ruler.generated(fake_images, fake, count)
+    digests = {"data_digest": manifest.data_digest, "extractor_sha256": reference.main.facts["sha256"]}
     result = values | {
-        "ruler": calibration.told(calibrated, values, data_digest=manifest.data_digest, extractor_sha256=reference.main.facts["sha256"]),
+        "ruler": calibration.told(calibrated, values, alike, **digests),
         "null": nulls,
         "baseline": baseline,
         "resampled": compared.resampled(metrics),
@@ -126,7 +130,7 @@ def evaluate(config: EvaluateConfig, *, root: Path) -> dict[str, Any]:
     looked = looking.take(shown, sets, class_names=manifest.class_names, root=root, classes=classes, modality=modality)
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"  # in reading order, not sorted
     atomic_write(root / "reports" / "evaluation.json", text.encode())
-    atomic_write(root / "reports" / "ladder.csv", standing.table(calibrated, values, FID.key).encode())
+    atomic_write(root / "reports" / "ladder.csv", standing.table(calibrated if alike else None, alike or values, FID.key).encode())
     atomic_write(root / "reports" / "report.html", page.render(root, result, looked).encode())
     return result
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ganlib.data.arrow import ArrowWriter, write_manifest
-from ganlib.metrics import METRICS, interface, needs, trunk
+from ganlib.data.arrow import ArrowImages, ArrowWriter, read_manifest, split_path, write_manifest
+from ganlib.metrics import METRICS, interface, ladder, measure, needs, trunk
 from ganlib.metrics.calibration import Calibration, read
+from ganlib.metrics.reference_store import Reference
 from ganlib.metrics.settings import EvaluateConfig, ReferenceConfig
 from ganlib.registry import Entry
 from pipeline.stages.calibrate import calibrate
@@ -97,6 +98,34 @@ def test_two_runs_give_the_same_bytes(root: Path, calibrated: Calibration) -> No
     before = written()
     calibrate(CONFIG, root=root)
     assert written() == before
+
+
+def test_generated_images_are_measured_as_the_ladder_is(root: Path, calibrated: Calibration) -> None:
+    """The other half of the held-out images in the place of generated ones comes to the first draw of the null itself. Kills: other real images,
+    other training images, all of the generated ones in place of as many as the ladder has, and as many of other places for their features."""
+    splits = {name: ArrowImages(split_path(root / "data" / "prepared", name)) for name in COUNTS}
+    stored = Reference.read(root / "data" / "reference", data_digest=calibrated.data_digest)
+
+    @needs.declares(needs.Needs(gives=(needs.Value(key="count", title="Count", meaning="Images.", better="higher"),)))
+    def count(data: interface.Comparison, config: EvaluateConfig) -> dict[str, float]:
+        return {"count": float(len(data.fake))}
+
+    metrics = {name: METRICS.get(name) for name in CONFIG.metrics} | {"count": count}
+    counts = read_manifest(root / "data" / "prepared").splits["train"].class_counts
+    ruler = ladder.Ruler.of(stored, splits, metrics=metrics, config=CONFIG, class_counts=counts)
+    _, fake, _ = ladder.halves(ruler.rows, calibrated.n, seed=CONFIG.seed, draw=0)
+
+    def placed(rows: np.ndarray, n: int) -> dict[str, float]:
+        images = interface.ArrayImages(splits["test"].gather(rows))
+        return ruler.generated(images, measure.extract(stored, images), n)
+
+    expected = ruler.null_draw(calibrated.n, 0)
+    assert placed(fake, calibrated.n) == pytest.approx({key: value for key, value in expected.items() if key in placed(fake, calibrated.n)})
+    assert {"fid", "kid", "memorized_share", "spectrum_distance"} <= placed(fake, calibrated.n).keys()
+    many = np.concatenate([fake, fake, fake])  # drawn from three times as many
+    assert placed(many, calibrated.n)["count"] == calibrated.n
+    assert 0.5 * expected["fid"] < placed(many, calibrated.n)["fid"] != expected["fid"]
+    assert placed(fake[:100], calibrated.n) == placed(fake, 0) == {}
 
 
 def test_a_blind_metric_is_vetoed_and_a_good_one_trusted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

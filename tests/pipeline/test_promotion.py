@@ -187,3 +187,18 @@ def test_which_way_is_better_is_the_metrics_own():
     rule = RULE.model_copy(update={"metric": "precision", "spread": 0.01})
     assert promotion.decide(rule, entrant(precision=0.9), entrant("version 1", precision=0.8)).promotes
     assert not promotion.decide(rule, entrant(precision=0.7), entrant("version 1", precision=0.8)).promotes
+
+
+def test_what_no_calibration_looked_at_is_not_said_to_be_trusted():
+    """Kills "the calibration has nothing against it" of a number that the ladder never measured; a limit on a blind one without a word."""
+    rule = RULE.model_copy(update={"limits": {"coverage": 0.7}})
+    one = entrant(fid=3.0)
+    words = {check.kind: check.words for check in promotion.decide(rule, one, None).checks}
+    assert words["ruler"] == "the calibration trusts fid"
+    assert words["limit"] == "coverage 0.8 is within its limit, at least 0.7"
+    one.evaluation["ruler"] = {"untrusted": {"coverage": "cannot tell noise"}, "trusted": ["precision"]}
+    decision = promotion.decide(rule, one, None)
+    words = {check.kind: check.words for check in decision.checks}
+    assert words["ruler"] == "no calibration says what fid sees on these data"
+    assert words["limit"].endswith("at least 0.7; on these data it is not to be trusted: it cannot tell noise")
+    assert decision.promotes

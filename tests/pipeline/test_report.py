@@ -215,6 +215,35 @@ def test_the_ruler_sees_what_the_calibration_says() -> None:
     assert (doubted.word, doubted.tone) == ("Not with this metric", "bad")
 
 
+def test_of_more_images_than_the_ladders_it_is_placed_by_as_many() -> None:
+    """FID falls with the number of images: of 10,000 it lies where real images do against each other, of the ladder's 100 it is a blur of 1.5 pixels.
+    Kills the value of all images on the ladder, and a verdict that passes what the ladder does not."""
+    values = near(1.0, 0.1) | NULL | {"ruler": {"alike": {"fid": 22.0}}}
+    found = answers(values, calibration=calibrated())["Is it good?"]
+    assert (found.word, found.tone) == ("Far from real", "bad")
+    assert "of 100 images a side, as the ladder is, it is 22 where real ones score 0.5 to 1.5: 22 times as far" in found.why
+    assert "It is as far from real as a blur of 1.5 pixels." in found.why
+    fine = answers(values | {"ruler": {"alike": {"fid": 1.2}}}, calibration=calibrated())["Is it good?"]
+    assert (fine.word, fine.tone) == ("Like real images", "good")
+    assert "blur" not in fine.why
+
+
+def test_nothing_is_praised_by_a_number_that_is_not_trusted() -> None:
+    """Kills "like real images" and "as varied as real" by a ruler that cannot see. What the calibration did not look at still tells."""
+    blind = calibrated(is_trusted=False)
+    blind.metrics.update(dict.fromkeys(("precision", "recall", "coverage", "memorized_share"), blind.metrics["fid"]))
+    values = near(1.2, 0.2) | NULL | {"recall": 0.9, "coverage": 0.9, "memorized_share": 0.01, "baseline": {"recall": 0.9, "coverage": 0.9}}
+    told = answers(values, calibration=blind)
+    for question in ("Is it good?", "Is it diverse?", "Is it copied?"):
+        assert (told[question].word, told[question].tone) == ("Cannot be told", "unknown"), question
+    beside = answers(values | {"class_coverage": 0.4}, calibration=blind)["Is it diverse?"]
+    assert (beside.word, "recall" in beside.why) == ("Much is missing", False)
+    bland = near(1.2, 0.2) | NULL | near(0.1, 0.05, "precision") | {"baseline": {"precision": 0.9}}
+    seeing = calibrated()
+    seeing.metrics["precision"] = blind.metrics["precision"]
+    assert answers(bland, calibration=seeing)["Is it good?"].word == "Like real images"
+
+
 def test_the_verdict_is_as_bad_as_its_worst_answer() -> None:
     told = {"alarms": [], "rollbacks": 0, "accuracy": None, "majority_share": None, "num_real": 10, "calibration": None}
     whole = verdict.judge(measured(near(20.0, 0.2) | NULL | {"recall": 0.9}), **told)
@@ -343,6 +372,14 @@ def test_a_class_row_shows_its_class_and_both_shares() -> None:
 # ---- the page ----
 
 
+BASELINE = {"n": 30, "split": "val", "recall": 0.9}
+
+
+def measured_so() -> dict[str, Any]:
+    values = {**near(4.0, 0.5), **near(0.5, 0.1, "kid"), **near(0.8, 0.05, "precision"), **near(0.7, 0.05, "recall"), "class_coverage": 1.0}
+    return values | {"memorized_share": 0.02, "ruler": {"alike": {"fid": 4.0}}, "baseline": BASELINE, "protocol": PROTOCOL}
+
+
 def project(root: Path) -> dict[str, Any]:
     """A project folder with everything that the page reads, its texts as awkward as they come; returns the evaluation."""
     rng = np.random.default_rng(0)
@@ -403,8 +440,7 @@ def project(root: Path) -> dict[str, Any]:
     (root / "models" / "generator.json").write_text(json.dumps(facts))
     (root / "data" / "calibration").mkdir(parents=True)
     calibrated().write(root / "data" / "calibration")
-    values = {**near(4.0, 0.5), **near(0.5, 0.1, "kid"), **near(0.8, 0.05, "precision"), **near(0.7, 0.05, "recall"), "class_coverage": 1.0}
-    return values | {"memorized_share": 0.02, "baseline": {"n": 30, "split": "val", "recall": 0.9}, "protocol": PROTOCOL}
+    return measured_so()
 
 
 def looked() -> seen.Seen:
@@ -435,7 +471,7 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path: Path) -> None
     assert "url(" not in page
     assert "<th>gone</th>" not in page
     assert page.index('class="verdict') < page.index('id="ladder"') < page.index('id="numbers"') < page.index('id="rebuild"')
-    assert page == report.render(tmp_path, project_again(tmp_path), looked())  # the same bytes twice
+    assert page == report.render(tmp_path, measured_so(), looked())  # the same bytes twice
 
 
 def test_a_number_without_a_direction_has_its_interval_in_the_table(tmp_path: Path) -> None:
@@ -443,11 +479,6 @@ def test_a_number_without_a_direction_has_its_interval_in_the_table(tmp_path: Pa
     page = report.render(tmp_path, {**project(tmp_path), **told}, looked())
     assert "<th>nearest_train_distance</th><td>0.5</td><td>0.41 to 0.62</td>" in page
     assert "<th>prdc_images</th><td>60</td><td></td>" in page
-
-
-def project_again(root: Path) -> dict[str, Any]:
-    values = {**near(4.0, 0.5), **near(0.5, 0.1, "kid"), **near(0.8, 0.05, "precision"), **near(0.7, 0.05, "recall"), "class_coverage": 1.0}
-    return values | {"memorized_share": 0.02, "baseline": {"n": 30, "split": "val", "recall": 0.9}, "protocol": PROTOCOL}
 
 
 def test_a_calibration_of_another_ruler_is_not_believed(tmp_path: Path) -> None:

@@ -266,7 +266,11 @@ def test_the_ladder_of_a_finished_evaluation(finished):
         for strength, value in zip(fault["strengths"], fault["values"]["fid"], strict=True)
     ]
     assert len(faults) > 20
-    assert rows == [("this generator", "", evaluation["fid"]), ("real images", "", calibrated["null"]["fid"]["mean"]), *faults]
+    assert rows == [
+        ("this generator", "", evaluation["ruler"]["alike"]["fid"]),
+        ("real images", "", calibrated["null"]["fid"]["mean"]),
+        *faults,
+    ]
 
 
 def test_dvcs_own_views_have_the_numbers_of_the_files(finished, tmp_path):

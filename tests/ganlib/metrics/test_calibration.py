@@ -152,19 +152,21 @@ def test_written_and_read_it_is_the_same(tmp_path):
 def test_an_evaluation_says_what_is_not_to_be_trusted():
     blind = calibration(SHARE, {"noise": rungs([1.0, 1.1])})
     digests = {"data_digest": "d" * 64, "extractor_sha256": "e" * 64}
-    ruler = told(blind, {"d": 0.9}, **digests)
+    ruler = told(blind, {"d": 0.9}, {"d": 0.9}, **digests)
     assert list(ruler["untrusted"]) == ["d"]
     assert veto(ruler, "d_low") == veto(ruler, "d") != ""
     assert "no value of evaluate.metrics is; try another reference.extractor" in veto(ruler, "d")
     assert "set register.metric to one that is trusted: kid" in veto(ruler | {"trusted": ["kid"]}, "d")
     assert veto(ruler, "kid") == veto({}, "d") == ""
-    assert told(blind, {"other": 0.9}, **digests)["untrusted"] == {}
+    assert told(blind, {"other": 0.9}, {}, **digests)["untrusted"] == {}
     good = calibration(DISTANCE, {"noise": rungs([2.0, 3.0])})
-    assert told(good, {"d": 2.5}, **digests)["trusted"] == ["d"]
-    assert told(good, {"d": 2.5}, **digests)["stands"] == {"d": ["as far from real as 150 % of noise mixed in"]}
-    assert told(None, {"d": 1.0}, **digests)["warnings"] == ["not calibrated: run `dvc repro calibrate`"]
+    placed = told(good, {"d": 0.5}, {"d": 2.5, "other": 1.0}, **digests)  # of more images than the ladder's it is 0.5: like real ones
+    assert (placed["trusted"], placed["alike"]) == (["d"], {"d": 2.5})
+    assert placed["stands"] == {"d": ["as far from real as 150 % of noise mixed in"]}
+    assert told(good, {"d": 2.5}, {}, **digests)["stands"] == {}
+    assert told(None, {"d": 1.0}, {}, **digests)["warnings"] == ["not calibrated: run `dvc repro calibrate`"]
     with pytest.raises(ValueError, match="made with extractor_sha256 eeeeeeeeeeee, expected ffffffffffff"):
-        told(good, {"d": 2.5}, **digests | {"extractor_sha256": "f" * 64})
+        told(good, {"d": 2.5}, {}, **digests | {"extractor_sha256": "f" * 64})
 
 
 @pytest.mark.parametrize(

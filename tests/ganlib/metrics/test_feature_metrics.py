@@ -100,6 +100,17 @@ def test_repeated_samples_are_counted_and_honest_ones_are_at_chance():
     assert found["duplicated_share"] == pytest.approx(0.6, abs=0.02)  # both of a pair
 
 
+def test_the_interval_of_repeated_samples_holds_what_it_says():
+    """Over fresh draws of the fakes. Kills Wilson's of all samples: what is near comes in twos, and it held 80 of 100."""
+    real, train = normal(300, 4, "real"), normal(20, 4, "train")
+    found = [
+        METRICS.get("duplicates")(Comparison(real=real, fake=0.7 * normal(300, 4, f"fake {i}"), train=train), CONFIG) for i in range(200)
+    ]
+    centre = np.mean([each["duplicated_share"] for each in found])
+    inside = [each["duplicated_share_low"] <= centre <= each["duplicated_share_high"] for each in found]
+    assert 0.92 <= np.mean(inside) <= 0.99
+
+
 def test_more_samples_than_real_images_are_no_repetition():
     """Kills the nearest among all fakes: of ten times as many it is nearer by itself."""
     real, fake = normal(200, 2, "real"), normal(2000, 2, "fake")
