@@ -29,7 +29,8 @@ def weighted_mmd(real: Tensor, fake: Tensor, weights: Tensor, *, chunk_rows: int
     symmetric kernels those on and above the diagonal alone.
     """
     n = len(real)
-    place = real.new_empty(chunk_rows * max(n, len(fake)))
+    most = max(n, len(fake))
+    place = real.new_empty(min(chunk_rows, most) * most)
     real_real = torch.zeros((), dtype=torch.float64)
     for start in range(0, n, chunk_rows):
         real_real += _upper_block(real, start, chunk_rows, place).sum()

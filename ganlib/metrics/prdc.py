@@ -47,7 +47,7 @@ def membership(real: Tensor, fake: Tensor, k: int, *, chunk_rows: int = CHUNK_RO
     real_radii = kth_neighbour_distance(real, k, chunk_rows=chunk_rows)
     fake_radii = kth_neighbour_distance(fake, k, chunk_rows=chunk_rows)
     real_is_fake, real_is_covered = np.empty(len(real), np.bool_), np.empty(len(real), np.bool_)
-    balls, inside = np.zeros(len(fake), np.int64), torch.empty(chunk_rows, len(fake), dtype=torch.bool)
+    balls, inside = np.zeros(len(fake), np.int64), torch.empty(min(chunk_rows, len(real)), len(fake), dtype=torch.bool)
     for start, squared in distance_chunks(real, fake, chunk_rows=chunk_rows):  # [rows of real, m]
         rows, found = slice(start, start + len(squared)), inside[: len(squared)]
         counted = found.numpy().view(np.uint8)  # torch takes thirty times as long to add booleans up, or to look for one that is true
