@@ -1,13 +1,16 @@
 """FID, KID, PRDC and memorisation against closed forms, slow loops and an independent implementation."""
 
 import math
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganlib.metrics import METRICS, interface, intervals, needs
 from ganlib.metrics.fid import fid, frechet_distance, moments
@@ -342,3 +345,53 @@ def test_resamples_of_two_sets_are_paired_and_make_the_interval() -> None:
         if key in ("fid", "kid"):  # one draw moves both alike
             assert float(difference.std()) < 0.8 * float(torch.cat([other.resampled[key], one.resampled[key]]).std())
     assert one.parts(np.arange(40), np.arange(40, 80)).resampled == {}  # real against real has its own
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that is made while it is on."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, Tensor):
+                self.largest = max(self.largest, made.untyped_storage().nbytes())
+        return out
+
+
+OF_FEATURES = [
+    name
+    for name in METRICS.names()
+    if not ((need := needs.of(METRICS.get(name))).pixels or need.discriminator or need.generator or need.pairs)
+]
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_no_metric_holds_all_pairs(name: str) -> None:
+    """With four times as many images the largest array is four times as large, not sixteen times. Kills: a matrix of all pairs, in torch or numpy."""
+    peaks = []
+    for n in (512, 2048):
+        real, fake, train = (normal(n, 8, kind) for kind in ("real", "fake", "train"))
+        classes = np.arange(n) % 4
+        probabilities = torch.from_numpy(np.eye(4)[classes])
+        data = Comparison(
+            real=real,
+            fake=fake,
+            train=train,
+            real_classes=classes,
+            fake_classes=classes,
+            real_probabilities=probabilities,
+            fake_probabilities=probabilities,
+            fake_labels=classes,
+            num_classes=4,
+        )
+        config = CONFIG.model_copy(update={"prdc_images": n})
+        METRICS.get(name)(replace(data), config)  # what is imported or kept once
+        tracemalloc.start()
+        with Sizes() as sizes:
+            METRICS.get(name)(data, config)
+        peaks.append((sizes.largest, tracemalloc.get_traced_memory()[1]))
+        tracemalloc.stop()
+    for few, many in zip(*peaks, strict=True):
+        assert many <= 5 * few, peaks
