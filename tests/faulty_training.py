@@ -1,6 +1,6 @@
 """A small training for the resume doctor: numpy alone, and one planted fault in how it goes on.
 
-faulty_training.py FOLDER [FAULT]
+faulty_training.py FOLDER [FAULT [ANYTHING]], the last for another training.
 """
 
 import io
@@ -14,9 +14,9 @@ import numpy as np
 STEPS, EVERY, IMAGES, BATCH = 40, 4, 24, 5
 
 
-def main(folder: Path, fault: str) -> None:
+def main(folder: Path, fault: str = "", other: str = "") -> None:
     data = np.linspace(-1, 1, IMAGES * 3).reshape(IMAGES, 3)
-    rng = np.random.Generator(np.random.MT19937(7))
+    rng = np.random.Generator(np.random.MT19937(8 if other else 7))
     state = {
         "step": np.array(0),
         "schedule.lr": np.array(0.05),
@@ -89,4 +89,4 @@ def save(path: Path, state: dict, rng: np.random.Generator, fault: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
+    main(Path(sys.argv[1]), *sys.argv[2:])

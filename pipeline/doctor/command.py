@@ -109,7 +109,11 @@ def _lives(
         yield from _compared(where, expected, place, ignore, f"it does not end as an undisturbed one does{_hint(expected)}")
     if also is not None:
         place = Place.new(script, scratch / "also")
-        place.finish(command=also)
+        try:
+            place.finish(command=also)
+        except DiedError as problem:
+            yield Finding(where=f"`{shlex.join(also)}`", words=f"it does not end: {problem}")
+            return
         yield from _compared(f"`{shlex.join(also)}`", expected, place, ignore, "it does not end as the command does")
 
 

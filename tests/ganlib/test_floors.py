@@ -83,6 +83,7 @@ PIPELINE_FLOORS = (
         "driver.settings",
         "dvc_ignore",
         "edit",
+        "file_writer",
         "generator",
         "names",
         "params",
@@ -90,7 +91,7 @@ PIPELINE_FLOORS = (
         "report",
         "tracking.settings",
     },
-    {"forms", "latent_walks", "lineage", "looking", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
+    {"forms", "latent_walks", "lineage", "looking", "many_files", "pairs", "path_length", "promotion", "state_address", "tracking.store"},
     {
         "identity",
         "latent_pictures",

@@ -1,5 +1,6 @@
 """From a trained bundle to samples and a registered model, without Ray: generators that are told the class, and truncated ones."""
 
+import importlib.util
 import io
 import json
 import subprocess
@@ -25,7 +26,7 @@ from ganlib.sampling import Prior
 from ganlib.storage import open_storage
 from ganlib.training.loop import TrainingSpec, train
 from ganlib.training.state import BundleStore
-from pipeline import artifacts, generator, preflight
+from pipeline import artifacts, forms, generator, preflight
 from pipeline.schema import Params
 from pipeline.selection import Selection
 from pipeline.stages.register import register
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREPARATION = {"source": "digits", "resize": "lanczos", "crop": "center", "image_size": [8, 8], "channels": 1}
 NAMES = ["left", "top", "all"]
 SAMPLE = {"num_images": 60, "batch_images": 20, "grid_rows": 2, "grid_columns": 5, "interpolation_rows": 3, "interpolation_steps": 4}
+HAS_ONNX = all(importlib.util.find_spec(name) for name in forms.OF_ONNX)
 OUTCOME = registration.Registration(model="m", version=1, is_new=True, aliases=[], reason="", run_id="r")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's and torch.export's own
 
@@ -165,7 +167,9 @@ def test_generator_json_and_the_weights_are_enough(conditional, tmp_path):
 @pytest.mark.parametrize(("family", "truncation"), [("dcgan", 1.0), ("stylegan2", 0.5)])
 def test_classes_reach_samples_pictures_and_the_registered_model(family, truncation, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    config = settings(model__name=family, model__conditional=True, sample__truncation=truncation, marks__strength=1.5)
+    config = settings(
+        model__name=family, model__conditional=True, sample__truncation=truncation, marks__strength=1.5, register__onnx=HAS_ONNX
+    )
     trained(config, tmp_path)
     made = generator.load(tmp_path / "models")
     assert made.class_names == NAMES
@@ -209,11 +213,16 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     assert version.description.startswith(f"{served.words}\n\nWhen it was registered: there is no champion to compare with; fid 3")
     assert version.tags["content.sha256"] == made.facts["sha256"]
     assert np.allclose(elsewhere(tmp_path, array.numpy()), expected.numpy(), atol=1e-5)
+    # what people read, and the further form, lie beside it
+    assert beside(tmp_path, "README.md").read_text() == (tmp_path / "reports" / "model_card.md").read_text()
+    if HAS_ONNX:
+        session = pytest.importorskip("onnxruntime").InferenceSession(beside(tmp_path, "model.onnx"))
+        assert np.allclose(session.run(None, {"x": array.numpy()})[0], expected.numpy(), atol=1e-4)
     # the mark is as strong as this registration says, and stays so: these weights are registered once
-    assert (strength(tmp_path, 1), version.tags["marks.strength"]) == (1.5, "1.5")
+    assert (strength(tmp_path), version.tags["marks.strength"]) == (1.5, "1.5")
     louder = config.marks.model_copy(update={"strength": 3.0})
     again = register(config.register_, config.tracking, tmp_path, **measuring | {"marks": louder})
-    assert (again.version, again.strength, strength(tmp_path, 1)) == (1, 1.5, 1.5)
+    assert (again.version, again.strength, strength(tmp_path)) == (1, 1.5, 1.5)
     # another generator, measured alike, competes
     weights = tmp_path / "models" / "generator.safetensors"
     save_file({name: value * 0.99 if value.is_floating_point() else value for name, value in load_file(weights).items()}, weights)
@@ -225,11 +234,15 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     assert outcome.reason.startswith("fid 2 against 3 of version 1: better by 1")
 
 
-def strength(root: Path, version: int) -> float:
-    """What MLflow's server reads."""
+def beside(root: Path, file: str) -> Path:
+    """A file of the first version, as others get it."""
     store = stores.open_store(settings().tracking, root)
-    got = store.mlflow.artifacts.download_artifacts(f"models:/gan-digits/{version}/interface.json", dst_path=str(root / "got"))
-    return json.loads(Path(got).read_text())["strength"]
+    return Path(store.mlflow.artifacts.download_artifacts(f"models:/gan-digits/1/{file}", dst_path=str(root / "got")))
+
+
+def strength(root: Path) -> float:
+    """What MLflow's server reads."""
+    return json.loads(beside(root, "interface.json").read_text())["strength"]
 
 
 def elsewhere(root: Path, array: np.ndarray) -> np.ndarray:

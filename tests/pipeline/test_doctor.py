@@ -27,15 +27,19 @@ FAULTS = {  # -> the kind of state that is named, and the entry
 }
 
 
-def examined(tmp_path, fault=""):
+def command_of(fault=""):
+    return [sys.executable, "-S", "-c", RUN, "{out}", *([fault] if fault else [])]
+
+
+def examined(tmp_path, fault="", also=None):
     script = Script(
-        command=[sys.executable, "-S", "-c", RUN, "{out}", *([fault] if fault else [])],
+        command=command_of(fault),
         checkpoint="{out}/*.npz",
         resume=[],
         folder=tmp_path,
         limit_seconds=120,
     )
-    return command.examine(script, tmp_path)
+    return command.examine(script, tmp_path, also=also)
 
 
 RUN = f"import sys; sys.path[:0] = {sys.path!r}; import runpy; runpy.run_path({str(TESTS / 'faulty_training.py')!r}, run_name='__main__')"
@@ -58,7 +62,23 @@ def test_a_planted_fault_is_named(tmp_path, fault):
 
 def test_a_sound_training_is_left_in_peace(tmp_path):
     """Kills: a doctor that always finds something."""
-    assert examined(tmp_path) is None
+    assert examined(tmp_path, also=command_of("schedule")) is None  # a fault of resuming, and this one is not resumed
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        ([*command_of(), "", "one more"], "it does not end as the command does"),
+        ([sys.executable, "-c", "raise SystemExit('no second worker')"], "it does not end: exit code 1; it said: no second worker"),
+    ],
+)
+def test_another_way_to_the_same_is_compared(tmp_path, also, words):
+    """As of two workers. Kills: `--also` that is run and not looked at, and one that fails under the first command's name."""
+    finding = examined(tmp_path, also=also)
+    assert finding is not None
+    assert (finding.where.startswith("`"), finding.words) == (True, words)
+    if finding.differences:
+        assert "model.first" in "\n".join(finding.lines())
 
 
 def test_a_run_that_is_not_repeatable_is_no_fault_of_its_resume(tmp_path):

@@ -72,6 +72,23 @@ def test_killed_on_two_workers_and_again_is_one_process_s_bytes(model: Path, tmp
     assert (code, out) == (0, f"{address}: every file is what manifest.json says\n"), err
 
 
+@pytest.mark.heavy
+def test_single_files_are_the_same_in_a_store_and_in_a_folder(model: Path, tmp_path: Path, s3, monkeypatch) -> None:
+    """Kills: a format that only a folder holds, hashes of files that were not sent."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    address = f"{s3.uri.removesuffix('trainings')}single"
+    for out in (address, str(tmp_path / "here")):
+        code, _, err = ended(
+            command("--model", model, "--count", 30, "--batch", 10, "--part", 20, "--format", "png", "--out", out, home=tmp_path)
+        )
+        assert code == 0, err
+    assert generate.verify(address) == []
+    manifest = json.loads(open_storage(address).read(generate.MANIFEST))
+    assert manifest == json.loads((tmp_path / "here" / generate.MANIFEST).read_text())
+    assert len([name for part in manifest["parts"].values() for name in part["sha256"] if name.endswith(".png")]) == 30
+
+
 def test_mistakes_are_one_line_before_anything_is_written(model: Path, tmp_path: Path) -> None:
     """Kills: a traceback, and words that name a key of params.yaml where an option is meant."""
     out = tmp_path / "out"

@@ -3,11 +3,13 @@
 import argparse
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -26,6 +28,7 @@ from pipeline.identity import TrainingParams
 from pipeline.provenance import lineage as command
 from pipeline.provenance import origin, record, reearn, replay, source, used, verify
 from pipeline.provenance.case import BrokenError, Case
+from pipeline.provenance.environment import environment
 from pipeline.provenance.objects import Objects
 from pipeline.tracking import model_registry, registration, versions
 from tests.registrations import NAME, ROOT, described_alone, measured, register, settings, store_of
@@ -353,6 +356,22 @@ def test_data_find_their_versions_and_those_that_took_over(project):
         f"models:/{NAME}/1 took over from models:/{NAME}/2 and is not retired: `ganpipe registry retire {NAME} 1 --reason ...` does it"
     )
     assert model_registry.require(store, NAME).state(2) == "retired"
+
+
+def test_an_environment_says_where_it_is_not_as_the_lock_has_it(tmp_path, monkeypatch):
+    """Kills: the lock's versions told as what ran; a GPU that is not told from a CPU."""
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(f"# torch==0.1\nnumpy==0.0.1 \\\n    --hash=sha256:00\npytest[x]=={pytest.__version__}\nnot-installed-here==1.0 ; x\n")
+    found = environment(tmp_path)
+    assert (found.lock, found.unlike_lock) == (sha256_file(lock), {"numpy": ("0.0.1", np.__version__)})
+    assert (found.python, found.torch) == (platform.python_version(), torch.__version__)
+    assert found.device.startswith("GPU " if torch.cuda.is_available() else "CPU ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    lock.unlink()
+    without = environment(tmp_path)
+    assert (without.lock, without.unlike_lock, without.device) == (None, {}, "GPU H200, 2 of them")
 
 
 def test_every_source_says_where_it_gets_its_bytes():

@@ -2,6 +2,10 @@
 
 import base64
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.generate_throughput import default
 from ganlib.sampling import generate
 from pipeline import forms
 from pipeline.generator import TrainedGenerator
@@ -105,3 +110,39 @@ def test_what_is_wrong_is_a_400_in_json(server, text: str, match: str) -> None:
     status, found = ask(server[1], text)
     assert (status, found["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
     assert match in found["message"]
+
+
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ganlib", "pipeline", "benchmarks"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_the_readme_s_example_loads_a_champion(tmp_path: Path) -> None:
+    """Its very lines, on a registry with a default network, where this project cannot be imported. Kills: an example that has not kept up."""
+    import mlflow
+
+    trained, name, uri = default(), "gan-fashion-mnist", f"sqlite:///{tmp_path}/mlflow.db"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_registered_model(name)
+    client.create_model_version(name, source=str(saved(trained, tmp_path / "model")))
+    client.set_registered_model_alias(name, "champion", "1")
+    told = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8").partition("## Loading the model")[2]
+    load, ask_for = re.findall(r"```python\n(.*?)```", told, re.DOTALL)[:2]
+    asked = next(line for line in ask_for.splitlines() if "classes" not in line)  # this one is told no class
+    lines = load.replace("sqlite:////path/to/project/mlflow.db", uri)
+    script = f"{REFUSE}{lines}first = images\n{asked}\nnp.savez('out.npz', first=first, asked=images)\n"
+    assert (script.count("load_model"), script.count("predict")) == (1, 2)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(tmp_path / "out.npz")
+    assert (found["first"].shape, found["first"].dtype) == ((16, 1, 28, 28), np.float32)
+    assert np.abs(found["first"]).max() <= 1
+    with torch.no_grad():
+        expected = trained.network(*trained.prior.seeded(3, range(16))).numpy()
+    assert np.allclose(found["asked"], expected, atol=1e-5)
