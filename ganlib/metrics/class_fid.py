@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ganlib.metrics import METRICS
-from ganlib.metrics.fid import frechet_distance, moments
+from ganlib.metrics.fid import frechet_distance, moments, square_root
 from ganlib.metrics.interface import Comparison
 from ganlib.metrics.intervals import bootstrap_weights, normal
 from ganlib.metrics.needs import Needs, Value, declares
@@ -73,4 +73,7 @@ def class_fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
 def _with_resamples(real: Tensor, fake: Tensor, config: EvaluateConfig, *, purpose: str) -> tuple[float, list[float]]:
     yardstick = moments(real)
     weights = bootstrap_weights(len(fake), config.bootstrap, seed=config.seed, purpose=purpose)
-    return frechet_distance(yardstick, moments(fake)), [frechet_distance(yardstick, moments(fake, w)) for w in weights]
+    root = square_root(yardstick[1])
+    return frechet_distance(yardstick, moments(fake), root=root), [
+        frechet_distance(yardstick, moments(fake, w), root=root) for w in weights
+    ]

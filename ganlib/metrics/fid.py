@@ -19,15 +19,23 @@ def moments(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Te
     return mean, (x * w[:, None]).T @ x / (w.sum() - 1)
 
 
-def frechet_distance(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> float:
+def square_root(covariance: Tensor) -> Tensor:
+    """The symmetric S^(1/2) [d, d] of a covariance [d, d], float64."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def frechet_distance(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, root: Tensor | None = None) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), arXiv:1706.08500, eq. 6.
 
     S1 S2 has the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), so two symmetric eigenproblems replace a general matrix root:
     rank-deficient covariances (n < d) are no special case, and nothing turns complex.
+
+    Args:
+        root: S1^(1/2), where it is known: of many fakes against the same real images it is half the work.
     """
     (mean1, covariance1), (mean2, covariance2) = real, fake
-    values, vectors = torch.linalg.eigh(covariance1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root = square_root(covariance1) if root is None else root
     trace_root = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_root
     return max(0.0, float(distance))
@@ -52,8 +60,9 @@ def fid(data: Comparison, config: EvaluateConfig) -> dict[str, float]:
     The interval covers the draw of the fakes only (bootstrap); the real images are the yardstick and stay.
     """
     real, fake = moments(data.real), data.fake.double()
-    value = frechet_distance(real, moments(fake))
+    root = square_root(real[1])
+    value = frechet_distance(real, moments(fake), root=root)
     weights = bootstrap_weights(len(data.fake), config.bootstrap, seed=config.seed, purpose="fid bootstrap")
-    data.resampled["fid"] = torch.tensor([frechet_distance(real, moments(fake, w)) for w in weights], dtype=torch.float64)
+    data.resampled["fid"] = torch.tensor([frechet_distance(real, moments(fake, w), root=root) for w in weights], dtype=torch.float64)
     low, high = normal(value, float(data.resampled["fid"].std()), low=0.0)
     return {"fid": value, "fid_low": low, "fid_high": high}
