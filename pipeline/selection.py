@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ganlib.data.arrow import read_manifest
+from ganlib.data.arrow import ArrowImages, read_manifest, split_path
 from ganlib.metrics.reference_store import Reference
 from ganlib.models import ImageSpec
 from ganlib.selection import Judge, Score, choose, table, verdicts
@@ -57,6 +57,7 @@ class Selection:
     judge: Judge | None = None
     digest: str | None = None  # of everything that the choice depends on besides the candidates
     facts: dict[str, Any]
+    doubt: str = ""  # why the judge is not to be trusted
 
     @classmethod
     def of(cls, config: TrainingParams, *, run_key: str, image: ImageSpec, root: Path) -> "Selection":
@@ -68,12 +69,14 @@ class Selection:
         reference = Reference.read(root / "data" / "reference", data_digest=read_manifest(prepared).data_digest)
         judge = Judge.of(reference, prepared, model=config.model, image=image, train=config.train, task=config.task)
         digest = lineage.digest({"run_key": run_key, **facts})
-        return cls(judge=judge, digest=digest, facts={**facts, "choice": digest})
+        doubt = reference.main.doubt("val", ArrowImages(split_path(prepared, "val")))
+        return cls(judge=judge, digest=digest, facts={**facts, "choice": digest}, doubt=doubt)
 
     def in_words(self) -> str:
         if self.judge is None:
             return f"the last average is exported, and train.stop is off: {self.facts['why']}"
-        return f"candidates for export are compared with {len(self.judge.real):,} validation images by {self.judge.extractor.name} (train.select)"
+        told = f"candidates for export are compared with {len(self.judge.real):,} validation images by {self.judge.extractor.name} (train.select)"
+        return f"{told}; warning: {self.doubt}, so which one is exported is left to chance" if self.doubt else told
 
     def scores(self, storage: Storage, *, should_stop: Callable[[], bool] = lambda: False) -> list[Score]:
         """Of every candidate that is there, those computed that nobody has computed yet.

@@ -22,7 +22,8 @@ def moments(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Te
 def square_root(covariance: Tensor) -> Tensor:
     """The symmetric S^(1/2) [d, d] of a covariance [d, d], float64."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def frechet_distance(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, root: Tensor | None = None) -> float:

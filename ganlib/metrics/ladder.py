@@ -15,7 +15,6 @@ from ganlib.checks import require_finite
 from ganlib.metrics import interface, measure, needs
 from ganlib.metrics.calibration import Calibration, Null, Rungs, judge
 from ganlib.metrics.faults import FAULTS, Altered, Fault, Held, Picked, in_order
-from ganlib.metrics.intervals import wilson
 from ganlib.metrics.needs import Value
 from ganlib.metrics.reference_store import Described, Reference
 from ganlib.metrics.settings import EvaluateConfig
@@ -178,15 +177,8 @@ class Ruler:
 
     def doubts(self) -> dict[str, str]:
         """Label of an extractor -> why nothing that it shows is to be trusted; only those of which that is so."""
-        found = {}
-        for described in self.reference.described:
-            accuracy, chance = described.facts["accuracy"].get(self.split), described.extractor.chance(self.images)
-            if accuracy is not None and chance is not None and wilson(accuracy, len(self.images))[0] <= chance:
-                found[described.label] = (
-                    f"the extractor {described.label} has learnt nothing: it is right on {accuracy:.3f} of the {self.split} split, "
-                    f"and whoever always says the commonest answer on {chance:.3f}"
-                )
-        return found
+        found = {described.label: described.doubt(self.split, self.images) for described in self.reference.described}
+        return {label: doubt for label, doubt in found.items() if doubt}
 
     def null_draw(self, n: int, draw: int) -> dict[str, float]:
         real, fake, _ = halves(self.rows, n, seed=self.config.seed, draw=draw)

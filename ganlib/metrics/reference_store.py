@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ganlib.files import write_json
 from ganlib.metrics import interface
+from ganlib.metrics.intervals import wilson
 from ganlib.metrics.settings import Depth
 
 FORMAT = 3
@@ -36,6 +37,16 @@ class Described:
     def told(self, split: str) -> dict[str, Any]:
         """Its entry in a protocol: `facts` with the accuracy on that split."""
         return {**self.facts, "accuracy": self.facts["accuracy"].get(split)}
+
+    def doubt(self, split: str, images: interface.Images) -> str:
+        """Why nothing that it shows is to be trusted: on these images of `split` it is no better than the commonest answer; "" where it is."""
+        accuracy, chance = self.facts["accuracy"].get(split), self.extractor.chance(images)
+        if accuracy is None or chance is None or wilson(accuracy, len(images))[0] > chance:
+            return ""
+        return (
+            f"the extractor {self.label} has learnt nothing: it is right on {accuracy:.3f} of the {split} split, "
+            f"and whoever always says the commonest answer on {chance:.3f}"
+        )
 
     def features(self, split: str, depth: Depth = "last") -> Tensor:
         """[n, d] float32; of depth "last" where the extractor has no other.

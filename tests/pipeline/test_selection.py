@@ -84,6 +84,19 @@ def test_a_score_that_is_damaged_or_of_other_weights_is_computed_again(chosen):
     assert said(chosen) == (generator, table)
 
 
+def test_a_judge_that_has_learnt_nothing_is_said_before_it_chooses(chosen):
+    """Labels that mean nothing: its accuracy on validation images is that of chance. Kills a choice by blind features without a word."""
+    path = chosen.root / "data" / "reference" / "reference.json"
+    told = json.loads(path.read_text())
+    blind = json.loads(path.read_text())
+    blind["extractors"][0]["accuracy"]["val"] = 0.11
+    path.unlink()  # DVC's cache may be the same file
+    path.write_text(json.dumps(blind))
+    said = chosen.run("python", "-m", "pipeline.stages.train").stdout
+    assert "warning: the extractor classifier has learnt nothing: it is right on 0.110 of the val split, and whoever always" in said
+    path.write_text(json.dumps(told))
+
+
 def test_without_validation_images_the_last_is_exported_and_it_is_said(chosen):
     chosen.set(data__val_fraction=0.0, train__total_images=6400)
     done = chosen.run("dvc", "repro", "train")
