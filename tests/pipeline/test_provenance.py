@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
@@ -374,8 +375,10 @@ def test_an_environment_says_where_it_is_not_as_the_lock_has_it(tmp_path, monkey
     assert (without.lock, without.unlike_lock, without.device) == (None, {}, "GPU H200, 2 of them")
 
 
-def test_every_source_says_where_it_gets_its_bytes():
-    """Kills: a new source without a word on it; another address here than there."""
+def test_every_source_says_where_it_gets_its_bytes(tmp_path):
+    """Kills: a new source without a word on it; another address here than there; a package without its version."""
+    found = origin.origin("digits", None, tmp_path)
+    assert (found.package, found.version) == ("scikit-learn", sklearn.__version__)
     own = {"idx", "image_folder", "parquet"}
     assert origin.ADDRESSES["fashion-mnist"] == fashion_mnist.ADDRESSES
     assert origin.DEBIAN_PACKAGES["fashion-mnist"] == fashion_mnist.DEBIAN_PACKAGE
