@@ -197,12 +197,13 @@ def judge(key: str, value: Value, null: Null, faults: Mapping[str, Rungs], *, do
     flattered = (
         [] if value.better == "target" else [name for name in sees if _is_flattered(faults[name].values[key][-1], name, null, distance)]
     )
+    low, high = value.cut(null.low, null.high)
     why = doubt
     if flattered and not (blind or doubt):
         fault, found = FAULTS.get(flattered[0])().words(faults[flattered[0]].strengths[-1]), faults[flattered[0]].values[key][-1]
-        why = f"takes {fault} ({found:.3g}) for better than real images ({null.low:.3g} to {null.high:.3g})"
+        why = f"takes {fault} ({found:.3g}) for better than real images ({low:.3g} to {high:.3g})"
     elif blind and not doubt:
-        why = f"cannot tell real images ({null.low:.3g} to {null.high:.3g}) from {what}"
+        why = f"cannot tell real images ({low:.3g} to {high:.3g}) from {what}"
     elif not doubt:
         why = f"sees {', '.join(faults[name].title for name in sees if sees[name] is not None) or 'no fault'}"
     return Verdict(sees=sees, rises=rises, is_trusted=not (blind or flattered or doubt), why=why, better=value.better, ideal=value.ideal)

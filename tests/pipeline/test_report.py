@@ -228,6 +228,12 @@ def test_of_more_images_than_the_ladders_it_is_placed_by_as_many() -> None:
     assert "blur" not in fine.why
 
 
+def test_the_tag_on_the_ladder_has_the_number_that_stands_there(tmp_path: Path) -> None:
+    page = report.render(tmp_path, project(tmp_path) | {"ruler": {"alike": {"fid": 22.0}}})
+    assert ">generated 22</span>" in page
+    assert "Each is of 100 images a side" in page
+
+
 def test_nothing_is_praised_by_a_number_that_is_not_trusted() -> None:
     """Kills "like real images" and "as varied as real" by a ruler that cannot see. What the calibration did not look at still tells."""
     blind = calibrated(is_trusted=False)
