@@ -97,6 +97,33 @@ def test_a_judge_that_has_learnt_nothing_is_said_before_it_chooses(chosen):
     path.write_text(json.dumps(told))
 
 
+KEYS = """
+import json
+from ganlib.train_settings import StopConfig
+from pipeline import identity, params, preflight
+found, made = preflight.load(), params.ROOT / "data" / "reference" / "reference.json"
+told = json.loads(made.read_text())
+other = json.loads(made.read_text())
+other["extractors"][0]["sha256"] = "0" * 64
+keys = []
+for reference in (told, other):
+    made.unlink()  # DVC's cache may be the same file
+    made.write_text(json.dumps(reference))
+    for stop in (None, StopConfig(patience_images=8_000), StopConfig(patience_images=9_000)):
+        train = found.train.model_copy(update={"stop": stop})
+        keys.append(identity.identity(found.model_copy(update={"train": train})).key)
+made.write_text(json.dumps(told))
+print(json.dumps(keys))
+"""
+
+
+def test_the_ruler_is_in_the_key_where_it_ends_the_training_and_only_there(chosen):
+    """Another extractor trains nothing again, unless `train.stop` asks it when to end. Kills: a key with the judge always, or never."""
+    alone, eight, nine, alone_again, eight_again, nine_again = json.loads(chosen.run("python", "-c", KEYS).stdout)
+    assert alone == alone_again
+    assert len({alone, eight, nine, eight_again, nine_again}) == 5
+
+
 def test_without_validation_images_the_last_is_exported_and_it_is_said(chosen):
     chosen.set(data__val_fraction=0.0, train__total_images=6400)
     done = chosen.run("dvc", "repro", "train")

@@ -31,6 +31,22 @@ def test_halves_share_nothing_and_differ_by_draw(n):
     assert all(np.array_equal(a, b) for a, b in zip(halves(n, 1, seed=0), drawn[1], strict=True))
 
 
+@pytest.mark.parametrize(("name", "keys"), [("fid", ["fid"]), ("kid", ["kid"]), ("prdc", ["precision", "recall", "density", "coverage"])])
+def test_fresh_real_images_lie_within_the_null(name, keys):
+    """Of 80 sets of real images that no half has seen, as many as a half has. Kills a null of the mean, and one of one draw's bootstrap."""
+    config = CONFIG.model_copy(update={"null_draws": 5})
+    inside = {key: [] for key in keys}
+    for trial in range(80):
+        real, fresh, train = (
+            torch.randn(n, 4, generator=keyed_rng(trial, part)) for part, n in (("real", 120), ("fresh", 60), ("train", 10))
+        )
+        found = null(METRICS.get(name), Comparison(real=real, fake=fresh, train=train), config)
+        values = METRICS.get(name)(Comparison(real=real[:60], fake=fresh, train=train), config)
+        for key in keys:
+            inside[key].append(found[key]["low"] <= values[key] <= found[key]["high"])
+    assert all(np.mean(each) >= 0.87 for each in inside.values()), {key: np.mean(each) for key, each in inside.items()}
+
+
 def test_the_spread_holds_a_further_draw_in_95_of_100():
     """Kills 1.96 standard deviations, which five draws make 84 of 100, and the interval of the mean, which is narrower still."""
     draws = np.random.default_rng(0).normal(2.0, 3.0, (4000, 6))
