@@ -308,7 +308,7 @@ def assert_dvc_tells_them_apart(clone, revision: str, before: Path, page: Path) 
     clone.run("dvc", "plots", "diff", revision, "-o", str(page))
     rows = [row | {"rev": rev} for rev, folder in (("workspace", reports), (revision, before)) for row in table(folder / "ladder.csv")]
     assert rows in drawn(page / "index.html")
-    assert rows[0]["fid"] == str(new["fid"]) != str(old["fid"])
+    assert rows[0]["fid"] == str(new["ruler.alike.fid"]) != str(old["ruler.alike.fid"])
 
 
 def test_a_model_is_the_same_wherever_it_lies(finished, tmp_path):
