@@ -21,6 +21,7 @@ import pytest
 
 from ganlib import storage
 from ganlib.storage import Address, ObjectStorage, StorageError, Tag, open_storage
+from tests.disk import disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,6 +148,22 @@ def test_a_folder_is_replaced_as_a_whole(place):
     files.write_folder("x/step", {"data": b"2", "seal": b"t"})
     assert files.names("x") == ["step"]
     assert (files.names("x/step"), files.read("x/step/data"), files.read("x/step/seal")) == (["data", "seal"], b"2", b"t")
+
+
+def test_a_power_failure_takes_nothing_that_was_written(tmp_path: Path) -> None:
+    """On a real ext4, which forgets what it has not on the disk. Kills: a checkpoint, a pointer or a file that is renamed before it is flushed
+    (a name with no bytes), and a name that is not flushed."""
+    with disk(tmp_path / "disk") as place:
+        files = open_storage(str(place.path / "state"))
+        files.write("a/b.json", b"1" * 100_000)
+        files.write_folder("checkpoints/1", {"weights": b"w" * 300_000, "seal": b"s"})
+        tag = files.swap("pointer", b"first", None)
+        assert files.swap("pointer", b"second", tag) is not None
+        files.append("log", "may be lost")
+        place.fail_power()
+        place.start()
+        assert (files.read("a/b.json"), files.read("pointer")) == (b"1" * 100_000, b"second")
+        assert [files.read(f"checkpoints/1/{name}") for name in ("weights", "seal")] == [b"w" * 300_000, b"s"]
 
 
 def test_a_large_file_and_an_empty_one(place):

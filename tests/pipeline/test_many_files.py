@@ -1,6 +1,5 @@
 """Thousands of small files that are on the disk before their folder has its name, and none of them where something went wrong."""
 
-import errno
 import hashlib
 import io
 import os
@@ -10,13 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline import file_writer, generate, many_files
+from tests.disk import disk
 from tests.pipeline.test_generate import bulk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,49 +64,90 @@ def test_the_folder_holds_what_was_written_and_replaces_what_was_there(tmp_path:
     assert os.listdir(tmp_path) == ["part"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc names open files")
-def test_every_file_and_folder_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch) -> None:
-    """What a power failure would ask: each `fsync` in the order of the calls, with the size that the file had then; the writer's own in this process.
-    Kills: a file or folder that is never flushed or before its last byte, a name that comes before, a name that is not flushed."""
-    flushed: list[tuple[str, int]] = []
-    real = os.fsync
-
-    def fsync(file: int) -> None:
-        flushed.append((os.readlink(f"/proc/self/fd/{file}"), os.fstat(file).st_size))
-        real(file)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, target: (flushed.append((f"rename {self}", 0)), rename(self, target))[1])
-    (tmp_path / "alone").mkdir()
-    told = b"".join(
-        file_writer.HEADER.pack(len(name), len(data)) + name + data for name, data in ((f"{i}".encode(), bytes(i)) for i in range(999))
-    )
-    assert file_writer.write(io.BytesIO(told), os.open(tmp_path / "alone", os.O_RDONLY)) == 999
-    assert sorted(flushed) == sorted((str(tmp_path / "alone" / f"{i}"), i) for i in range(999))
-    flushed.clear()
-    with many_files.durable_folder(tmp_path / "part") as folder:
-        fill(folder)
-    partial = tmp_path / ".part.partial"
-    *before, renamed, last = [place for place, _ in flushed]
-    assert before[0] == str(partial / "table.csv")  # the others are the writer's, who has said that they are there
-    assert sorted(before[1:]) == sorted(map(str, (partial, partial / "a", partial / "b c", partial / "ü")))
-    assert (renamed, last) == (f"rename {partial}", str(tmp_path))
+def told(files: Mapping[str, bytes]) -> io.BytesIO:
+    """As the writer is told of them."""
+    return io.BytesIO(b"".join(file_writer.HEADER.pack(len(name), len(data)) + name.encode() + data for name, data in files.items()))
 
 
-def test_a_file_that_the_disk_refuses_late_is_said(tmp_path: Path, monkeypatch) -> None:
-    """As NFS has it, when it is flushed. Kills: an error in a thread that nobody asks."""
-    real, count = os.fsync, iter(range(99))
+@pytest.mark.parametrize("way", ["together", "each"])
+def test_a_power_failure_takes_nothing_of_a_folder_that_has_its_name(way: str, tmp_path: Path, monkeypatch) -> None:
+    """On a real ext4, which forgets what it has not on the disk. Kills: files or folders that are never flushed, and those before the last flush;
+    `syncfs` where it says nothing of errors; a flush of each file that skips some."""
+    with disk(tmp_path / "whole") as place:
+        root = os.open(place.path, os.O_RDONLY)
+        assert file_writer.is_synced_whole(root)
+        if way == "each":
+            monkeypatch.setattr(file_writer, "is_synced_whole", lambda _: False)
+        files = {f"{number}": bytes(number) for number in range(2 * file_writer.FILES_AT_ONCE + 99)}
+        assert file_writer.write(told(files), root) == len(files)
+        os.close(root)
+        with many_files.durable_folder(place.path / "part") as folder:
+            fill(folder)
+        with many_files.durable_folder(place.path / "few") as folder:  # without a writer
+            (folder.path / "table.csv").write_text("told")
+        (place.path / "few" / "later").write_text("not flushed")
+        place.fail_power()
+        place.start()
+        found = below(place.path)
+    assert found == files | {f"part/{name}": data for name, data in FILES.items()} | {
+        "part/table.csv": b"told",
+        "few/table.csv": b"told",
+    }
 
-    def fsync(file: int) -> None:
-        if next(count) == 7:
-            raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        real(file)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    told = b"".join(file_writer.HEADER.pack(1, 1) + name + b"x" for name in (b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h", b"i"))
-    with pytest.raises(OSError, match="Disk quota exceeded"):
-        file_writer.write(io.BytesIO(told), os.open(tmp_path, os.O_RDONLY))
+def test_a_power_failure_in_the_middle_leaves_no_half_of_it(tmp_path: Path, monkeypatch) -> None:
+    """Kills: a name that comes before the last file; an error of the disk that is not heard."""
+    monkeypatch.setattr(many_files, "PATIENCE_SECONDS", 0.1)  # nothing can be removed until the disk is back
+    with disk(tmp_path / "whole") as place:
+        with many_files.durable_folder(place.path / "before") as folder:
+            fill(folder)
+        cut = many_files.durable_folder(place.path / "part")
+        fill(cut.__enter__())
+        place.fail_power()
+        with pytest.raises(OSError, match="Input/output error"):
+            cut.__exit__(None, None, None)
+        place.start()
+        assert {name: data for name, data in below(place.path).items() if not name.startswith(".")} == {
+            f"before/{name}": data for name, data in (FILES | {"table.csv": b"told"}).items()
+        }
+
+
+@pytest.mark.parametrize("way", ["together", "each"])
+def test_a_file_that_the_disk_refuses_late_is_said(way: str, tmp_path: Path, monkeypatch) -> None:
+    """A disk that has less than it says takes files, and cannot flush them. Kills: an error in a thread that nobody asks."""
+    if way == "each":
+        monkeypatch.setattr(file_writer, "is_synced_whole", lambda _: False)
+    with disk(tmp_path / "small", real_bytes=4 << 20) as place:
+        root = os.open(place.path, os.O_RDONLY)
+        try:
+            with pytest.raises(OSError, match=r"Input/output error|Read-only file system"):
+                file_writer.write(told({f"{number}": os.urandom(8000) for number in range(1000)}), root)
+        finally:
+            os.close(root)
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "magic", "expected"),
+    [
+        ("linux", "6.1.0-13-amd64", 0xEF53, True),
+        ("linux", "5.8", 0xEF53, True),
+        ("linux", "5.7.19", 0xEF53, False),  # syncfs says nothing of errors
+        ("linux", "6.1.0", 0x6969, False),  # NFS
+        ("darwin", "23.1.0", 0xEF53, False),
+    ],
+)
+def test_where_all_files_are_flushed_together(system: str, release: str, magic: int, expected: bool) -> None:
+    """Kills: `syncfs` where it promises less than `fsync`."""
+    assert file_writer.is_enough(system, release, magic) is expected
+
+
+def test_a_file_system_that_is_not_known_gets_each_file_flushed(small_disk: Path) -> None:
+    """tmpfs. Kills: the first number of statfs(2) read as something else."""
+    folder = os.open(small_disk, os.O_RDONLY)
+    try:
+        assert not file_writer.is_synced_whole(folder)
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.parametrize("end", ["error", "writer killed", "few", "no folder"])
@@ -154,6 +195,7 @@ import sys
 from pathlib import Path
 from ganlib import samples
 from pipeline import generate
+from tests.disk import disk
 from tests.pipeline.test_generate import bulk
 encode, made = samples.encode_png, []
 def slow(image):
