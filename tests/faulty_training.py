@@ -1,6 +1,6 @@
 """A small training for the resume doctor: numpy alone, and one planted fault in how it goes on.
 
-faulty_training.py FOLDER [FAULT [ANYTHING]], the last for another training.
+faulty_training.py FOLDER [FAULT [ANYTHING [WORKERS]]]; ANYTHING: another training. It has one process, and says it were WORKERS.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 STEPS, EVERY, IMAGES, BATCH = 40, 4, 24, 5
 
 
-def main(folder: Path, fault: str = "", other: str = "") -> None:
+def main(folder: Path, fault: str = "", other: str = "", workers: str = "1") -> None:
     data = np.linspace(-1, 1, IMAGES * 3).reshape(IMAGES, 3)
     rng = np.random.Generator(np.random.MT19937(8 if other else 7))
     state = {
@@ -46,6 +46,10 @@ def main(folder: Path, fault: str = "", other: str = "") -> None:
         if fault not in ("RNG", "RNG not saved"):
             told = {"key": saved["rng.key"], "pos": int(saved["rng.pos"])}
             rng.bit_generator.state = {"bit_generator": "MT19937", "state": told}
+        if fault == "shards of one" and workers == "2":
+            state["sampler.position"] = state["sampler.position"] // 2
+    if fault == "seeds of two" and workers == "2":
+        rng = np.random.Generator(np.random.MT19937(9))
     while state["step"] < STEPS:
         step(state, data, rng)
         if state["step"] % EVERY == 0:

@@ -7,7 +7,9 @@ COMMAND is run to its end, once more, once more on what it left (it has nothing 
 and resumed, then killed while it writes one and resumed. What GLOB finds is compared byte for byte (safetensors, torch with weights_only, npz, json),
 and the first tensor or number that differs is named, with what kind of state it is. Resuming is running COMMAND again.
 
-`{out}` stands for a fresh folder a training. Without it, every training has a copy of the current folder. Exit code 1: something differs.
+`{out}` stands for a fresh folder a training. Without it, every training has a copy of the current folder. Where a training is to end in the same
+bytes whoever runs it, `{workers}` stands for how many do (`torchrun --nproc-per-node {workers}`): 1 in all of these lives, 2 in one more, and 2 that
+go on where 1 was killed. Exit code 1: something differs.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.doctor.checkpoints import CLOCKS, Difference, Entry, UnreadableError, differences, kind
-from pipeline.doctor.runs import OUT, DiedError, Place, Script, When
+from pipeline.doctor.runs import OUT, WORKERS, DiedError, Place, Script, When
 
 Snapshot = Mapping[str, Mapping[str, Entry]]
 MUST_SAVE = ("RNG", "sampler")  # what is forgotten most: no error, and other numbers
@@ -107,6 +109,8 @@ def _lives(
             yield Finding(where=where, words=f"it cannot be resumed: {problem}")
             return
         yield from _compared(where, expected, place, ignore, f"it does not end as an undisturbed one does{_hint(expected)}")
+    if script.takes_workers:
+        yield from _on_two(script, scratch, expected, changes, ignore)
     if also is not None:
         place = Place.new(script, scratch / "also")
         try:
@@ -117,6 +121,18 @@ def _lives(
         yield from _compared(f"`{shlex.join(also)}`", expected, place, ignore, "it does not end as the command does")
 
 
+def _on_two(script: Script, scratch: Path, expected: Snapshot, changes: int, ignore: re.Pattern[str] | None) -> Iterator[Finding]:
+    whole, gone_on = Place.new(script, scratch / "two"), _killed(script, scratch / "to-two", changes, "after")
+    assert gone_on is not None
+    for where, place, goes_on in (("on two workers", whole, False), ("killed on one worker and resumed on two", gone_on, True)):
+        try:
+            place.finish(goes_on=goes_on, workers=2)
+        except DiedError as problem:
+            yield Finding(where=where, words=f"it does not end: {problem}")
+            return
+        yield from _compared(where, expected, place, ignore, "it does not end as one worker does")
+
+
 def _killed(script: Script, scratch: Path, changes: int, when: When) -> Place | None:
     """A training that was killed in the middle, or as early as its checkpoints let it be; None where it wrote the last one too fast.
 
@@ -125,6 +141,7 @@ def _killed(script: Script, scratch: Path, changes: int, when: When) -> Place | 
     Raises:
         ValueError: it was over after its first one.
     """
+    scratch.mkdir(exist_ok=True)
     found = None
     for number, count in enumerate((max(1, changes // 2), max(1, changes // 4), 1, 1)):
         place = Place.new(script, scratch / f"killed-{when}-{number}")
@@ -182,5 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         ignore = re.compile(options.ignore) if options.ignore else None
         finding = examine(script, Path(scratch), ignore=ignore, also=shlex.split(options.also) if options.also else None)
-    print("\n".join(finding.lines()) if finding else "killed and resumed, it ends in the bytes of an undisturbed run")
+    looked = "on one worker and on two, killed" if script.takes_workers else "killed"
+    print("\n".join(finding.lines()) if finding else f"{looked} and resumed, it ends in the bytes of an undisturbed run")
+    if not finding and not script.takes_workers:
+        print(f"one worker; write {WORKERS} in COMMAND for their number, and two are compared with one")
     sys.exit(finding is not None)

@@ -1,7 +1,6 @@
 """Lives of somebody's training: each in a place of its own, to its end or until it is killed."""
 
 import glob
-import os
 import shutil
 import signal
 import subprocess
@@ -12,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil  # type: ignore[import-untyped]
+
 from pipeline.doctor.checkpoints import Entry, UnreadableError, read
 
-OUT = "{out}"
+OUT, WORKERS = "{out}", "{workers}"
 POLL_SECONDS = 0.002
 MOST_COPIED_BYTES = 1 << 30
+ENDS_IN_SECONDS = 30.0  # for a killed process in the middle of a call
 TOLD = 1_500  # characters of what a life said
 
 When = Literal["after", "while"]
@@ -31,7 +33,7 @@ class Script:
     """Somebody's training.
 
     Attributes:
-        command: with `{out}` for the folder of a life; without it, each life works in a copy of `folder`.
+        command: with `{out}` for the folder of a life; without it, each life works in a copy of `folder`. `{workers}` is how many a life has.
         checkpoint: a glob, `{out}` as in the command, relative to where a life works.
         resume: further arguments of a life that goes on.
         folder: where the command is run.
@@ -46,6 +48,10 @@ class Script:
     @property
     def is_copied(self) -> bool:
         return not any(OUT in word for word in self.command)
+
+    @property
+    def takes_workers(self) -> bool:
+        return any(WORKERS in word for word in self.command)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Place:
                 found.add((str(path), status.st_size, status.st_mtime_ns))
         return frozenset(found)
 
-    def finish(self, *, goes_on: bool = False, command: Sequence[str] | None = None) -> int:
+    def finish(self, *, goes_on: bool = False, command: Sequence[str] | None = None, workers: int = 1) -> int:
         """A life to its end; how often its checkpoints were seen to change.
 
         Raises:
@@ -111,7 +117,7 @@ class Place:
         """
         changes, before = 0, self.seen()
         with self._log().open("wb") as log:
-            process = self._start(log.fileno(), command or self._command(goes_on))
+            process = self._start(log.fileno(), command or self._command(goes_on), workers)
             try:
                 deadline = time.monotonic() + self.script.limit_seconds
                 while process.poll() is None:
@@ -162,8 +168,8 @@ class Place:
     def _command(self, goes_on: bool) -> list[str]:
         return [*self.script.command, *(self.script.resume if goes_on else ())]
 
-    def _start(self, log: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        words = [word.replace(OUT, str(self.root)) for word in command]
+    def _start(self, log: int, command: Sequence[str], workers: int = 1) -> subprocess.Popen[bytes]:
+        words = [word.replace(OUT, str(self.root)).replace(WORKERS, str(workers)) for word in command]
         where = self.root if self.script.is_copied else self.script.folder
         return subprocess.Popen(words, cwd=where, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -175,8 +181,19 @@ class Place:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill it, and what it started: all are of its session."""
+    """Kill it, and what it started, also in sessions of their own, as torchrun's workers are: stopped first, so that none starts another."""
     if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        stopped: list[psutil.Process] = []
+        found = [psutil.Process(process.pid)]
+        while found:
+            for each in found:
+                with suppress(psutil.NoSuchProcess):
+                    each.suspend()
+            stopped += found
+            with suppress(psutil.NoSuchProcess):
+                found = [each for each in stopped[0].children(recursive=True) if each not in stopped]
+        for each in stopped:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(stopped[1:], timeout=ENDS_IN_SECONDS)
     process.wait()

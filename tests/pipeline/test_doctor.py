@@ -3,15 +3,17 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipeline.doctor import checkpoints, command
-from pipeline.doctor.runs import Script
+from pipeline.doctor.runs import Place, Script
 
 TESTS = Path(__file__).resolve().parents[1]
 FAULTS = {  # -> the kind of state that is named, and the entry
@@ -31,9 +33,9 @@ def command_of(fault=""):
     return [sys.executable, "-S", "-c", RUN, "{out}", *([fault] if fault else [])]
 
 
-def examined(tmp_path, fault="", also=None):
+def examined(tmp_path, fault="", also=None, workers=()):
     script = Script(
-        command=command_of(fault),
+        command=[*command_of(fault), *workers],
         checkpoint="{out}/*.npz",
         resume=[],
         folder=tmp_path,
@@ -79,6 +81,47 @@ def test_another_way_to_the_same_is_compared(tmp_path, also, words):
     assert (finding.where.startswith("`"), finding.words) == (True, words)
     if finding.differences:
         assert "model.first" in "\n".join(finding.lines())
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [("seeds of two", "on two workers"), ("shards of one", "killed on one worker and resumed on two"), ("", None)],
+)
+def test_two_workers_are_compared_with_one(tmp_path, fault, where):
+    """Kills: two workers that are never run, one that was killed and goes on as one, and a doctor that finds something in what is sound."""
+    finding = examined(tmp_path, workers=[*([] if fault else [""]), "", "{workers}"], fault=fault)
+    assert (finding and finding.where) == where
+    assert finding is None or finding.kind == "sampler"
+
+
+SESSIONS = """
+import subprocess, sys, time
+from pathlib import Path
+if len(sys.argv) > 2:  # what torchrun's workers are: in a session of their own, and they start others
+    while True:
+        subprocess.run([sys.executable, "-S", "-c", "import time; time.sleep(0.01)"], start_new_session=True)
+        Path(sys.argv[1], "pulse").write_text(str(time.monotonic_ns()))
+Path(sys.argv[1], "first.json").write_text("1")
+time.sleep(0.3)
+Path(sys.argv[1], "first.json").write_text("2")
+worker = subprocess.Popen([sys.executable, "-S", sys.argv[0], sys.argv[1], "worker"], start_new_session=True)
+while worker.poll() is None:
+    time.sleep(0.05)
+    Path(sys.argv[1], "first.json").write_text(str(time.monotonic_ns()))
+"""
+
+
+def test_killed_is_everything_that_was_started(tmp_path):
+    """Kills: torchrun's workers, which train on in the folder of the one that is resumed."""
+    (tmp_path / "train.py").write_text(SESSIONS)
+    command = [sys.executable, "-S", str(tmp_path / "train.py"), "{out}"]
+    place = Place.new(Script(command=command, checkpoint="{out}/*.json", resume=[], folder=tmp_path, limit_seconds=60), tmp_path / "out")
+    assert place.kill(20, "after")
+    pulse = (tmp_path / "out" / "pulse").read_text()
+    left = [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
+    assert left == []
+    time.sleep(0.3)
+    assert (tmp_path / "out" / "pulse").read_text() == pulse
 
 
 def test_a_run_that_is_not_repeatable_is_no_fault_of_its_resume(tmp_path):
@@ -133,10 +176,11 @@ def test_every_kind_of_file_is_read_and_nothing_in_it_is_run(tmp_path):
 
 @pytest.mark.slow
 def test_ours_is_sound(tmp_path, monkeypatch):
-    """Half a dozen lives of a real training. Kills: a bundle that lacks anything, and one that can be seen half-written."""
+    """Half a dozen lives of a real training, on one worker and on two. Kills: a bundle that lacks anything, and one that can be seen half-written."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "{workers}"]
     script = Script(
-        command=[sys.executable, "-m", "tests.chaos.our_training", "{out}"],
+        command=[*torchrun, "-m", "tests.chaos.our_training", "{out}"],
         checkpoint="{out}/state/checkpoints/*/tensors.safetensors",
         resume=[],
         folder=TESTS.parent,
