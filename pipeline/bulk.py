@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ganlib import samples, sampling
-from ganlib.files import sha256_file, write_json
+from ganlib.files import sha256_file
 from ganlib.sample_settings import DrawConfig
 from ganlib.samples import Facts
 from ganlib.sampling import Prior
@@ -125,7 +125,7 @@ def write_part(bulk: Bulk, name: str) -> str:
     with _one_thread(), _named(f"{name} of {bulk.out}"):
         if "://" not in bulk.out:
             with durable_folder(Path(bulk.out) / name) as files:
-                write_json(files.path / PART, _written(bulk, name, files.path, files))
+                (files.path / PART).write_bytes(as_json(_written(bulk, name, files.path, files)))
             return name
         with tempfile.TemporaryDirectory(prefix="generate-") as scratch:
             told, storage = _written(bulk, name, Path(scratch)), bulk.storage

@@ -25,7 +25,7 @@ from ganlib.models import ImageSpec, build_generator
 from ganlib.models.settings import ModelConfig
 from ganlib.sample_settings import SampleConfig
 from ganlib.sampling import Prior
-from pipeline import latent_pictures
+from pipeline import generator, latent_pictures
 from pipeline.stages.sample import sample
 
 NAMES = ["cat", "a/b", "Ωmega"]
@@ -68,6 +68,17 @@ def test_every_format_holds_the_same_images_and_comes_out_the_same_twice(format,
     sample(SampleConfig(**SMALL), tmp_path)
     assert np.array_equal(samples.Samples(tmp_path / "samples").gather(np.arange(23)), made)
     assert (stored.labels is None) == (names is None)
+
+
+def test_what_the_metrics_read_is_not_marked(tmp_path):
+    """`evaluate` measures samples/: what the network draws, to the pixel. Kills: the mark of exported images in what is measured."""
+    export(tmp_path, size=28, channels=1)
+    sample(SampleConfig(**SMALL), tmp_path)
+    trained = generator.load(tmp_path / "models")
+    with torch.no_grad():
+        drawn = trained.network(trained.prior.seeded(1, range(20)).z)
+    pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(samples.Samples(tmp_path / "samples").gather(np.arange(20)), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
