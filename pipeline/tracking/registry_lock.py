@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.tracking.store import Store, Unanswered, is_unseen
+from pipeline.tracking.store import GONE, Store, Unanswered, is_busy, is_unseen
 
 SUFFIX = ".lock"
 OWNER = "lock.owner"
@@ -80,7 +80,8 @@ def _acquire(store: Store, lock: str, token: str, *, wait_seconds: float, expiry
             )
             return asked, asked + expiry_seconds / 2
         except error_type as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" and "is locked" not in str(error):  # sqlite, when many write
+            # MLflow looks up what is there already before it says so: gone by then, it says that instead
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", *GONE) and not is_busy(error):
                 raise
         found = _look(store, lock)
         if _owner(found) == token:  # made, and the answer got lost

@@ -1,11 +1,14 @@
 """Registrations of several at once: they decide one after the other, whoever dies or is slow."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
+import sqlalchemy.orm
 
 from pipeline.tracking import model_registry, registry_lock
 from pipeline.tracking import store as stores
@@ -88,6 +91,37 @@ def test_two_processes_register_at_once_and_one_is_champion(root):
     states = sorted(found.state(version) for version in found.versions)
     assert states == ["champion", "rejected", "replaced"], said
     assert [event.version for event in found.history][-1] == found.champion
+
+
+@pytest.fixture
+def after_rollback():
+    """Give what is done once, as soon as a session of MLflow's has been refused by its database."""
+    done = []
+
+    def act(session):
+        if done:
+            done.pop()()
+
+    sqlalchemy.event.listen(sqlalchemy.orm.Session, "after_rollback", act)
+    yield done.append
+    sqlalchemy.event.remove(sqlalchemy.orm.Session, "after_rollback", act)
+
+
+def test_a_lock_that_goes_while_mlflow_looks_who_has_it_is_asked_for_again(root, after_rollback):
+    """Who was refused because the lock was there is told that it is not there. Kills: an error in one of 200 races on a busy machine."""
+    store = stores.Store(stores.sqlite_uri(root / "mlflow.db"), "gan")
+    store.client.create_registered_model("m.lock")
+
+    def release():
+        with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            database.execute("delete from registered_models where name = 'm.lock'")
+        released.append(True)
+
+    released = []
+    after_rollback(release)
+    with registry_lock.held(store, "m"):
+        pass
+    assert released == [True]
 
 
 def test_a_lock_whose_holder_died_is_taken_over_once(root):
