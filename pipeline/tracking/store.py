@@ -276,6 +276,11 @@ def is_busy(error: Exception) -> bool:
     return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or "too many 503 error responses" in str(error)
 
 
+def has_answered(error: Exception) -> bool:
+    """Whether the store said no: what an error of the way to it is about may have been done, or be done yet."""
+    return getattr(error, "error_code", "") not in ("", "INTERNAL_ERROR") or is_busy(error)
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of MLflow's is about."""
     status = next((code for code in (401, 403) if f"error code {code}" in str(error) or f"{code} Client Error" in str(error)), None)
