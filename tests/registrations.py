@@ -10,6 +10,9 @@ from ruamel.yaml import YAML
 
 from ganlib.files import sha256_file
 from pipeline import preflight
+from pipeline.provenance import record
+from pipeline.provenance.environment import environment
+from pipeline.provenance.origin import Origin
 from pipeline.tracking import card, model_registry, registration, versions
 from pipeline.tracking import store as stores
 
@@ -86,6 +89,28 @@ def register(
         files=list(files),
         lineage=lineage,
         root=root,
+    )
+
+
+def lineage_of(weights, evaluation):
+    """A lineage.json as `record.of` makes one in a project."""
+    return record.Lineage(
+        run_key="key",
+        code=record.Code(commit="c", trained_commit="c", files={}),
+        settings={},
+        overrides={},
+        params_digest="p" * 64,
+        lock=None,
+        stages={},
+        data_digest="d" * 64,
+        data=Origin(source="digits"),
+        environment=environment(ROOT),
+        job={},
+        seeds={"train": 0},
+        description=None,
+        weights={"generator": weights},
+        metrics={"fid": evaluation["fid"]},
+        protocol=evaluation["protocol"],
     )
 
 

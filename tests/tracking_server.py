@@ -106,6 +106,7 @@ class Proxy:
 
     Attributes:
         delay_seconds: before each request goes on.
+        keeps: given the path of each request, which goes on when it returns.
         loses_answer: asked for each request, by its path; where true, the server does what it was asked, and the client never hears of it.
         is_cut: every connection ends at once.
     """
@@ -113,6 +114,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.delay_seconds = 0.0
+        self.keeps: Callable[[str], object] = lambda path: None
         self.loses_answer: Callable[[str], bool] = lambda path: False
         self.is_cut = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -155,6 +157,7 @@ class Proxy:
                         answering.clear()
                         path[0] = data.split(b" ", 2)[1].decode().partition("?")[0] if b" " in data else ""
                         time.sleep(self.delay_seconds)
+                        self.keeps(path[0])
                     if self.is_cut:
                         return
                     server.sendall(data)

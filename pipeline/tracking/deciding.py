@@ -70,12 +70,14 @@ class Verdict:
     Attributes:
         decision: of the rule, None where it was not asked.
         champion: whom it was compared with.
+        before: who was champion until then.
     """
 
     reason: str
     outcome: Outcome
     decision: Decision | None = None
     champion: Entrant | None = None
+    before: int | None = None
 
 
 def check_force(standing: Standing | None, register: RegisterConfig, content: str) -> None:
@@ -103,14 +105,19 @@ def would_be(case: Case, version: int | None) -> Verdict:
 
 
 def settle(case: Case, version: int) -> Verdict:
-    """Decide, and move the alias: one step, under the lock."""
+    """Decide, and move the alias: one step, under the lock.
+
+    Raises:
+        ValueError: as `check_force`.
+    """
     while True:
         with registry_lock.held(case.store, case.name) as held:
             standing, moved = model_registry.reconcile(case.store, held, model_registry.require(case.store, case.name))
+            check_force(standing, case.register, case.content)  # once more: two may have begun with the same reason
             verdict = _verdict(case, standing, version)
             if isinstance(verdict, Verdict):
                 case.store.client.set_registered_model_alias(case.name, model_registry.CHALLENGER, str(version))
-                verdict = replace(verdict, reason=f"{verdict.reason} ({moved})" if moved else verdict.reason)
+                verdict = replace(verdict, reason=f"{verdict.reason} ({moved})" if moved else verdict.reason, before=standing.champion)
                 _act(case, held, standing, version, verdict)
                 return verdict
         case = _measured_again(case, verdict, standing)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from pipeline.tracking import registry_lock
 from pipeline.tracking.card import user
-from pipeline.tracking.registry_lock import Held, is_lock
+from pipeline.tracking.registry_lock import Held, LockedError, is_lock
 from pipeline.tracking.store import Store, is_unseen
 
 CHAMPION, CHALLENGER, AWAITING = "champion", "challenger", "awaiting"  # aliases
@@ -155,22 +156,53 @@ def reconcile(store: Store, held: Held, standing: Standing) -> tuple[Standing, s
 
 
 def crown(store: Store, held: Held, standing: Standing, version: int, *, what: str, why: str, loser: State = "replaced") -> None:
-    """Make `version` the champion; the one before becomes a `loser`."""
+    """Make `version` the champion; the one before becomes a `loser`.
+
+    Raises:
+        LockedError: there is no time for it, or it took so long that somebody else had the lock meanwhile; `version` is not champion by it.
+    """
     before = standing.champion
-    held.check()
-    store.client.set_registered_model_alias(standing.name, CHAMPION, str(version))
+
+    def move() -> None:
+        with held.moving():
+            store.client.set_registered_model_alias(standing.name, CHAMPION, str(version))
+
+    held.insist(move)
+    if not held.insist(held.is_mine):
+        _put_back(store, standing.name, version)
+        raise LockedError(
+            f"{standing.name}: the registry took so long to move the alias that somebody else decided meanwhile; that decision stands. "
+            "Run `dvc repro register` again"
+        )
+    event = Event(when=_now(), what=what, version=version, champion=version, before=before, why=why, who=user())
+    held.insist(lambda: note(store, standing, event))
     if before is not None and before != version:
-        mark(store, standing.name, before, loser, f"{what} of version {version}: {why}")
-    mark(store, standing.name, version, "champion", why)
+        held.insist(lambda: mark(store, standing.name, before, loser, f"{what} of version {version}: {why}"))
+    held.insist(lambda: mark(store, standing.name, version, "champion", why))
     if standing.aliases.get(AWAITING) == version:
         store.client.delete_registered_model_alias(standing.name, AWAITING)
-    note(store, standing, Event(when=_now(), what=what, version=version, champion=version, before=before, why=why, who=user()))
+
+
+def _put_back(store: Store, name: str, version: int) -> None:
+    """Give the alias back to whom the history has, where `version` has got it too late."""
+    with registry_lock.held(store, name) as held:
+        standing = require(store, name)
+        noted = standing.noted
+        if standing.champion != version or noted == version:
+            return
+        why = f"the alias {CHAMPION} came to version {version} after somebody else had decided"
+        with held.moving():
+            if noted is None:
+                store.client.delete_registered_model_alias(name, CHAMPION)
+            else:
+                store.client.set_registered_model_alias(name, CHAMPION, str(noted))
+        note(store, standing, Event(when=_now(), what="was too late", version=version, champion=noted, before=noted, why=why, who=user()))
 
 
 def await_approval(store: Store, held: Held, standing: Standing, version: int, *, why: str) -> None:
     """Say that `version` may become champion when a person says so."""
-    held.check()
-    store.client.set_registered_model_alias(standing.name, AWAITING, str(version))
+    with held.moving():
+        store.client.set_registered_model_alias(standing.name, AWAITING, str(version))
     mark(store, standing.name, version, "awaiting", why)
 
 
@@ -211,7 +243,8 @@ def retire(store: Store, held: Held, standing: Standing, version: int, *, why: s
     held.check()
     lost = [alias for alias, number in standing.aliases.items() if number == version]
     for alias in lost:
-        store.client.delete_registered_model_alias(standing.name, alias)
+        with held.moving():
+            store.client.delete_registered_model_alias(standing.name, alias)
     mark(store, standing.name, version, "retired", why)
     champion = None if CHAMPION in lost else standing.champion
     note(

@@ -160,10 +160,9 @@ def register_generator(
         for key, told in measured.items():
             client.set_model_version_tag(name, str(version), key, told)
         versions.keep(store, name, version, versions.MEASURED, evaluation)
-        before = model_registry.require(store, name).champion
         verdict = deciding.settle(replace(case, entrant=replace(entrant, name=f"version {version}")), version)
         if lineage is not None:
-            _keep_lineage(store, name, version, lineage, run_id, before)
+            _keep_lineage(store, name, version, lineage, run_id, verdict.before)
         if is_new_run:  # the training was not tracked here
             client.set_terminated(run_id, "FINISHED")
         standing = model_registry.require(store, name)

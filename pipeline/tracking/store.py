@@ -39,6 +39,7 @@ UNREACHED = {  # what is in the error of a connection -> what it means
     "Name or service not known": "there is no host of this name",
     "Connection refused": "nobody listens at this port",
     "timed out": "no answer in time",
+    "database is locked": "others have been writing to its sqlite file for too long; run this again, or use a server with another database",
 }
 
 
@@ -268,6 +269,16 @@ def answering(uri: str) -> Iterator[None]:
 def is_unseen(error: Exception) -> bool:
     """Whether an error says that a thing is not there or, as servers with accounts say of both, that one may not see it."""
     return getattr(error, "error_code", "") in GONE or _status(error) == 403
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether an error says that the store has not done it because its database had no time, as a sqlite file that others write to."""
+    return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or "too many 503 error responses" in str(error)
+
+
+def has_answered(error: Exception) -> bool:
+    """Whether the store said no: what an error of the way to it is about may have been done, or be done yet."""
+    return getattr(error, "error_code", "") not in ("", "INTERNAL_ERROR") or is_busy(error)
 
 
 def _status(error: Exception) -> int | None:

@@ -17,7 +17,7 @@ from pipeline import names, promotion, registry, spread
 from pipeline.promotion import Spread
 from pipeline.report import decision
 from pipeline.tracking import deciding, model_registry, registration, registry_lock, versions
-from tests.registrations import NAME, ROOT, measured, register, settings, standing, store_of
+from tests.registrations import NAME, ROOT, lineage_of, measured, register, settings, standing, store_of
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 
@@ -161,6 +161,23 @@ def test_force_dry_run_and_approval(root):
         register(root, "d", 9.5, force="demo on Friday, the old style")
     with pytest.raises(ValueError, match=r"register\.force"):
         settings(force="")
+    # two that began before either had used it
+    register(root, "e", 9.5)
+    rule = settings(force="demo on Monday, in a new style").register_
+    one, other = (
+        deciding.Case(
+            store=store,
+            register=rule,
+            entrant=promotion.Entrant(name="x", evaluation={}),
+            content=standing(root).versions[number][deciding.CONTENT],
+            words="",
+        )
+        for number in (4, 2)
+    )
+    assert deciding.settle(one, 4).outcome == "champion"
+    with pytest.raises(ValueError, match="was the reason for another version"):
+        deciding.settle(other, 2)
+    assert standing(root).champion == 4
 
 
 def test_other_protocols_are_refused_by_key_and_a_stored_spread_is_read(root):
@@ -201,9 +218,12 @@ def test_a_champion_of_another_protocol_is_measured_again(root):
         store_of(root).client.set_registered_model_alias(NAME, "champion", "1")
         return measured(2.0)
 
-    late = register(root, "d", 3.0, measure_again=meanwhile)  # version 1 was measured alike
+    told = lineage_of("w", measured(3.0))
+    late = register(root, "d", 3.0, measure_again=meanwhile, lineage=told)  # version 1 was measured alike
     assert late.aliases == ["challenger", "champion"]
     assert "fid 3 against 5 of version 1" in late.reason
+    kept = versions.kept(store_of(root), NAME, late.version, versions.LINEAGE, "")
+    assert kept["parent_champion"]["version"] == f"models:/{NAME}/1"  # not whoever was when it was registered
 
 
 def test_what_a_tag_holds_is_never_cut_json():

@@ -14,13 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from ganlib.files import sha256_file
 from pipeline.provenance import record
-from pipeline.provenance.environment import environment
-from pipeline.provenance.origin import Origin
 from pipeline.tracking import model_registry, registry_lock, versions
 from pipeline.tracking.store import RUN_KEY, Unanswered
 from tests.object_store import object_store
 from tests.postgres import missing, postgres
-from tests.registrations import NETWORK, ROOT, measured, register, settings, store_of
+from tests.registrations import NETWORK, ROOT, lineage_of, measured, register, settings, store_of
 from tests.tracking_server import Server
 
 pytestmark = [
@@ -70,35 +68,13 @@ def history(name, root):
     return [(event.what, event.version, event.before) for event in model_registry.require(store_of(root), name).history]
 
 
-def told(weights, evaluation):
-    """A lineage.json as `record.of` makes one in a project."""
-    return record.Lineage(
-        run_key="key",
-        code=record.Code(commit="c", trained_commit="c", files={}),
-        settings={},
-        overrides={},
-        params_digest="p" * 64,
-        lock=None,
-        stages={},
-        data_digest="d" * 64,
-        data=Origin(source="digits"),
-        environment=environment(ROOT),
-        job={},
-        seeds={"train": 0},
-        description=None,
-        weights={"generator": weights},
-        metrics={"fid": evaluation["fid"]},
-        protocol=evaluation["protocol"],
-    )
-
-
 def test_first_then_better_then_a_rollback_that_stays_and_every_file_comes_back(root):
     """Kills: an alias, a tag or a file that PostgreSQL or the object store keeps otherwise than sqlite and a folder do."""
     name, files = "decided", [root / "generator.json", root / "generator.safetensors"]
     files[0].write_text("{}")
     save_file(NETWORK.state_dict(), files[1])
     weights, evaluation = sha256_file(files[1]), measured(4.0)
-    lineage = told(weights, evaluation)
+    lineage = lineage_of(weights, evaluation)
     first = register(root, "a", 5.0, model=name)
     assert (first.version, first.aliases) == (1, ["challenger", "champion"])
     assert register(root, "b", 6.0, model=name).aliases == ["challenger"]
