@@ -163,7 +163,7 @@ def test_marks_are_those_of_the_definition(channels: int, height: int, width: in
 
     Kills: a way to be faster that marks otherwise.
     """
-    images = np.repeat(textures(8, max(height, width), seed=3)[:, :, :height, :width], channels, axis=1)
+    images = np.concatenate([textures(8, max(height, width), seed=seed)[:, :, :height, :width] for seed in range(channels)], axis=1)
     images[0] = np.where(images[0] > 128, 255, 0)
     images[1, :, : height // 2] = 0
     images[2:4, :1] //= 2
