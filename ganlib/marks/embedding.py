@@ -74,7 +74,7 @@ def _luma(levels: Tensor) -> Tensor:
 def spread(coefficients: Tensor, ring: Tensor) -> Tensor:
     """[N, K, K]: the mean square of the coefficients around each, five by five, in the ring."""
     near = _near(len(ring))
-    return _both(coefficients.square() * ring, near, near) / _both(ring, near, near).clamp(min=1e-6) + FLOOR
+    return _both(coefficients.square().mul_(ring), near, near).div_(_neighbours(len(ring))).add_(FLOOR)
 
 
 @lru_cache(maxsize=64)
@@ -84,11 +84,34 @@ def _near(count: int) -> Tensor:
     return ((places[:, None] - places).abs() <= 2).float() / 5
 
 
+@lru_cache(maxsize=64)
+def _neighbours(count: int) -> Tensor:
+    """[count, count], not to be written into: the share of the five by five around each that lies in the ring."""
+    return _both(band(count)[None], _near(count), _near(count))[0].clamp_(min=1e-6)
+
+
 def _both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows @ x @ columns.T of each x, as two products of large matrices."""
-    return ((x @ columns.T).mT @ rows.T).mT
+    """rows @ x @ columns.T of each x [N, H, W], as two products of large matrices.
+
+    In memory what is returned has the columns first, then N: so neither product, nor the next two of it, needs a copy.
+    """
+    count, height, width = x.shape
+    wide = columns @ x.permute(2, 0, 1).reshape(width, count * height)
+    return (wide.view(-1, height) @ rows.T).view(len(columns), count, len(rows)).permute(1, 2, 0)
 
 
+@lru_cache(maxsize=8)
+def _in_ring(patterns: Tensor, count: int) -> Tensor:
+    """[P, count, count], not to be written into: of a key's patterns what images of so many frequencies get. In memory as `_both` has it."""
+    return (patterns[:, :count, :count] * band(count)).permute(2, 0, 1).contiguous().permute(1, 2, 0)
+
+
+@lru_cache(maxsize=8)
+def _flat(patterns: Tensor, count: int) -> Tensor:
+    return _in_ring(patterns, count).flatten(1).T
+
+
+@torch.inference_mode()  # a quarter of the cost of small operators is the gradient that nobody asks for
 def embed(images: np.ndarray, *, patterns: Tensor, strength: float) -> np.ndarray:
     """[N, C, H, W] uint8 -> the same, marked: each image by itself, its colours alike; a fourth channel (alpha) stays, and so does 0 and 255.
 
@@ -99,21 +122,24 @@ def embed(images: np.ndarray, *, patterns: Tensor, strength: float) -> np.ndarra
     height, width = images.shape[2:]
     count = frequencies(height, width)
     rows, columns, ring = basis(height, count), basis(width, count), band(count)
-    marked = images.copy()
-    colours = torch.from_numpy(marked)[:, : 3 if images.shape[1] == 4 else None]
-    levels = colours.float()
+    colours = images[:, : 3 if images.shape[1] == 4 else None]
+    levels = torch.from_numpy(colours.astype(np.float32, order="C"))
     coefficients = _both(_luma(levels), rows, columns)
     deviations = spread(coefficients, ring).sqrt_()
-    drawn = patterns[:, :count, :count] * ring
-    likeness = (coefficients / deviations).flatten(1) @ drawn.flatten(1).T
-    chosen = drawn.index_select(0, likeness.argmax(dim=1))
+    drawn = _in_ring(patterns, count)
+    likeness = coefficients.div_(deviations).flatten(1) @ _flat(patterns, count)
+    chosen = drawn.permute(2, 0, 1).index_select(1, likeness.argmax(dim=1)).permute(1, 2, 0)
     chosen /= deviations.sqrt_()  # more where the image hides it less, for JPEG's sake
-    added = (chosen.mT @ rows).mT @ columns
-    is_marked = ((colours - 1) < 254).float()  # of 0, 8 bits make 255
-    share = is_marked.mean(dim=(1, 2, 3))
+    tall = chosen.permute(2, 0, 1).reshape(-1, count) @ rows
+    added = (tall.view(count, -1).T @ columns).view(-1, height, width)
+    mark = torch.from_numpy((colours - np.uint8(1) < np.uint8(254)).astype(np.float32, order="C"))  # of 0, 8 bits make 255
+    share = mark.mean(dim=(1, 2, 3))
     is_whole = (share < LEAST).float()
-    mark = is_marked.maximum(is_whole[:, None, None, None]) * added[:, None]
-    wanted = strength * (LOUDEST * share.sqrt() + is_whole).clamp(max=1)
-    levels += mark * (wanted / mark.square().mean(dim=(1, 2, 3)).sqrt())[:, None, None, None]
-    colours.copy_(levels.round_().clamp_(0, 255))
-    return marked
+    if is_whole.any():
+        mark = mark.maximum(is_whole[:, None, None, None])
+    mark *= added[:, None]
+    wanted = strength * (LOUDEST * share.sqrt() + is_whole).clamp_(max=1)
+    mark *= (wanted / mark.square().mean(dim=(1, 2, 3)).sqrt_())[:, None, None, None]
+    levels += mark
+    made = levels.round_().clamp_(0, 255).numpy().astype(np.uint8)  # NumPy converts several times as fast as torch
+    return made if images.shape[1] != 4 else np.concatenate([made, images[:, 3:]], axis=1)

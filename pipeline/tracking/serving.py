@@ -145,13 +145,17 @@ class Generator:
             found.append(number)
         return found
 
+    @torch.inference_mode()
     def drawn(self, seed: int, indices: Sequence[int], classes: Sequence[int]) -> np.ndarray:
         """Row i depends on (seed, i) alone."""
         dim, counts = self.told["latents"]["dim"], self.told["class_counts"]
         is_uniform = self.told["latents"]["distribution"] == "uniform"
         z, rng = torch.empty(len(indices), dim), torch.Generator()
+        begun = hashlib.blake2b(f"{seed}:sample:".encode(), digest_size=8)  # `keyed` of (seed, "sample", i) but for i
         for row, i in zip(z, indices, strict=True):  # uniform_ and normal_ are what torch.rand and torch.randn call
-            keyed(rng, seed, "sample", i)
+            digest = begun.copy()
+            digest.update(b"%d" % i)
+            rng.manual_seed(int.from_bytes(digest.digest(), "big"))
             row.uniform_(generator=rng) if is_uniform else row.normal_(generator=rng)
         if is_uniform:
             z = z * 2 - 1

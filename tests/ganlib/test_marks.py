@@ -131,6 +131,52 @@ def test_the_mark_is_as_strong_as_asked_and_leaves_alpha_alone() -> None:
     assert np.mean(alone != marked) < 1e-3  # the same alone and in a batch, but for sums of floats on the edge of a level
 
 
+def slowly(image: np.ndarray, patterns: np.ndarray, strength: float) -> np.ndarray:
+    """One image [C, H, W] with its mark before rounding, as the module's docstring defines it: sums in float64, one frequency after another."""
+    height, width = image.shape[1:]
+    colours = image[:3].astype(float)
+    luma = 0.299 * colours[0] + 0.587 * colours[1] + 0.114 * colours[2] if len(image) in (3, 4) else colours.mean(axis=0)
+    count = min(64, int(0.46 * min(height, width)))
+
+    def wave(k: int, size: int) -> np.ndarray:
+        return np.cos(np.pi * k * (np.arange(size) + 0.5) / size) * np.sqrt((2 if k else 1) / size)
+
+    waves = {(i, j): np.outer(wave(i, height), wave(j, width)) for i in range(count) for j in range(count) if 2 <= np.hypot(i, j) < count}
+    found = {place: float((luma * waves[place]).sum()) for place in waves}
+    hides = {}
+    for i, j in waves:
+        near = [found[i + a, j + b] ** 2 for a in range(-2, 3) for b in range(-2, 3) if (i + a, j + b) in waves]
+        hides[i, j] = np.sqrt(np.mean(near) + 2)
+    likeness = [sum(found[place] / hides[place] * pattern[place] for place in waves) for pattern in patterns]
+    chosen = patterns[int(np.argmax(likeness))]
+    added = sum(chosen[place] / np.sqrt(hides[place]) * waves[place] for place in waves)
+    is_marked = (colours > 0) & (colours < 255)
+    share = is_marked.mean()
+    mark = added * (np.ones_like(colours) if share < 1 / 16 else is_marked)
+    loudness = 1.0 if share < 1 / 16 else min(1.0, 2 * np.sqrt(share))
+    return np.concatenate([colours + mark * strength * loudness / np.sqrt((mark**2).mean()), image[3:]]).clip(0, 255)
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 20, 33), (4, 25, 17), (2, 16, 16)])
+def test_marks_are_those_of_the_definition(channels: int, height: int, width: int) -> None:
+    """Against direct loops, but for sums on the edge of a level, images much or all black or white and images that are views among them.
+
+    Kills: a way to be faster that marks otherwise.
+    """
+    images = np.concatenate([textures(8, max(height, width), seed=seed)[:, :, :height, :width] for seed in range(channels)], axis=1)
+    images[0] = np.where(images[0] > 128, 255, 0)
+    images[1, :, : height // 2] = 0
+    images[2:4, :1] //= 2
+    images[4, :, : height - 2] = 255
+    given, of_a_key = images.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), pixels.patterns("ours")
+    given.flags.writeable = False
+    marked = pixels.embed(given, key="ours", strength=3.0)
+    for image, found in zip(images, marked, strict=True):
+        expected = slowly(image, of_a_key.numpy().astype(float), 3.0)
+        assert np.abs(found - expected).max() <= 0.501
+    assert np.array_equal(given, images)
+
+
 def test_black_and_white_stay() -> None:
     """The mark lies in the rest, a pixel no louder than twice its strength. Kills: a black background with grey grains, which is what cost FID."""
     images = np.maximum(textures(64, 28), 120) - 120
