@@ -19,9 +19,11 @@ GENERATORS = [entry.name for entry in MODELS if "generator" in entry.value.roles
 TRANSLATORS = [entry.name for entry in MODELS if TRANSLATOR in entry.value.roles]
 
 
-def made(name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1), size: int = 8) -> TrainedGenerator:
+def made(
+    name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1), size: int = 8, dim: int = 8, distribution: str = "normal"
+) -> TrainedGenerator:
     """A generator of images with weights of its initialisation, and a mean of w that is not 0 where it has styles."""
-    model = ModelConfig(name=name, latent_dim=8, conditional=conditional, generator={"width": 8})
+    model = ModelConfig(name=name, latent_dim=dim, latent_distribution=distribution, conditional=conditional, generator={"width": 8})
     image = ImageSpec(channels=1, size=(size, size), class_counts=counts)
     network = build_network(model, image, "generator", seed=0).eval()
     if MODELS.get(name).has_styles:
