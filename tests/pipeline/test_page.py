@@ -98,7 +98,7 @@ def evaluated(file: Path, script: str, asked: list) -> tuple:
 @pytest.mark.parametrize("family", ["dcgan", pytest.param("stylegan2", marks=pytest.mark.slow)])
 def test_a_page_makes_the_network_s_images_where_there_is_no_network(family: str, runtime: Path, tmp_path: Path) -> None:
     """Chromium compares. Kills: a runtime that is fetched, classes or sliders that do nothing, a download that does not say what it is, a seed
-    or number that gives another image than everywhere else."""
+    or number that gives another image than everywhere else, controls that reach beyond a phone."""
     pytest.importorskip("onnxscript")
     trained = made(family, size=32)
     (tmp_path / "page.html").write_text(page.render(trained, name="<digits>", folder=runtime), encoding="utf-8")
@@ -125,6 +125,8 @@ def test_a_page_makes_the_network_s_images_where_there_is_no_network(family: str
     following = sampling.generate(trained.network, trained.prior.seeded(int(ASKED[-1][0]), [1_000_000]), batch_images=1)
     assert np.abs(np.array(seen["next"]["pixels"]).reshape(32, 32, 4)[..., 0] - following[0, 0].astype(int)).max() <= 1
     assert seen["kept"] == [[True, True]] * 5
+    views, _ = browser.look(tmp_path / "page.html", widths=(320, 390, 1200), scheme="dark")
+    assert [(view.overflow, view.outside) for view in views] == [(0, [])] * 3
     (tmp_path / "saved.png").write_bytes(base64.b64decode(seen["found"]["png"]))
     assert detect.Item(name="saved", file=tmp_path / "saved.png").label()
     with Image.open(io.BytesIO(base64.b64decode(seen["found"]["png"]))) as image:
