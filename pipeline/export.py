@@ -1,9 +1,11 @@
 """`ganpipe export`: a model as a folder that needs no code of this project, in the layout of Hugging Face.
 
-model.safetensors and config.json (the truth), README.md (the model card), and the forms that are asked for: model.pt2, model.onnx (`pipeline.forms`).
+model.safetensors and config.json (the truth), README.md (the model card), and the forms that are asked for: model.pt2, model.onnx (`pipeline.forms`),
+and beside that seeded.py, which makes the images of a seed with it.
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,9 +42,11 @@ def export(
     with atomic_folder(out) as folder:
         save_file({name: tensor.contiguous() for name, tensor in trained.network.state_dict().items()}, folder / WEIGHTS)
         write_json(folder / CONFIG, {**trained.facts, "interface": told})
-        (folder / CARD).write_text(model_card.render(trained.facts, told, evaluation), encoding="utf-8")
+        (folder / CARD).write_text(model_card.render(trained.facts, told, evaluation, onnx="onnx" in kinds), encoding="utf-8")
         for kind in kinds:
             FORMS[kind](trained, truncation, folder / f"model.{kind}")
+        if "onnx" in kinds and told["latents"] is not None:
+            shutil.copyfile(forms.SEEDED, folder / forms.SEEDED.name)
 
 
 def main() -> None:

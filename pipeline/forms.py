@@ -3,27 +3,29 @@
 Both are graphs of `Served`: one float32 array in, images out. `model.pt2` is a zip archive with the operators as JSON (torch.export), the weights,
 the constants, and the inputs that it was traced with: no Python code. It refuses a class that the generator does not have. `model.onnx` holds
 operators and weights as protobuf; it cannot refuse, so rows with such a class become NaN. Where the generator has styles, ONNX takes `truncation`
-beside the array.
+beside the array. It says in its metadata what it takes (`interface`), which `seeded.py` reads, the file that makes images of a seed from it.
 """
 
 import contextlib
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ganlib.products import Column
 from ganlib.rng import keyed_rng
 from ganlib.sampling import Inputs, Prior
+from pipeline import seeded
 from pipeline.generator import Served, TrainedGenerator, truncation_of
 
 PT2, ONNX = "model.pt2", "model.onnx"
+SEEDED = Path(seeded.__file__)  # lies beside ONNX
 BATCHES = (1, 2, 5)  # of the comparison; the graph is traced with EXAMPLE rows
 EXAMPLE = 4
 SEED = 0
@@ -102,7 +104,7 @@ def write_pt2(trained: TrainedGenerator, truncation: float, file: Path) -> None:
 
 
 def write_onnx(trained: TrainedGenerator, truncation: float, file: Path) -> None:
-    """The graph of ONNX, checked as onnxruntime runs it.
+    """The graph of ONNX, checked as onnxruntime runs it; of a generator that draws, on what `seeded` draws.
 
     Raises:
         ValueError: it gives other images than the network; or a package is missing.
@@ -123,14 +125,16 @@ def write_onnx(trained: TrainedGenerator, truncation: float, file: Path) -> None
             verbose=False,
         )
         assert program is not None
+        program.model.metadata_props["interface"] = json.dumps(interface(trained, truncation), ensure_ascii=False)
         program.save(file, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    told = {"truncation": np.array(truncation, np.float32)} if has_styles else {}
+    draws = isinstance(trained.product.feed, Prior)
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"x": x.numpy(), **told})[0])
+        made = seeded.images(session, SEED, range(len(x))) if draws else session.run(None, {"x": x.numpy()})[0]
+        return torch.from_numpy(made)
 
     require_parity(trained, truncation, run, ONNX)
 

@@ -22,6 +22,13 @@ MARKS = [
     "has GANPIPE_MARK_KEY then; without a key nothing is in their pixels.",
     "The weights and images of float32 carry no mark. In one small image it is seldom found, and whoever wants it gone can take it out.",
 ]
+OF_A_SEED = """With numpy and onnxruntime alone, image i being that of (seed, i) in every form:
+
+```python
+import onnxruntime, seeded  # the file beside this one
+
+images = seeded.images(onnxruntime.InferenceSession("model.onnx"), seed=3, numbers=range(16))
+```"""
 NOT_SEEN = (
     "Distances are between distributions of features: an image that is wrong where the extractor does not look, or a rare one that is "
     "missing, may not show in them.",
@@ -37,6 +44,7 @@ def render(
     *,
     alarms: Sequence[str] | None = None,
     licence: str | None = None,
+    onnx: bool = False,
 ) -> str:
     """Markdown with the YAML header of Hugging Face.
 
@@ -46,6 +54,7 @@ def render(
         evaluation: reports/evaluation.json of these very weights; None where they were not measured.
         alarms: of its training; None where they are not known.
         licence: of the data, where the project says it (`register.data_licence`).
+        onnx: model.onnx and seeded.py lie beside the card.
     """
     data, source = facts["data"], str(facts["data"].get("source", "unknown"))
     header = [
@@ -89,7 +98,7 @@ def render(
                 *([f"It took over from the training {facts['parent']['run_key']}."] if "parent" in facts else []),
             ],
         ),
-        ("Use", [interface["input"]]),
+        ("Use", [interface["input"], *([OF_A_SEED] if onnx and interface["latents"] is not None else [])]),
         ("Figures", _figures(evaluation)),
         ("What the figures cannot see", [*_unseen(evaluation), *NOT_SEEN]),
         (

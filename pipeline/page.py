@@ -1,7 +1,8 @@
 """`ganpipe page`: a generator as one HTML file that makes images where it is opened, without a network: sliders, classes, labelled downloads.
 
-The file holds the generator as ONNX and onnxruntime-web (npm, pinned) with its WebAssembly. When it opens it compares itself with images of the
-trained network, and says so. Downloads say in their metadata that they are synthetic; a page can hold no private key, so nothing is signed.
+The file holds the generator as ONNX and onnxruntime-web (npm, pinned) with its WebAssembly. Image i of a seed is that of (seed, i), as everywhere.
+When it opens it compares the first images of seed 0 with those of the trained network, and says so. Downloads say in their metadata that they
+are synthetic; a page can hold no private key, so nothing is signed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from ganlib.sampling import Inputs
 from pipeline import cli, forms
 from pipeline.compare import find
 from pipeline.credentials import SYNTHETIC
-from pipeline.generator import Served, TrainedGenerator
+from pipeline.generator import TrainedGenerator
 from pipeline.params import ROOT
 from pipeline.report.templates import environment
 
@@ -113,9 +114,9 @@ def render(trained: TrainedGenerator, *, name: str, folder: Path, truncation: fl
         "shape": [channels, height, width],
         "dim": prior.latent_dim,
         "uniform": prior.distribution == "uniform",
+        "counts": list(prior.class_counts),
         "truncation": interface["truncation"],
         "directions": steps.flatten().tolist(),
-        "rows": _text(Served.array(inputs).numpy().tobytes()),
         "expected": _text(expected.numpy().tobytes()),
         "count": COMPARED,
         "tolerance": forms.TOLERANCES[forms.ONNX],

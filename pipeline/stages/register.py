@@ -63,11 +63,12 @@ def register(
     with tempfile.TemporaryDirectory(prefix="register-") as scratch:
         beside = [Path(scratch) / "README.md"]
         alarms = [alarm["name"] for alarm in json.loads((root / "reports" / "training" / "alarms.json").read_text())]
-        card = model_card.render(trained.facts, interface, report, alarms=alarms, licence=config.data_licence)
+        card = model_card.render(trained.facts, interface, report, alarms=alarms, licence=config.data_licence, onnx=config.onnx)
         beside[0].write_text(card, encoding="utf-8")
         if config.onnx:
             beside.append(Path(scratch) / forms.ONNX)
             forms.write_onnx(trained, truncation, beside[-1])
+            beside += [] if interface["latents"] is None else [forms.SEEDED]
         outcome = registration.register_generator(
             config.model_copy(update={"model": names.model_name(config.model, source=data.source, path=data.place)}),
             tracking,

@@ -89,6 +89,7 @@ PIPELINE_FLOORS = (
         "params",
         "processes",
         "report",
+        "seeded",
         "tracking.settings",
     },
     {"forms", "latent_walks", "lineage", "looking", "many_files", "pairs", "path_length", "promotion", "state_address", "tracking.store"},

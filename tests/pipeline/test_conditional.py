@@ -218,6 +218,7 @@ def test_classes_reach_samples_pictures_and_the_registered_model(family, truncat
     if HAS_ONNX:
         session = pytest.importorskip("onnxruntime").InferenceSession(beside(tmp_path, "model.onnx"))
         assert np.allclose(session.run(None, {"x": array.numpy()})[0], expected.numpy(), atol=1e-4)
+        assert beside(tmp_path, "seeded.py").read_bytes() == forms.SEEDED.read_bytes()
     # the mark is as strong as this registration says, and stays so: these weights are registered once
     assert (strength(tmp_path), version.tags["marks.strength"]) == (1.5, "1.5")
     louder = config.marks.model_copy(update={"strength": 3.0})

@@ -11,6 +11,7 @@ import torch
 from ganlib.models import MODELS, TRANSLATOR, ImageSpec, build_network
 from ganlib.models.settings import ModelConfig
 from ganlib.products import Product
+from ganlib.sampling import Prior
 from pipeline import forms
 from pipeline.generator import SAMPLE, TrainedGenerator
 
@@ -19,14 +20,21 @@ GENERATORS = [entry.name for entry in MODELS if "generator" in entry.value.roles
 TRANSLATORS = [entry.name for entry in MODELS if TRANSLATOR in entry.value.roles]
 
 
-def made(name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1), size: int = 8) -> TrainedGenerator:
-    """A generator of images with weights of its initialisation, and a mean of w that is not 0 where it has styles."""
-    model = ModelConfig(name=name, latent_dim=8, conditional=conditional, generator={"width": 8})
+def made(
+    name: str, *, conditional: bool = True, counts: tuple[int, ...] = (1, 0, 1), size: int = 8, dim: int = 8, distribution: str = "normal"
+) -> TrainedGenerator:
+    """A generator with weights of its initialisation, DCGAN's last ones larger, for its images would be all but one and the same, and a mean of w
+    that is not 0 where it has styles."""
+    model = ModelConfig(name=name, latent_dim=dim, latent_distribution=distribution, conditional=conditional, generator={"width": 8})
     image = ImageSpec(channels=1, size=(size, size), class_counts=counts)
     network = build_network(model, image, "generator", seed=0).eval()
     if MODELS.get(name).has_styles:
         network.get_buffer("mean_latent.mean").normal_(generator=torch.Generator().manual_seed(0))
     product = Product.read(SAMPLE, model, image)
+    assert isinstance(product.feed, Prior)
+    if name == "dcgan":
+        with torch.no_grad():
+            list(network.parameters())[-2].mul_(0.2 / network(*product.feed.seeded(0, range(16))).std(dim=0).mean())
     return TrainedGenerator(product=product, network=network, model=model, image=image, facts={"class_names": NAMES} if conditional else {})
 
 
