@@ -38,7 +38,8 @@ check: setup
 # Three tiers: `make test` (at most 20 minutes on two cores, what every push runs), `make slow` (at most 60, weekly), `make proof` (hours).
 test: check
 	@# Two processes of a thread each: more wait for each other. One that dies ends the run: its work, handed on, has left the other waiting for ever.
-	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0
+	@# Files in the order of tests/conftest.py: those that take minutes first, so that no process is left alone with one.
+	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 slow: setup
 	pytest -m slow

@@ -48,10 +48,14 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         say("interrupted")
-        sys.exit(130)
+        processes.leave(130)
     except (ValueError, OSError) as error:
         say(f"error: {redacted(_told(error))}")
-        sys.exit(1)
+        processes.leave(1)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            processes.leave(end.code)
+        raise
 
 
 def _told(error: ValueError | OSError) -> str:

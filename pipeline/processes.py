@@ -1,4 +1,4 @@
-"""Processes of this machine: one that is remembered beyond its pid, the `dvc` that started a stage, and a thread that gives way to others."""
+"""Processes of this machine: one remembered beyond its pid, the `dvc` that started a stage, the end of this one, a thread that gives way."""
 
 import os
 import sys
@@ -6,8 +6,11 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psutil  # type: ignore[import-untyped]
+
+_inside: list[threading.Event] = []
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,21 @@ def this() -> Process:
     found = find(os.getpid())
     assert found is not None
     return found
+
+
+def leave_at_once_until(is_back: threading.Event) -> None:
+    """Have `leave` spare this process the interpreter's farewell as long as a thread is inside of a library that may abort in it."""
+    _inside.append(is_back)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`, as `sys.exit` does."""
+    if all(is_back.is_set() for is_back in _inside):
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or a terminal that is gone
+            stream.flush()
+    os._exit(code)
 
 
 def is_below_dvc() -> bool:

@@ -8,6 +8,14 @@ import pytest
 from tests.clones import Clone, made_once, new_clone
 from tests.object_store import ObjectStore, object_store
 
+LONG = ("pipeline", "chaos", "heavy")  # markers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, the others fill what is left: two processes are done at the same time."""
+    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG) and not item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
 
 @pytest.fixture(scope="session")
 def make_clone(tmp_path_factory):

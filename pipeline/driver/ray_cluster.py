@@ -144,9 +144,13 @@ def _init(is_over: threading.Event, what: str, *, seconds: float, **arguments: A
     thread = threading.Thread(target=work, name="ray init", daemon=True)
     thread.start()
     deadline = time.monotonic() + seconds
-    while not is_done.wait(0.2):  # signal handlers run in between
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} within {seconds:g} s")
+    try:
+        while not is_done.wait(0.2):  # signal handlers run in between
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} within {seconds:g} s")
+    except BaseException:  # Ray aborts a process that ends while it connects, on a busy machine
+        processes.leave_at_once_until(is_done)
+        raise
     if problems:
         raise problems[0]
 

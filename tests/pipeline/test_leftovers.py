@@ -146,8 +146,31 @@ def test_a_signal_is_heard_while_ray_is_waited_for(tmp_path, silence, number):
     assert process.stdout.readline() == "begins\n"
     time.sleep(4)  # it has imported Ray, and waits
     process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], said
+
+
+@pytest.mark.parametrize(
+    ("is_back", "end", "code"), [(False, "KeyboardInterrupt", 130), (False, "SystemExit(143)", 143), (True, "ValueError", -6)]
+)
+def test_no_farewell_while_a_thread_is_inside_of_ray(is_back, end, code):
+    """A library that aborts when the interpreter ends, as Ray does now and then where it connects. Kills: its exit code in place of ours."""
+    program = f"""
+import atexit, os, threading
+from pipeline import cli, processes
+atexit.register(os.abort)
+def main():
+    event = threading.Event()
+    processes.leave_at_once_until(event)
+    if {is_back}:
+        event.set()
+    print("whole")
+    raise {end}
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == "whole\n" or is_back
 
 
 @pytest.mark.parametrize("home", ["a file", "/proc/nonexistent", "a folder"])
